@@ -1,0 +1,43 @@
+"""What a job runs, made from the rows of its attempt, run and instance: a pure function of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row
+
+from ..machines.base import Archive, JobSpec
+from ..machines.local import clean_environment
+from ..models.configurations import TaskConfiguration
+
+
+def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> JobSpec:
+    """``code_path`` gives the file of an uploaded archive."""
+    task = TaskConfiguration.model_validate(run.configuration)
+    gpus = [int(number) for number in instance.data.get("gpus", [])]
+    ours = {
+        "DSTACK_RUN_ID": run.id,
+        "DSTACK_RUN_NAME": run.name,
+        "DSTACK_JOB_ID": attempt.job_id,
+        "DSTACK_NODE_RANK": "0",
+        "DSTACK_NODES_NUM": "1",
+        "DSTACK_NODES_IPS": "127.0.0.1",
+        "DSTACK_MASTER_NODE_IP": "127.0.0.1",
+        "DSTACK_GPUS_PER_NODE": str(len(gpus)),
+        "DSTACK_GPUS_NUM": str(len(gpus)),
+    }
+    # A run that asked for no GPU sees none: on a shared machine they are exclusive.
+    visible = ",".join(str(number) for number in gpus)
+    hardware = {"CUDA_VISIBLE_DEVICES": visible, "HIP_VISIBLE_DEVICES": visible}
+    return JobSpec(
+        attempt_id=attempt.id,
+        commands=task.commands,
+        env={**clean_environment(run.context.get("python", "")), **hardware, **task.env, **ours},
+        shell=task.shell or "/bin/bash",
+        working_dir=task.working_dir or "",
+        archives=[Archive(code_path(ref["sha256"]), ref["path"]) for ref in run.code],
+        max_duration=int(task.max_duration or 0),
+        stop_duration=int(task.stop_duration or 0),
+    )

@@ -1,0 +1,199 @@
+"""The service: everything that anybody outside may ask of the engine. All of it runs on the engine's loop.
+
+Thin: it checks, stores and wakes; the reconcilers do the work. Every error is one of ``models.errors``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from ..backends import registry
+from ..machines.base import Machine
+from ..models.errors import ConfigurationError, NotFound
+from ..models.home import Home
+from ..models.runs import ApplyRequest, BackendView, Condition, EventView, Frame, Plan, PlanRequest, RunView
+from ..models.states import RUN_END
+from . import doctor, streams
+from .bus import Bus
+from .names import new_id
+from .provisioning import Provisioning, checked, make_plan
+from .queue import Key
+from .store import events, moves, runs
+from .store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a resource does not get on at the moment; the engine goes on trying. ``since`` in seconds since the epoch."""
+
+    since: float
+    message: str
+    storage: bool = False
+
+
+class Service:
+    """``submitted`` hears the fleet of each new run, ``wake`` adds to the work queue, ``problems`` is the engine's own."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        provisioning: Provisioning,
+        home: Home,
+        *,
+        machine: Callable[[Row[Any]], Machine],
+        submitted: Callable[[str], None],
+        wake: Callable[[Key], None],
+        problems: dict[Key, Problem],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._provisioning = provisioning
+        self._home = home
+        self._machine = machine
+        self._submitted = submitted
+        self._wake = wake
+        self._problems = problems
+
+    async def plan(self, request: PlanRequest) -> Plan:
+        """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
+        task = checked(request.configuration)
+        offers, missing = await self._provisioning.offers(task.model_dump(mode="json"))
+        plan = make_plan(task, offers, missing, request.max_offers)
+        plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
+        return plan
+
+    async def apply(self, request: ApplyRequest, *, user: str) -> RunView:
+        """Store the run and begin with it. The same ``request_key`` again gives the same run (R15).
+
+        Raises ConfigurationError, NotSupportedYet, Conflict (the name is active), StorageFull.
+        """
+        task = checked(request.configuration)
+        for ref in request.code:
+            if not await self.has_code(ref.sha256):
+                raise ConfigurationError("the code of this run was not uploaded", hint="apply again")
+        configuration = task.model_dump(mode="json")
+        configuration["name"] = task.name or make_plan(task, [], [], 0).run_name
+        submission = runs.Submission(
+            run_id=new_id(),
+            attempt_id=new_id(),
+            fleet_id=new_id(),
+            project=request.project,
+            name=configuration["name"],
+            type=task.type,
+            request_key=request.request_key,
+            user=user,
+            configuration=configuration,
+            code=[ref.model_dump() for ref in request.code],
+            context=request.context.model_dump(),
+        )
+        run_id, new = await self._database.write(runs.submit, submission)
+        if new:
+            self._submitted(submission.fleet_id)
+            self._bus.publish(run_id)
+        return await self._view(run_id)
+
+    async def runs(self, *, project: str, all: bool = False, last: int | None = None) -> list[RunView]:
+        """Runs, newest first: the active ones, or with ``all`` or ``last`` the ended ones too."""
+
+        def read(connection: Connection) -> list[RunView]:
+            return runs.views(connection, project=project, active=not all and last is None, last=last)
+
+        return [self._with_conditions(view) for view in await self._database.read(read)]
+
+    async def run(self, ref: str, *, project: str) -> RunView:
+        """One run by id or name (its newest of that name). Raises NotFound."""
+        return await self._view(await self._database.read(runs.find, ref, project))
+
+    async def stop(self, ref: str, *, project: str, abort: bool, user: str) -> RunView:
+        """Ask a run to end; idempotent, and no error for one that has ended. Raises NotFound."""
+        run_id = await self._database.read(runs.find, ref, project)
+        if await self._database.write(runs.ask_to_end, run_id, user, abort):
+            self._bus.publish(run_id)
+        view = await self._view(run_id)
+        if view.state not in RUN_END:
+            for attempt in view.attempts:
+                self._wake(Key("attempt", attempt.id))
+        return view
+
+    async def stream(self, ref: str, *, project: str, offset: int = 0, follow: bool = True) -> AsyncIterator[Frame]:
+        """The run's state and log as frames, from byte ``offset``, until the run has ended (or what is there was sent)."""
+        run_id = await self._database.read(runs.find, ref, project)
+        async for frame in streams.run_frames(self._database, self._bus, self._view, run_id, offset, follow=follow):
+            yield frame
+
+    async def read_log(self, ref: str, *, project: str, offset: int, limit: int) -> tuple[bytes, int]:
+        """(stored bytes from ``offset``, at most about ``limit``; size of the whole stored log)."""
+        view = await self.run(ref, project=project)
+        return await streams.raw_log(self._database, view, offset, limit)
+
+    async def pull(self, ref: str, *, project: str, path: str) -> AsyncIterator[bytes]:
+        """A tar stream of ``path`` in the run's working folder. Raises NotFound, ConfigurationError."""
+        view = await self.run(ref, project=project)
+        attempt, _, instance = await self._database.read(moves.load_attempt, view.attempts[-1].id)
+        if instance is None:
+            raise NotFound(f"run {view.name!r} never had a machine, so it left no files")
+        async for chunk in self._machine(instance).pull(attempt.id, path):
+            yield chunk
+
+    async def has_code(self, sha256: str) -> bool:
+        return await asyncio.to_thread(self._code(sha256).exists)
+
+    async def store_code(self, sha256: str, temporary: Path) -> None:
+        """Take over an uploaded file whose hash the caller has checked. Same file system: the move is atomic."""
+        await asyncio.to_thread(os.replace, temporary, self._code(sha256))
+
+    def _code(self, sha256: str) -> Path:
+        return self._home.code / f"{sha256}.tar"
+
+    async def events(self, *, project: str, after: int = 0, limit: int = 100, run: str = "") -> list[EventView]:
+        """The event log: the newest ``limit`` lines, or those after number ``after``; of one run, or of all."""
+        run_id = await self._database.read(runs.find, run, project) if run else ""
+
+        def read(connection: Connection) -> list[EventView]:
+            return events.read(connection, project=project, after=after, limit=limit, run_id=run_id)
+
+        return await self._database.read(read)
+
+    async def follow_events(self, *, project: str, after: int) -> AsyncIterator[EventView]:
+        """Every event after number ``after`` (0: from now on), as they happen, for ever."""
+        if not after:
+            newest = await self.events(project=project, limit=1)
+            after = newest[-1].seq if newest else 0
+        with self._bus.subscribe() as changed:
+            while True:
+                changed.clear()
+                for event in await self.events(project=project, after=after, limit=500):
+                    after = event.seq
+                    yield event
+                    changed.set()  # there may be more than one page
+                await changed.wait()
+
+    async def backends(self) -> list[BackendView]:
+        return registry.views()
+
+    async def doctor(self) -> list[dict[str, Any]]:
+        """Checks of this installation: ``[{check, ok, message, hint}]``."""
+        return await doctor.examine(self._database, self._home, list(self._problems.values()))
+
+    async def _view(self, run_id: str) -> RunView:
+        def read(connection: Connection) -> RunView:
+            return runs.views(connection, run_id=run_id)[0]
+
+        return self._with_conditions(await self._database.read(read))
+
+    def _with_conditions(self, view: RunView) -> RunView:
+        keys = [Key("attempt", attempt.id) for attempt in view.attempts]
+        found = [self._problems[key] for key in keys if key in self._problems]
+        view.conditions = [
+            Condition(type="storage" if problem.storage else "stuck", since=problem.since, message=problem.message)
+            for problem in found
+        ]
+        return view

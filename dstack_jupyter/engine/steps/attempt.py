@@ -1,0 +1,139 @@
+"""What to do next about an attempt: a pure function of what is stored and what was seen (D4).
+
+Called by the attempt reconciler after each look at the job, with nothing remembered in between: recovery after a crash is
+the same call. One step at a time; the reconciler carries it out, stores the outcome and calls again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...machines.base import Ending
+from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the reconciler saw. ``started``, ``ending`` and ``lost`` are those of ``machines.base.JobReport``."""
+
+    instance: InstanceState | None = None
+    instance_message: str = ""
+    started: bool = False
+    ending: Ending | None = None
+    lost: str = ""
+    refused: str = ""
+    """Why the machine refused to start the job (a fault of what was asked for); '' if it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Take the idle instance for this attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start the job on the booked instance; repeating it is harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Store that the job runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskToEnd:
+    """Tell the job to stop (or kill it)."""
+
+    abort: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The attempt is over."""
+
+    state: AttemptState
+    reason: Reason
+    message: str = ""
+    exit_code: int | None = None
+
+
+Step = Wait | Book | Launch | Running | AskToEnd | End
+
+EXIT_HINTS = {
+    126: "a command was found but could not be executed",
+    127: "a command was not found",
+    137: "killed (SIGKILL), often because memory ran out",
+    139: "crashed (segmentation fault)",
+    143: "ended by a signal (SIGTERM)",
+}
+
+
+def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Seen) -> Step:
+    """The next step.
+
+    ``desired`` is what the user wants of the run, ``asked`` what the job was last told (not stored: asking again after a
+    restart of the engine is harmless).
+    """
+    if state in ATTEMPT_END:
+        return Wait()
+    if seen.started:
+        return _of_started_job(state, desired, asked, seen)
+    if desired is not Desired.RUNNING:
+        return _ended_by_user(desired)
+    if seen.refused:
+        return End(AttemptState.FAILED, Reason.CREATING_ERROR, seen.refused)
+    match seen.instance:
+        case None | InstanceState.PENDING | InstanceState.PROVISIONING:
+            return Wait()
+        case InstanceState.IDLE:
+            return Book()
+        case InstanceState.BUSY:
+            return Launch()
+        case InstanceState.TERMINATING | InstanceState.TERMINATED:
+            return End(AttemptState.FAILED, Reason.NO_CAPACITY, seen.instance_message or "no machine could be had")
+
+
+def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen: Seen) -> Step:
+    if seen.ending is not None:
+        return _end_of_job(desired, seen.ending)
+    if seen.lost:
+        if desired is not Desired.RUNNING:
+            return _ended_by_user(desired)
+        return End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, seen.lost)
+    if state in (AttemptState.SUBMITTED, AttemptState.PROVISIONING, AttemptState.PULLING):
+        return Running()
+    if desired is not Desired.RUNNING and asked is not desired:
+        return AskToEnd(abort=desired is Desired.ABORTED)
+    return Wait()
+
+
+def _ended_by_user(desired: Desired, exit_code: int | None = None) -> End:
+    if desired is Desired.ABORTED:
+        return End(AttemptState.ABORTED, Reason.ABORTED_BY_USER, "aborted by the user", exit_code)
+    return End(AttemptState.TERMINATED, Reason.TERMINATED_BY_USER, "stopped by the user", exit_code)
+
+
+def _end_of_job(desired: Desired, ending: Ending) -> Step:
+    code = ending.exit_code
+    if ending.cause == "max_duration":
+        return End(AttemptState.TERMINATED, Reason.MAX_DURATION, "ended because max_duration was over", code)
+    if ending.cause and desired is not Desired.RUNNING:
+        return _ended_by_user(desired, code)
+    if ending.cause:
+        return End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, "ended from outside: somebody signalled the supervisor", code)
+    if ending.dropped and "too large" not in ending.dropped_reason.lower():
+        return End(
+            AttemptState.FAILED,
+            Reason.EXECUTOR_ERROR,
+            f"the machine's disk was full: about {ending.dropped} bytes of output could not be kept (exit code {code})",
+            code,
+        )
+    if code == 0:
+        return End(AttemptState.DONE, Reason.DONE_BY_RUNNER, "", 0)
+    hint = EXIT_HINTS.get(code, "")
+    return End(AttemptState.FAILED, Reason.EXITED_WITH_ERROR, f"exit code {code}" + (f": {hint}" if hint else ""), code)

@@ -1,0 +1,89 @@
+"""What to do next about a fleet and its instances: pure functions (D4).
+
+Only the fleet reconciler creates, idles or deletes instances; runs book them. So far each run makes a fleet of its own name,
+which goes with its last instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceNow:
+    id: str
+    state: InstanceState
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptNow:
+    id: str
+    state: AttemptState
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Store the intent to have an instance for this attempt (R1); the call follows in a later step."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make the vendor call of a stored intent; repeating it with the same identity makes no second machine."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Store that the instance is to go."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Make the vendor call that ends the instance, until the vendor says it is gone (R3)."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The fleet has nothing left and nothing to wait for."""
+
+
+Step = Wait | Want | Create | Release | Terminate | Close
+
+
+def next_step(attempts: Sequence[AttemptNow], instances: Sequence[InstanceNow], desired: Desired) -> Step:
+    """The next step for a run's own fleet."""
+    unfinished = {attempt.id for attempt in attempts if attempt.state not in ATTEMPT_END}
+    for instance in instances:
+        match instance.state:
+            case InstanceState.TERMINATING:
+                return Terminate(instance.id)
+            case InstanceState.PENDING | InstanceState.PROVISIONING | InstanceState.IDLE | InstanceState.BUSY if (
+                instance.attempt_id not in unfinished
+            ):
+                return Release(instance.id)
+            case InstanceState.PENDING:
+                return Create(instance.id)
+            case _:
+                pass
+    served = {instance.attempt_id for instance in instances}
+    for attempt in attempts:
+        if attempt.id in unfinished and attempt.id not in served and desired is Desired.RUNNING:
+            return Want(attempt.id)
+    alive = any(instance.state is not InstanceState.TERMINATED for instance in instances)
+    return Close() if not unfinished and not alive else Wait()

@@ -1,0 +1,185 @@
+"""The first schema.
+
+Revision: 0001
+
+A migration is history: it repeats the tables rather than importing them, so that it means the same next year.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+RUN = ("done", "failed", "provisioning", "running", "submitted", "terminated", "terminating")
+RUN_END = ("done", "failed", "terminated")
+ATTEMPT = ("aborted", "done", "failed", "provisioning", "pulling", "running", "submitted", "terminated", "terminating")
+ATTEMPT_END = ("aborted", "done", "failed", "terminated")
+INSTANCE = ("busy", "idle", "pending", "provisioning", "terminated", "terminating")
+INSTANCE_END = ("terminated",)
+FLEET = ("active", "terminated", "terminating")
+FLEET_END = ("terminated",)
+DESIRED = ("aborted", "running", "stopped")
+
+
+def _quoted(states: tuple[str, ...]) -> str:
+    return ", ".join(f"'{state}'" for state in states)
+
+
+def _known(states: tuple[str, ...], column: str = "state") -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} IN ({_quoted(states)})", name=f"{column}_known")
+
+
+def _guard(table: str, end: tuple[str, ...]) -> None:
+    """A row in an end state keeps it, whoever writes (R4)."""
+    dialect = op.get_bind().dialect.name
+    if dialect == "sqlite":
+        op.execute(
+            f"CREATE TRIGGER {table}_end_is_final BEFORE UPDATE OF state ON {table} "
+            f"WHEN OLD.state IN ({_quoted(end)}) AND NEW.state <> OLD.state "
+            f"BEGIN SELECT RAISE(ABORT, '{table}: an end state is final'); END"
+        )
+        return
+    op.execute(
+        f"CREATE FUNCTION {table}_end_is_final() RETURNS trigger AS $$ BEGIN "
+        f"RAISE EXCEPTION '{table}: an end state is final'; END $$ LANGUAGE plpgsql"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_end_is_final BEFORE UPDATE OF state ON {table} FOR EACH ROW "
+        f"WHEN (OLD.state IN ({_quoted(end)}) AND NEW.state <> OLD.state) EXECUTE FUNCTION {table}_end_is_final()"
+    )
+
+
+def upgrade() -> None:
+    op.create_table(
+        "fleets",
+        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("project", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("run_id", sa.String(16)),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("finished_at", sa.Float),
+        _known(FLEET),
+    )
+    op.create_index("fleets_by_run", "fleets", ["run_id"])
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("project", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("type", sa.String(16), nullable=False),
+        sa.Column("request_key", sa.String(64), nullable=False),
+        sa.Column("user", sa.String(128), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("desired", sa.String(16), nullable=False),
+        sa.Column("reason", sa.String(64), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("configuration", sa.JSON, nullable=False),
+        sa.Column("code", sa.JSON, nullable=False),
+        sa.Column("context", sa.JSON, nullable=False),
+        sa.Column("fleet_id", sa.String(16), sa.ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
+        sa.Column("submitted_at", sa.Float, nullable=False),
+        sa.Column("started_at", sa.Float),
+        sa.Column("finished_at", sa.Float),
+        sa.Column("exit_code", sa.Integer),
+        _known(RUN),
+        _known(DESIRED, "desired"),
+        sa.UniqueConstraint("project", "request_key", name="one_run_per_request"),
+    )
+    active_run = sa.text(f"state NOT IN ({_quoted(RUN_END)})")
+    op.create_index(
+        "one_active_run_per_name",
+        "runs",
+        ["project", "name"],
+        unique=True,
+        sqlite_where=active_run,
+        postgresql_where=active_run,
+    )
+    op.create_index("runs_by_time", "runs", ["project", "submitted_at"])
+    op.create_table(
+        "attempts",
+        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("run_id", sa.String(16), sa.ForeignKey("runs.id", ondelete="RESTRICT"), nullable=False),
+        sa.Column("job_id", sa.String(32), nullable=False),
+        sa.Column("replica", sa.Integer, nullable=False),
+        sa.Column("job", sa.Integer, nullable=False),
+        sa.Column("num", sa.Integer, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("reason", sa.String(64), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("exit_code", sa.Integer),
+        sa.Column("log_offset", sa.Integer, nullable=False),
+        sa.Column("submitted_at", sa.Float, nullable=False),
+        sa.Column("started_at", sa.Float),
+        sa.Column("finished_at", sa.Float),
+        _known(ATTEMPT),
+        sa.UniqueConstraint("job_id", "num", name="one_attempt_per_number"),
+    )
+    op.create_index("attempts_by_run", "attempts", ["run_id"])
+    op.create_table(
+        "instances",
+        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("identity", sa.String(64), nullable=False, unique=True),
+        sa.Column("project", sa.String(64), nullable=False),
+        sa.Column("fleet_id", sa.String(16), sa.ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
+        sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="RESTRICT")),
+        sa.Column("backend", sa.String(32), nullable=False),
+        sa.Column("region", sa.String(64), nullable=False),
+        sa.Column("instance_type", sa.String(64), nullable=False),
+        sa.Column("price", sa.Float, nullable=False),
+        sa.Column("offer", sa.JSON, nullable=False),
+        sa.Column("data", sa.JSON, nullable=False),
+        sa.Column("guard", sa.JSON, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("started_at", sa.Float),
+        sa.Column("finished_at", sa.Float),
+        _known(INSTANCE),
+    )
+    active_instance = sa.text(f"state NOT IN ({_quoted(INSTANCE_END)})")
+    op.create_index(
+        "one_active_instance_per_attempt",
+        "instances",
+        ["attempt_id"],
+        unique=True,
+        sqlite_where=active_instance,
+        postgresql_where=active_instance,
+    )
+    op.create_index("instances_by_fleet", "instances", ["fleet_id"])
+    op.create_table(
+        "gpu_claims",
+        sa.Column("host", sa.String(64), primary_key=True),
+        sa.Column("gpu", sa.Integer, primary_key=True),
+        sa.Column("instance_id", sa.String(16), sa.ForeignKey("instances.id", ondelete="RESTRICT"), nullable=False),
+    )
+    op.create_table(
+        "log_chunks",
+        sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="RESTRICT"), primary_key=True),
+        sa.Column("offset", sa.Integer, primary_key=True),
+        sa.Column("length", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("data", sa.LargeBinary),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.CheckConstraint("length > 0", name="chunk_not_empty"),
+    )
+    op.create_table(
+        "events",
+        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("actor", sa.String(128), nullable=False),
+        sa.Column("project", sa.String(64), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("resource_id", sa.String(16), nullable=False),
+        sa.Column("run_id", sa.String(16), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("action", sa.String(32), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("events_by_run", "events", ["run_id", "seq"])
+    for table, end in (("runs", RUN_END), ("attempts", ATTEMPT_END), ("instances", INSTANCE_END), ("fleets", FLEET_END)):
+        _guard(table, end)

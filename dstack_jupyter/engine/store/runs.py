@@ -1,0 +1,267 @@
+"""Runs and their attempts in the store: submitting, finding, moving them on, and how they look from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ...models.errors import Conflict, NotFound
+from ...models.runs import AttemptView, Guard, RunView
+from ...models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, RunState
+from . import events
+from .schema import attempts, fleets, instances, now, runs
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run as it enters the store, with its first attempt and the fleet that it makes for itself."""
+
+    run_id: str
+    attempt_id: str
+    fleet_id: str
+    project: str
+    name: str
+    type: str
+    request_key: str
+    user: str
+    configuration: dict[str, Any]
+    code: list[dict[str, Any]]
+    context: dict[str, Any]
+
+
+def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
+    """Store a run; the same request again is the same run. Returns (run id, whether it is new). Raises Conflict."""
+    known = connection.execute(
+        select(runs.c.id).where(runs.c.project == new.project, runs.c.request_key == new.request_key)
+    ).scalar()
+    if known is not None:
+        return known, False
+    connection.execute(
+        insert(fleets).values(
+            id=new.fleet_id,
+            project=new.project,
+            name=new.name,
+            run_id=new.run_id,
+            state=FleetState.ACTIVE,
+            created_at=now(),
+        )
+    )
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                insert(runs).values(
+                    id=new.run_id,
+                    project=new.project,
+                    name=new.name,
+                    type=new.type,
+                    request_key=new.request_key,
+                    user=new.user,
+                    state=RunState.SUBMITTED,
+                    desired=Desired.RUNNING,
+                    configuration=new.configuration,
+                    code=new.code,
+                    context=new.context,
+                    fleet_id=new.fleet_id,
+                    submitted_at=now(),
+                )
+            )
+    except IntegrityError as error:
+        raise _name_in_use(connection, new) from error
+    connection.execute(
+        insert(attempts).values(
+            id=new.attempt_id,
+            run_id=new.run_id,
+            job_id=f"{new.run_id}-0-0",
+            replica=0,
+            job=0,
+            num=0,
+            state=AttemptState.SUBMITTED,
+            submitted_at=now(),
+        )
+    )
+    events.record(
+        connection,
+        actor=new.user,
+        project=new.project,
+        kind="run",
+        resource_id=new.run_id,
+        run_id=new.run_id,
+        name=new.name,
+        action="submitted",
+    )
+    return new.run_id, True
+
+
+def _name_in_use(connection: Connection, new: Submission) -> Conflict:
+    state = connection.execute(
+        select(runs.c.state).where(
+            runs.c.project == new.project, runs.c.name == new.name, runs.c.state.not_in(RUN_END)
+        )
+    ).scalar()
+    return Conflict(
+        f"a run named {new.name!r} is active ({state or 'just started'})",
+        hint=f"follow it with `%dstack attach {new.name}`, end it with `%dstack stop {new.name}`, or choose another name",
+    )
+
+
+def find(connection: Connection, ref: str, project: str) -> str:
+    """The id of the run that ``ref`` means: an id, or a name (its newest run). Raises NotFound with near names."""
+    found = connection.execute(
+        select(runs.c.id)
+        .where(runs.c.project == project, (runs.c.id == ref) | (runs.c.name == ref))
+        .order_by(runs.c.submitted_at.desc())
+        .limit(1)
+    ).scalar()
+    if found is not None:
+        return str(found)
+    names = connection.execute(
+        select(runs.c.name)
+        .where(runs.c.project == project)
+        .group_by(runs.c.name)
+        .order_by(func.max(runs.c.submitted_at).desc())
+        .limit(5)
+    ).scalars()
+    known = ", ".join(names)
+    raise NotFound(
+        f"there is no run {ref!r} in project {project!r}",
+        hint=f"recent runs: {known}" if known else "no run was made in this project yet",
+    )
+
+
+def active_named(connection: Connection, name: str, project: str) -> str:
+    """The id of the active run of that name, or ''."""
+    found = connection.execute(
+        select(runs.c.id).where(runs.c.project == project, runs.c.name == name, runs.c.state.not_in(RUN_END))
+    ).scalar()
+    return found or ""
+
+
+def ask_to_end(connection: Connection, run_id: str, user: str, *, abort: bool) -> bool:
+    """Record that a user wants the run to end; a stop may become an abort, never the reverse. False if nothing changed."""
+    wanted = Desired.ABORTED if abort else Desired.STOPPED
+    before = [Desired.RUNNING, Desired.STOPPED] if abort else [Desired.RUNNING]
+    changed = connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.state.not_in(RUN_END), runs.c.desired.in_(before))
+        .values(desired=wanted, state=RunState.TERMINATING)
+        .returning(runs.c.project, runs.c.name)
+    ).one_or_none()
+    if changed is None:
+        return False
+    events.record(
+        connection,
+        actor=user,
+        project=changed.project,
+        kind="run",
+        resource_id=run_id,
+        run_id=run_id,
+        name=changed.name,
+        action="abort" if abort else "stop",
+    )
+    return True
+
+
+def unfinished(connection: Connection) -> list[tuple[str, str]]:
+    """(attempt id, fleet id) of every run that needs work after a start. Read once, by the engine."""
+    rows = connection.execute(
+        select(attempts.c.id, runs.c.fleet_id)
+        .join(runs, runs.c.id == attempts.c.run_id)
+        .where(attempts.c.state.not_in(ATTEMPT_END))
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def count_unfinished(connection: Connection) -> int:
+    return connection.execute(select(func.count()).select_from(runs).where(runs.c.state.not_in(RUN_END))).scalar_one()
+
+
+def views(
+    connection: Connection,
+    *,
+    project: str = "",
+    run_id: str = "",
+    active: bool = False,
+    last: int | None = None,
+) -> list[RunView]:
+    """Runs as they look from outside, newest first."""
+    query = select(runs).order_by(runs.c.submitted_at.desc())
+    if run_id:
+        query = query.where(runs.c.id == run_id)
+    if project:
+        query = query.where(runs.c.project == project)
+    if active:
+        query = query.where(runs.c.state.not_in(RUN_END))
+    if last is not None:
+        query = query.limit(last)
+    found = connection.execute(query).all()
+    ids = [row.id for row in found]
+    tried: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.num)):
+        tried.setdefault(row.run_id, []).append(row)
+    rented: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(
+        select(instances, now().label("current"))
+        .where(instances.c.fleet_id.in_([run.fleet_id for run in found]))
+        .order_by(instances.c.created_at)
+    ):
+        rented.setdefault(row.fleet_id, []).append(row)
+    return [_view(run, tried.get(run.id, []), rented.get(run.fleet_id, [])) for run in found]
+
+
+def _view(run: Row[Any], tried: list[Row[Any]], rented: list[Row[Any]]) -> RunView:
+    newest = rented[-1] if rented else None
+    cost = sum(
+        row.price * max(0.0, (row.finished_at or row.current) - row.started_at) / 3600 for row in rented if row.started_at
+    )
+    return RunView(
+        id=run.id,
+        project=run.project,
+        name=run.name,
+        type=run.type,
+        state=RunState(run.state),
+        reason=run.reason,
+        message=run.message or _waiting_for(run, tried, newest),
+        user=run.user,
+        submitted_at=run.submitted_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        exit_code=run.exit_code,
+        backend=newest.backend if newest else "",
+        region=newest.region if newest else "",
+        instance_type=newest.instance_type if newest else "",
+        price=newest.price if newest else None,
+        cost=cost,
+        guard=Guard(**newest.guard) if newest else None,
+        attempts=[
+            AttemptView(
+                id=row.id,
+                num=row.num,
+                replica=row.replica,
+                job=row.job,
+                state=AttemptState(row.state),
+                reason=row.reason,
+                message=row.message,
+                exit_code=row.exit_code,
+                log_size=row.log_offset,
+                submitted_at=row.submitted_at,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+            )
+            for row in tried
+        ],
+        configuration=run.configuration,
+    )
+
+
+def _waiting_for(run: Row[Any], tried: list[Row[Any]], instance: Row[Any] | None) -> str:
+    """One sentence about what an unfinished run waits for; '' while its job simply runs."""
+    if run.state == RunState.TERMINATING:
+        return "waiting for the job to end"
+    if run.state == RunState.SUBMITTED:
+        return instance.message if instance is not None and instance.message else "looking for a machine"
+    if run.state == RunState.PROVISIONING:
+        return "preparing the machine and starting the job"
+    return tried[-1].message if tried else ""

@@ -1,0 +1,223 @@
+"""The tables, as SQLAlchemy Core sees them. The migrations make them; a test holds the two against each other.
+
+Times are seconds since the epoch (float) taken from the database, never from the caller's clock. Ids are 16 hexadecimal
+digits. What only ever grows into new shapes (a configuration, a backend's own data) is JSON; what is queried is a column.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+
+from ...models.states import (
+    ATTEMPT_END,
+    FLEET_END,
+    INSTANCE_END,
+    RUN_END,
+    AttemptState,
+    Desired,
+    FleetState,
+    InstanceState,
+    RunState,
+)
+
+metadata = MetaData()
+
+
+class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
+    """The database's own time, in seconds since the epoch."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+def _quoted(states: Any) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+def _state(enum: type[Any]) -> CheckConstraint:
+    return CheckConstraint(f"state IN ({_quoted(enum)})", name="state_known")
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("project", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("request_key", String(64), nullable=False),
+    Column("user", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("desired", String(16), nullable=False),
+    Column("reason", String(64), nullable=False, default=""),
+    Column("message", Text, nullable=False, default=""),
+    Column("configuration", JSON, nullable=False),
+    Column("code", JSON, nullable=False),
+    Column("context", JSON, nullable=False),
+    Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
+    Column("submitted_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("exit_code", Integer),
+    _state(RunState),
+    CheckConstraint(f"desired IN ({_quoted(Desired)})", name="desired_known"),
+    # The same request twice is one run (R15).
+    UniqueConstraint("project", "request_key", name="one_run_per_request"),
+    Index(
+        "one_active_run_per_name",
+        "project",
+        "name",
+        unique=True,
+        sqlite_where=text(f"state NOT IN ({_quoted(RUN_END)})"),
+        postgresql_where=text(f"state NOT IN ({_quoted(RUN_END)})"),
+    ),
+    Index("runs_by_time", "project", "submitted_at"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("run_id", String(16), ForeignKey("runs.id", ondelete="RESTRICT"), nullable=False),
+    Column("job_id", String(32), nullable=False),
+    Column("replica", Integer, nullable=False),
+    Column("job", Integer, nullable=False),
+    Column("num", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(64), nullable=False, default=""),
+    Column("message", Text, nullable=False, default=""),
+    Column("exit_code", Integer),
+    # Offset n means: bytes [0, n) of the log are stored exactly once, or are an explicit gap (R13).
+    Column("log_offset", Integer, nullable=False, default=0),
+    Column("submitted_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    _state(AttemptState),
+    UniqueConstraint("job_id", "num", name="one_attempt_per_number"),
+    Index("attempts_by_run", "run_id"),
+)
+
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("project", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    # The run that made this fleet for itself; such a fleet goes with its last instance.
+    Column("run_id", String(16)),
+    Column("state", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    _state(FleetState),
+    Index("fleets_by_run", "run_id"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    # dj-<installation>-<resource>: the same on every retry, what a sweep finds it by.
+    Column("identity", String(64), nullable=False, unique=True),
+    Column("project", String(64), nullable=False),
+    Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
+    # The attempt that it was made for or that books it now.
+    Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT")),
+    Column("backend", String(32), nullable=False),
+    Column("region", String(64), nullable=False),
+    Column("instance_type", String(64), nullable=False),
+    Column("price", Float, nullable=False),
+    Column("offer", JSON, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("guard", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("message", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    _state(InstanceState),
+    # At most one active instance per attempt (R2).
+    Index(
+        "one_active_instance_per_attempt",
+        "attempt_id",
+        unique=True,
+        sqlite_where=text(f"state NOT IN ({_quoted(INSTANCE_END)})"),
+        postgresql_where=text(f"state NOT IN ({_quoted(INSTANCE_END)})"),
+    ),
+    Index("instances_by_fleet", "fleet_id"),
+)
+
+gpu_claims = Table(
+    "gpu_claims",
+    metadata,
+    # GPUs of a shared host are exclusive: the key refuses a second claim, whoever races.
+    Column("host", String(64), primary_key=True),
+    Column("gpu", Integer, primary_key=True),
+    Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), nullable=False),
+)
+
+log_chunks = Table(
+    "log_chunks",
+    metadata,
+    Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT"), primary_key=True),
+    Column("offset", Integer, primary_key=True),
+    Column("length", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    # NULL: a gap of `length` bytes, `reason` says why.
+    Column("data", LargeBinary),
+    Column("reason", Text, nullable=False, default=""),
+    CheckConstraint("length > 0", name="chunk_not_empty"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("resource_id", String(16), nullable=False),
+    Column("run_id", String(16), nullable=False, default=""),
+    Column("name", String(64), nullable=False, default=""),
+    Column("action", String(32), nullable=False),
+    Column("message", Text, nullable=False, default=""),
+    Index("events_by_run", "run_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# (table, states that nothing leaves): the migrations make one trigger of each (R4).
+TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
+    ("runs", frozenset(RUN_END)),
+    ("attempts", frozenset(ATTEMPT_END)),
+    ("instances", frozenset(INSTANCE_END)),
+    ("fleets", frozenset(FLEET_END)),
+)

@@ -1,0 +1,68 @@
+"""A run as a stream of frames: its state whenever it changes, its log byte for byte, an end."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from ..models.runs import EndFrame, Frame, GapFrame, LogFrame, RunFrame, RunView
+from .bus import Bus
+from .store import logs
+from .store.database import Database
+
+PIECE = 1 << 18
+"""Bytes of log that one read of the store takes for one follower."""
+
+
+async def run_frames(
+    database: Database,
+    bus: Bus,
+    view: Callable[[str], Awaitable[RunView]],
+    run_id: str,
+    offset: int,
+    *,
+    follow: bool,
+) -> AsyncIterator[Frame]:
+    """Frames from byte ``offset`` of the newest attempt's log; the last one is an EndFrame.
+
+    The view is read before the log: a run seen ended has its whole log stored, so the read that follows is complete.
+    """
+    last: RunView | None = None
+    with bus.subscribe(run_id) as changed:
+        while True:
+            changed.clear()
+            current = await view(run_id)
+            attempt = current.attempts[-1].id
+            if last is None or _visible(current) != _visible(last):
+                yield RunFrame(run=current)
+                last = current
+            while chunks := await database.read(logs.read, attempt, offset, PIECE):
+                for chunk in chunks:
+                    yield _frame(chunk)
+                    offset = chunk.offset + chunk.length
+            if current.ended or not follow:
+                yield EndFrame(run=current)
+                return
+            await changed.wait()
+
+
+def _visible(view: RunView) -> tuple[object, ...]:
+    """What makes a new run frame worth sending: not the growing cost and log size."""
+    return (view.state, view.reason, view.message, view.backend, view.instance_type, tuple(c.message for c in view.conditions))
+
+
+def _frame(chunk: logs.Chunk) -> Frame:
+    if chunk.data is None:
+        end = chunk.offset + chunk.length
+        return GapFrame(attempt=chunk.attempt_id, offset=chunk.offset, end=end, at=chunk.at, reason=chunk.reason)
+    data = base64.b64encode(chunk.data).decode("ascii")
+    return LogFrame(attempt=chunk.attempt_id, offset=chunk.offset, at=chunk.at, data=data)
+
+
+async def raw_log(database: Database, view: RunView, offset: int, limit: int) -> tuple[bytes, int]:
+    """(bytes from ``offset``, size of the log). A gap has no bytes: reading stops before it, and goes on after its end."""
+    attempt = view.attempts[-1]
+    found = b""
+    for chunk in await database.read(logs.read, attempt.id, offset, limit):
+        found += chunk.data or b""
+    return found, attempt.log_size

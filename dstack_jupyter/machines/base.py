@@ -1,0 +1,96 @@
+"""The one protocol between the engine and a machine, whoever rented it (D2).
+
+The engine calls these on its loop. Nothing here blocks the loop: an implementation runs what blocks in threads. Every method
+is idempotent for a given attempt, since the engine repeats what it cannot prove to have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+LOG_LIMIT = 5 * 1024**3
+"""Bytes of log that are kept of one attempt; what comes after is counted, discarded and stored as one gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A tar file on the engine's side and where it is unpacked, relative to the job's working folder."""
+
+    path: Path
+    dest: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What one attempt runs. ``env`` holds everything the job sees: nothing is inherited from anybody.
+
+    Durations are seconds; ``max_duration`` 0 is none, ``stop_duration`` 0 waits for ever before it kills.
+    """
+
+    attempt_id: str
+    commands: list[str]
+    env: dict[str, str]
+    shell: str = "/bin/bash"
+    working_dir: str = ""
+    archives: list[Archive] = field(default_factory=list)
+    max_duration: int = 0
+    stop_duration: int = 300
+    log_limit: int = LOG_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended. ``cause`` is '' when it ended by itself, else stopped, aborted or max_duration."""
+
+    exit_code: int
+    cause: str = ""
+    dropped: int = 0
+    dropped_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What a look at a job shows, and the next bytes of its log.
+
+    ``started`` is false where no supervisor ever began; ``ending`` is set only together with the last bytes of the log:
+    ``data`` empty or not, nothing follows. ``lost`` says why a job that was started can never tell how it ended.
+    """
+
+    started: bool
+    data: bytes = b""
+    ending: Ending | None = None
+    lost: str = ""
+
+
+class Machine(Protocol):
+    """One machine that runs jobs. Raises models.errors only."""
+
+    async def launch(self, spec: JobSpec) -> None:
+        """Make the job folder and start its supervisor, detached from us. A second call for the attempt changes nothing.
+
+        Called by the attempt reconciler. Raises StorageFull, ConfigurationError (what was asked for cannot run here).
+        """
+
+    async def look(self, attempt_id: str, offset: int, limit: int) -> JobReport:
+        """The state of a job and up to ``limit`` bytes of its log from ``offset``. Called by the attempt reconciler."""
+
+    async def end(self, attempt_id: str, *, abort: bool) -> None:
+        """Ask a job to stop, or kill it. Returns at once; ``look`` tells when it has ended."""
+
+    def watch(self, attempt_id: str, changed: Callable[[], None]) -> None:
+        """Call ``changed`` on the loop whenever the job's log or state may have changed, until ``unwatch``."""
+
+    def unwatch(self, attempt_id: str) -> None:
+        """End a ``watch``; unknown attempts are fine."""
+
+    def pull(self, attempt_id: str, path: str) -> AsyncIterator[bytes]:
+        """A tar stream of ``path`` in the job's working folder. Raises NotFound, ConfigurationError before the first byte."""
+
+    async def remove(self, attempt_id: str) -> None:
+        """Delete the job folder of an ended job."""
+
+    async def close(self) -> None:
+        """Let go of watches and connections; jobs go on."""

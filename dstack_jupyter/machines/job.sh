@@ -1,0 +1,120 @@
+# Job supervisor, protocol 1. POSIX sh with coreutils or busybox, nothing else.
+#   sh -c "$(cat job.sh)" dj FOLDER LOG_LIMIT MAX_DURATION STOP_DURATION SHELL
+# FOLDER holds env.sh (exports), commands (what to run) and work/ (where it runs, see DSTACK_WORKING_DIR).
+# It gets, in this order:
+#   started/   made first and atomically: a second supervisor of the same attempt ends here
+#   pid        "<pid> <start time> <boot id>" of this supervisor
+#   log        output and errors merged, appended only
+#   dropped    bytes discarded after LOG_LIMIT, or because the disk was full, then why; made full size at the start
+#   exit       last: "<exit code> <why it was ended: - stopped aborted max_duration>"; when it is there, the log is complete
+# TERM asks the job to stop (KILL follows after STOP_DURATION seconds, 0: never), USR1 kills it at once.
+set -u
+umask 077
+folder=$1 log_limit=$2 max_duration=$3 stop_duration=$4 shell=$5
+cd "$folder" || exit 70
+mkdir started 2>/dev/null || exit 0
+
+# What must be written at the end gets its block now: a full disk may lose output, but never how a job ended.
+printf '%1024s\n' '' >exit.new || exit 73
+printf '%1024s\n' '' >dropped.new || exit 73
+
+child= signalled= reason=-
+end_job() { # why, signal
+    signalled=1
+    [ "$reason" = - ] && reason=$1
+    [ -n "$child" ] && kill -s "$2" -- "-$child" 2>/dev/null
+}
+supervisor=$$
+later() { # seconds, signal, process: sends it, unless the job has ended by then
+    (
+        nap=
+        trap '[ -n "$nap" ] && kill "$nap" 2>/dev/null; exit' TERM
+        sleep "$1" &
+        nap=$!
+        wait "$nap"
+        [ -e started ] && [ ! -e exit ] && kill -s "$2" "$3"
+    ) >/dev/null 2>&1 </dev/null &
+}
+killer=
+ask_to_stop() {
+    end_job stopped TERM
+    if [ -z "$killer" ] && [ "$stop_duration" -gt 0 ]; then
+        later "$stop_duration" USR1 "$supervisor"
+        killer=$!
+    fi
+}
+overdue() {
+    [ "$reason" = - ] && reason=max_duration
+    ask_to_stop
+}
+trap ask_to_stop TERM
+trap 'end_job aborted KILL' USR1
+trap overdue USR2
+trap '' HUP INT
+
+start=- boot=-
+if read -r line <"/proc/$$/stat"; then
+    line=${line##*) }
+    # Fields 3, 4, … of proc(5): the start time is the 22nd of the file.
+    set -- $line
+    start=${20}
+    read -r boot </proc/sys/kernel/random/boot_id
+fi 2>/dev/null
+: >>log
+
+mkfifo pipe
+(
+    trap '' TERM USR1 USR2 HUP INT
+    # ulimit counts blocks of 512 bytes; past it a write fails instead of killing, and the rest is counted, not kept.
+    (
+        trap '' XFSZ
+        ulimit -f $(((log_limit + 511) / 512))
+        exec cat >>log 2>collector
+    ) || {
+        read -r why <collector || why='no space left for the log'
+        dropped=$(wc -c)
+        echo "$dropped $why" 1<>dropped.new && mv dropped.new dropped
+    }
+) <pipe &
+collector=$!
+
+(
+    trap - TERM USR1 USR2 HUP INT
+    . ./env.sh
+    cd "$DSTACK_WORKING_DIR" || exit 71
+    exec setsid "$shell" -c "$(cat "$folder/commands")" commands
+) >pipe 2>&1 </dev/null &
+child=$!
+echo "$supervisor $start $boot" >pid.new && mv pid.new pid
+# A signal that came before there was a child.
+[ -n "$signalled" ] && kill -s KILL -- "-$child" "$child" 2>/dev/null
+
+timer=
+if [ "$max_duration" -gt 0 ]; then
+    later "$max_duration" USR2 "$supervisor"
+    timer=$!
+fi
+
+code=127
+while :; do
+    signalled=
+    wait "$child"
+    now=$?
+    # 127 after a signal: the child was collected by the wait before.
+    [ "$now" -eq 127 ] && [ "$code" -ne 127 ] || code=$now
+    [ -n "$signalled" ] || break
+done
+# The job is its shell: what that left behind in its session ends with it.
+kill -s KILL -- "-$child" 2>/dev/null
+# Who left the session on purpose may hold the pipe for ever: five seconds to finish a last line.
+later 5 KILL "$collector"
+patience=$!
+while :; do
+    signalled=
+    wait "$collector"
+    [ -n "$signalled" ] || break
+done
+for helper in "$patience" $timer $killer; do kill -s TERM "$helper" 2>/dev/null; done
+rm -f pipe collector
+[ -e dropped ] || rm -f dropped.new
+echo "$code $reason" 1<>exit.new && mv exit.new exit

@@ -1,0 +1,213 @@
+"""The one error tree. Every error a user can see is one of these.
+
+::
+
+    DstackJupyterError                 code                  http
+    ├── ConfigurationError             configuration_error    400   a YAML or an argument that cannot be understood
+    ├── NotSupportedYet                not_supported_yet      501   understood, not built
+    ├── NotFound                       not_found              404
+    ├── Conflict                       conflict               409   an active run has that name, …
+    ├── ConfirmationNeeded             confirmation_needed    412   money would be spent and nobody can be asked
+    ├── LimitExceeded                  limit_exceeded         413   a file, a YAML or an upload is too large
+    ├── RunFailed                      run_failed             422   the run ended, and not with success
+    ├── BackendError                   backend_error          502
+    │   ├── BackendNotAvailable        backend_not_available  501
+    │   └── NoCapacity                 no_capacity            503
+    ├── StorageFull                    storage_full           507   the disk under our state is full
+    ├── EngineUnavailable              engine_unavailable     503   no engine answers and none could be started
+    └── EngineError                    engine_error           500   a defect of ours, with a request id to report
+
+``message`` says what is wrong, ``hint`` how to mend it, ``code`` is stable for programs, ``status`` is what the error is
+over HTTP. Nothing here ever holds the value of a secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+class DstackJupyterError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    IPython prints ``_render_traceback_`` instead of a traceback: the cell fails, and its reader sees two lines.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, hint: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.request_id = request_id
+
+    def details(self) -> dict[str, Any]:
+        """What a subclass carries beyond the envelope, as JSON. Called by whoever sends the error over a wire."""
+        return {}
+
+    def envelope(self) -> dict[str, Any]:
+        """The REST form: ``{code, message, hint, request_id, details}``."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "request_id": self.request_id,
+            "details": self.details(),
+        }
+
+    def _lines(self) -> list[str]:
+        lines = [f"{type(self).__name__}: {self.message}"]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        if self.request_id and self.status == 500:
+            lines.append(f"request id: {self.request_id}")
+        return lines
+
+    def __str__(self) -> str:
+        return self.message if not self.hint else f"{self.message}\nhint: {self.hint}"
+
+    def _render_traceback_(self) -> list[str]:
+        return self._lines()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a configuration. ``line`` and ``column`` count from 1; 0 means not known."""
+
+    message: str
+    hint: str = ""
+    key: str = ""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        place = self.file or "<cell>"
+        if self.line:
+            place += f":{self.line}:{self.column}"
+        subject = f"{self.key}: " if self.key else ""
+        return f"{place}: {subject}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+class ConfigurationError(DstackJupyterError):
+    """A YAML, a file or an argument that cannot be understood; ``problems`` holds every fault found in one pass."""
+
+    code = "configuration_error"
+    status = 400
+
+    def __init__(
+        self, message: str, *, hint: str = "", request_id: str = "", problems: list[Problem] | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, request_id=request_id)
+        self.problems = problems or []
+
+    def details(self) -> dict[str, Any]:
+        return {"problems": [asdict(problem) for problem in self.problems]}
+
+    def _lines(self) -> list[str]:
+        head, *rest = super()._lines()
+        return [head, *(f"  {problem}" for problem in self.problems), *rest]
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)] + ([f"hint: {self.hint}"] if self.hint else []))
+
+
+class NotSupportedYet(DstackJupyterError):
+    code = "not_supported_yet"
+    status = 501
+
+
+class NotFound(DstackJupyterError):
+    code = "not_found"
+    status = 404
+
+
+class Conflict(DstackJupyterError):
+    code = "conflict"
+    status = 409
+
+
+class ConfirmationNeeded(DstackJupyterError):
+    code = "confirmation_needed"
+    status = 412
+
+
+class LimitExceeded(DstackJupyterError):
+    code = "limit_exceeded"
+    status = 413
+
+
+class RunFailed(DstackJupyterError):
+    """A run ended, and not with success. ``last_lines`` is text of the job: untrusted, escape it before showing it."""
+
+    code = "run_failed"
+    status = 422
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        request_id: str = "",
+        run: str = "",
+        exit_code: int | None = None,
+        last_lines: list[str] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, request_id=request_id)
+        self.run = run
+        self.exit_code = exit_code
+        self.last_lines = last_lines or []
+
+    def details(self) -> dict[str, Any]:
+        return {"run": self.run, "exit_code": self.exit_code, "last_lines": self.last_lines}
+
+
+class BackendError(DstackJupyterError):
+    code = "backend_error"
+    status = 502
+
+
+class BackendNotAvailable(BackendError):
+    code = "backend_not_available"
+    status = 501
+
+
+class NoCapacity(BackendError):
+    code = "no_capacity"
+    status = 503
+
+
+class StorageFull(DstackJupyterError):
+    code = "storage_full"
+    status = 507
+
+
+class EngineUnavailable(DstackJupyterError):
+    code = "engine_unavailable"
+    status = 503
+
+
+class EngineError(DstackJupyterError):
+    code = "engine_error"
+    status = 500
+
+
+def _walk(cls: type[DstackJupyterError]) -> dict[str, type[DstackJupyterError]]:
+    found = {cls.code: cls}
+    for child in cls.__subclasses__():
+        found.update(_walk(child))
+    return found
+
+
+def from_envelope(envelope: dict[str, Any]) -> DstackJupyterError:
+    """The error that an envelope stands for: what crossed a wire is raised again as the same type."""
+    cls = _walk(DstackJupyterError).get(str(envelope.get("code", "")), EngineError)
+    common = {key: str(envelope.get(key) or "") for key in ("hint", "request_id")}
+    message = str(envelope.get("message") or "the engine answered with an error that has no message")
+    details = envelope.get("details") or {}
+    if cls is ConfigurationError:
+        return ConfigurationError(message, **common, problems=[Problem(**p) for p in details.get("problems", [])])
+    if cls is RunFailed:
+        return RunFailed(message, **common, **details)
+    return cls(message, **common)

@@ -1,0 +1,233 @@
+"""Runs as they cross the wire: what a client sends, what the engine answers, the frames of a stream.
+
+Times are seconds since the epoch, UTC, as float; durations seconds; money US dollars, prices dollars per hour.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .base import WireModel
+from .states import RUN_END, AttemptState, RunState
+
+
+class Guard(WireModel):
+    """Which guard ends what costs money when nobody looks (D7)."""
+
+    kind: Literal["none", "engine", "host", "cloud"]
+    text: str
+
+
+class OfferView(WireModel):
+    """One row of the offers table, with the column names of the DataFrame (design §4)."""
+
+    backend: str
+    region: str = ""
+    zone: str = ""
+    instance_type: str
+    cpus: float
+    memory_gb: float
+    disk_gb: float
+    gpu_vendor: str = ""
+    gpu_name: str = ""
+    gpu_count: int = 0
+    gpu_memory_gb: float = 0.0
+    cpu_arch: str = ""
+    spot: bool = False
+    price: float
+    availability: str = "available"
+    reason: str = ""
+    source: str = ""
+    price_date: str = ""
+
+
+class Missing(WireModel):
+    """A backend that has no row, and why."""
+
+    backend: str
+    reason: str
+    hint: str = ""
+
+
+class Context(WireModel):
+    """Where a submission comes from. ``python`` is the caller's interpreter: `local` puts its folder first on PATH."""
+
+    cwd: str
+    python: str = ""
+    session: str = ""
+
+
+class CodeRef(WireModel):
+    """An uploaded tar archive (``PUT /code/<sha256>``) and the folder it unpacks to, relative to the job's working folder."""
+
+    sha256: str
+    path: str = "."
+
+
+class PlanRequest(WireModel):
+    configuration: dict[str, Any]
+    project: str = "main"
+    max_offers: int = 3
+
+
+class Plan(WireModel):
+    """What ``apply`` would do. ``configuration`` is normalised: every default filled, the run's name chosen."""
+
+    configuration: dict[str, Any]
+    run_name: str
+    offers: list[OfferView]
+    total_offers: int
+    missing: list[Missing] = []
+    price: float = 0.0
+    """Dollars per hour of the cheapest offer, the one tried first; 0 when there is no offer."""
+    max_cost: float | None = None
+    """Dollars at most, where max_duration bounds it."""
+    guard: Guard
+    notes: list[str] = []
+    active_run: str = ""
+    """Id of the active run that already has this name; then ``apply`` would be refused."""
+
+
+class ApplyRequest(WireModel):
+    configuration: dict[str, Any]
+    project: str = "main"
+    request_key: str
+    """Made by the client, one for each execution of a cell: the same key twice is the same run (R15)."""
+    code: list[CodeRef] = []
+    context: Context
+
+
+class StopRequest(WireModel):
+    abort: bool = False
+
+
+class AttemptView(WireModel):
+    id: str
+    num: int
+    replica: int = 0
+    job: int = 0
+    state: AttemptState
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    log_size: int = 0
+    """Bytes of log in the store."""
+    submitted_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+class Condition(WireModel):
+    type: Literal["stuck", "unreachable", "unknown", "storage"]
+    since: float
+    message: str
+
+
+class RunView(WireModel):
+    id: str
+    project: str
+    name: str
+    type: str = "task"
+    state: RunState
+    reason: str = ""
+    message: str = ""
+    """One sentence a person reads: what the run waits for, or why it ended."""
+    conditions: list[Condition] = []
+    user: str = ""
+    submitted_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    backend: str = ""
+    region: str = ""
+    instance_type: str = ""
+    price: float | None = None
+    cost: float = 0.0
+    guard: Guard | None = None
+    attempts: list[AttemptView] = []
+    configuration: dict[str, Any] = {}
+    seq: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in RUN_END
+
+
+class EventView(WireModel):
+    """One line of the event log: who did what to which resource, when, and why."""
+
+    seq: int
+    at: float
+    actor: str
+    kind: str
+    id: str
+    name: str = ""
+    project: str = "main"
+    action: str
+    message: str = ""
+
+
+class LogFrame(WireModel):
+    """Bytes [offset, offset + len) of an attempt's log; ``data`` is base64; ``at`` when the engine stored them."""
+
+    type: Literal["log"] = "log"
+    attempt: str
+    offset: int
+    at: float
+    data: str
+
+
+class GapFrame(WireModel):
+    """Bytes [offset, end) of an attempt's log are gone, and ``reason`` says why."""
+
+    type: Literal["gap"] = "gap"
+    attempt: str
+    offset: int
+    end: int
+    at: float
+    reason: str
+
+
+class RunFrame(WireModel):
+    type: Literal["run"] = "run"
+    run: RunView
+
+
+class EndFrame(WireModel):
+    """Always the last frame: the run has ended and every byte of its log was sent; or the stream was asked not to follow."""
+
+    type: Literal["end"] = "end"
+    run: RunView
+
+
+class PingFrame(WireModel):
+    """Sent when nothing else was for 15 s, so that a dead link is noticed."""
+
+    type: Literal["ping"] = "ping"
+
+
+Frame = Annotated[LogFrame | GapFrame | RunFrame | EndFrame | PingFrame, Field(discriminator="type")]
+
+
+class BackendView(WireModel):
+    name: str
+    kind: Literal["vm", "container", "on-prem", "local", "marketplace"]
+    status: Literal["ready", "not configured", "not available yet"]
+    message: str = ""
+    hint: str = ""
+
+
+class EngineInfo(WireModel):
+    api_version: int
+    version: str
+    pid: int
+    host: Literal["server", "process"]
+    """Who hosts the engine: a Jupyter server, or a process of its own."""
+    home: str
+    installation: str
+    started_at: float
+    store_open: bool = False
+    unfinished_runs: int = 0
+    problems: list[str] = []
