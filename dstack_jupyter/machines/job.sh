@@ -27,12 +27,12 @@ end_job() { # why, signal
 supervisor=$$
 later() { # seconds, signal, process: sends it, unless the job has ended by then
     (
-        nap=
+        cd / && nap=
         trap '[ -n "$nap" ] && kill "$nap" 2>/dev/null; exit' TERM
         sleep "$1" &
         nap=$!
         wait "$nap"
-        [ -e started ] && [ ! -e exit ] && kill -s "$2" "$3"
+        [ -e "$folder/started" ] && [ ! -e "$folder/exit" ] && kill -s "$2" "$3"
     ) >/dev/null 2>&1 </dev/null &
 }
 killer=

@@ -19,11 +19,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from ..models.errors import ConfigurationError, NotFound, StorageFull
 from . import job_folder
 from .base import JobReport, JobSpec
 from .watch import FolderWatch
+
+Result = TypeVar("Result")
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INHERITED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
@@ -80,9 +83,8 @@ class LocalMachine:
     def _folder(self, attempt_id: str) -> Path:
         return self._jobs / attempt_id
 
-    async def _run[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+    async def _run(self, function: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def launch(self, spec: JobSpec) -> None:
         await self._run(self._launch, spec)
@@ -200,7 +202,7 @@ class LocalMachine:
             await packing
 
     async def remove(self, attempt_id: str) -> None:
-        await self._run(shutil.rmtree, self._folder(attempt_id), ignore_errors=True)
+        await self._run(shutil.rmtree, self._folder(attempt_id), True)
 
     async def close(self) -> None:
         self._watch.close()

@@ -1,0 +1,102 @@
+"""Between the engine and the backends: which offers a run can have, what it would cost, and the vendor calls.
+
+Vendor code blocks; it runs in a bounded pool here, never on the loop (D5). A call that does not come back keeps one thread,
+not the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..backends import registry
+from ..models.configurations import TaskConfiguration, unsupported
+from ..models.errors import ConfigurationError, NotSupportedYet, Problem
+from ..models.home import Home
+from ..models.runs import Guard, Missing, OfferView, Plan
+from ..offers.collect import collect_offers
+from .names import run_name
+
+Result = TypeVar("Result")
+
+THREADS = 16
+
+
+def checked(configuration: dict[str, Any]) -> TaskConfiguration:
+    """The configuration as a model. Raises ConfigurationError naming every fault, NotSupportedYet for what is not built."""
+    kind = configuration.get("type", "task")
+    if kind != "task":
+        raise NotSupportedYet(f"type {kind!r} is not supported yet", hint="this version runs `type: task`")
+    try:
+        task = TaskConfiguration.model_validate(configuration)
+    except ValidationError as error:
+        problems = [
+            Problem(message=fault["msg"], key=".".join(str(part) for part in fault["loc"]))
+            for fault in error.errors(include_input=False, include_context=False, include_url=False)
+        ]
+        raise ConfigurationError("the configuration is not valid", problems=problems) from None
+    keys = unsupported(task)
+    if keys:
+        raise NotSupportedYet(f"not supported yet: {', '.join(keys)}", hint="leave these keys out for now")
+    return task
+
+
+def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
+    """Which guard ends what this offer would cost (D7)."""
+    limit = configuration.get("max_duration")
+    ends = f"a timer on the machine ends the job after {limit} s" if limit else "nothing ends the job but itself or you"
+    if offer.price == 0:
+        return Guard(kind="host" if limit else "none", text=f"costs nothing; {ends}")
+    return Guard(kind="engine", text=f"the engine ends the machine when the job has ended; {ends}")
+
+
+def make_plan(task: TaskConfiguration, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
+    """The plan for these offers, cheapest first."""
+    configuration = task.model_dump(mode="json")
+    configuration["name"] = task.name or run_name()
+    price = offers[0].price if offers else 0.0
+    duration = configuration.get("max_duration")
+    no_guard = Guard(kind="none", text="no offer fits")
+    return Plan(
+        configuration=configuration,
+        run_name=configuration["name"],
+        offers=offers[:max_offers],
+        total_offers=len(offers),
+        missing=missing,
+        price=price,
+        max_cost=price * float(duration) / 3600 if duration else None,
+        guard=guard_of(offers[0], configuration) if offers else no_guard,
+    )
+
+
+class Provisioning:
+    """Made by the engine; its methods run on the engine's loop."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-backend")
+
+    async def _blocking(self, function: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
+        """Offers that fit, cheapest first, and why the other backends have none."""
+        task = TaskConfiguration.model_validate(configuration)
+        return await self._blocking(collect_offers, task)
+
+    async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
+        """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""
+        compute = registry.load(backend)
+        return await self._blocking(compute.create_instance, identity, offer)
+
+    async def terminate(self, backend: str, identity: str, data: dict[str, Any]) -> None:
+        """End an instance; returns when the vendor says that it is gone."""
+        compute = registry.load(backend)
+        await self._blocking(compute.terminate_instance, identity, data)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
