@@ -44,6 +44,8 @@ class _Entry:
     failures: int = 0
     not_before: float = 0.0
     timer: asyncio.TimerHandle | None = None
+    fires: bool = False
+    """Whether the timer starts the handler; else it only forgets the key."""
 
 
 Handler = Callable[[Key], Awaitable[Next]]
@@ -79,10 +81,11 @@ class WorkQueue:
 
     def _arm(self, key: Key, entry: _Entry, delay: float) -> None:
         loop = asyncio.get_running_loop()
+        if entry.fires and entry.timer is not None and entry.timer.when() <= loop.time() + delay:
+            return
         if entry.timer is not None:
-            if entry.timer.when() <= loop.time() + delay:
-                return
             entry.timer.cancel()
+        entry.fires = True
         entry.timer = loop.call_later(delay, self._fire, key, entry)
 
     def _fire(self, key: Key, entry: _Entry) -> None:
@@ -122,7 +125,16 @@ class WorkQueue:
             self.add(key)
         elif found.guard is not None:
             self._arm(key, entry, found.guard)
+        elif found.rest:
+            entry.fires = False
+            entry.timer = asyncio.get_running_loop().call_later(found.rest, self._forget, key, entry)
         else:
+            self._entries.pop(key, None)
+
+    def _forget(self, key: Key, entry: _Entry) -> None:
+        """After its rest: a key that nobody woke meanwhile leaves nothing behind."""
+        entry.timer = None
+        if not entry.running:
             self._entries.pop(key, None)
 
     async def close(self) -> None:

@@ -101,7 +101,7 @@ class TestFullDisk:
         try:
             ending = supervise(small / "job", spec("head -c 900000 /dev/zero; exit 3"))
         finally:
-            subprocess.run(["umount", small], check=True)
+            subprocess.run(["umount", "--lazy", small], check=True)
         assert ending.exit_code == 3
         assert ending.dropped > 100_000
 

@@ -24,11 +24,15 @@ Result = TypeVar("Result")
 FULL_HINT = "free some disk space; nothing was lost, work goes on by itself as soon as there is room"
 
 
-def _is_full(error: BaseException) -> bool:
-    original = getattr(error, "orig", error)
-    if isinstance(original, sqlite3.OperationalError):
-        # IOERR is what a full tmpfs or quota answers to the WAL's growth.
-        return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: SQLite then ends the whole transaction, so a savepoint's end may fail after it."""
+    while error is not None:
+        original = getattr(error, "orig", error)
+        if isinstance(original, sqlite3.OperationalError):
+            # IOERR is what a full tmpfs or quota answers to the WAL's growth.
+            if original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                return True
+        error = error.__context__
     return False
 
 
@@ -36,6 +40,7 @@ def _make_engine(path: Path) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
         connect_args={"check_same_thread": False, "timeout": 30.0},
+        hide_parameters=True,  # an error's text may reach a log; a configuration's env must not
         pool_size=4,
         max_overflow=0,
     )

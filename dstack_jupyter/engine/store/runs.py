@@ -139,7 +139,7 @@ def active_named(connection: Connection, name: str, project: str) -> str:
     return found or ""
 
 
-def ask_to_end(connection: Connection, run_id: str, user: str, *, abort: bool) -> bool:
+def ask_to_end(connection: Connection, run_id: str, user: str, abort: bool) -> bool:
     """Record that a user wants the run to end; a stop may become an abort, never the reverse. False if nothing changed."""
     wanted = Desired.ABORTED if abort else Desired.STOPPED
     before = [Desired.RUNNING, Desired.STOPPED] if abort else [Desired.RUNNING]
