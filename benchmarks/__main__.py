@@ -1,0 +1,26 @@
+"""``python -m benchmarks [runs|logline|startup …]``: prints the figures; exit code 1 if a goal was missed."""
+
+from __future__ import annotations
+
+import sys
+
+from . import logline, runs, startup
+from .harness import machine
+
+ALL = {"runs": runs, "logline": logline, "startup": startup}
+
+
+def main() -> int:
+    wanted = sys.argv[1:] or list(ALL)
+    print(f"machine: {machine()}\n")
+    missed = 0
+    for name in wanted:
+        for figure in ALL[name].figures():
+            print(figure, flush=True)
+            missed += not figure.ok
+    print(f"\n{missed} goals missed" if missed else "\nall goals met")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
