@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from ..models.configurations import TaskConfiguration
 from ..models.errors import NoCapacity
 from ..models.runs import Guard, OfferView
 from ..models.states import AttemptState, Desired, FleetState, InstanceState, Reason
@@ -117,8 +118,8 @@ def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView) -> list[
 
     Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
     """
-    gpu = (run.configuration.get("resources") or {}).get("gpu") or {}
-    count = int((gpu.get("count") or {}).get("min") or 0)
+    gpu = TaskConfiguration.model_validate(run.configuration).resources.gpu
+    count = (gpu.count.min or 0) if gpu is not None else 0
     if offer.backend != "local" or count == 0:
         return []
     taken = moves.claimed_gpus(connection, offer.backend)

@@ -11,11 +11,16 @@ from sqlalchemy import Row
 from ..machines.base import Archive, JobSpec
 from ..machines.local import clean_environment
 from ..models.configurations import TaskConfiguration
+from .provisioning import seconds
+
+STOP_DURATION = 300
+"""Seconds that a job has to end after a stop, dstack's default."""
 
 
 def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> JobSpec:
     """``code_path`` gives the file of an uploaded archive."""
     task = TaskConfiguration.model_validate(run.configuration)
+    env = {name: value for name, value in task.env.items() if value is not None}
     gpus = [int(number) for number in instance.data.get("gpus", [])]
     ours = {
         "DSTACK_RUN_ID": run.id,
@@ -34,10 +39,10 @@ def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any],
     return JobSpec(
         attempt_id=attempt.id,
         commands=task.commands,
-        env={**clean_environment(run.context.get("python", "")), **hardware, **task.env, **ours},
+        env={**clean_environment(run.context.get("python", "")), **hardware, **env, **ours},
         shell=task.shell or "/bin/bash",
         working_dir=task.working_dir or "",
         archives=[Archive(code_path(ref["sha256"]), ref["path"]) for ref in run.code],
-        max_duration=int(task.max_duration or 0),
-        stop_duration=int(task.stop_duration or 0),
+        max_duration=seconds(task.max_duration),
+        stop_duration=seconds(task.stop_duration, STOP_DURATION),
     )

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..backends import registry
+from ..backends.collect import collect
 from ..models.configurations import TaskConfiguration, unsupported
 from ..models.errors import ConfigurationError, NotSupportedYet, Problem
 from ..models.home import Home
 from ..models.runs import Guard, Missing, OfferView, Plan
-from ..offers.collect import collect_offers
+from ..offers.table import Requirements
 from .names import run_name
 
 Result = TypeVar("Result")
@@ -45,9 +46,19 @@ def checked(configuration: dict[str, Any]) -> TaskConfiguration:
     return task
 
 
+def given(task: TaskConfiguration) -> dict[str, Any]:
+    """The configuration as the user gave it: defaults stay out, since only what was asked for filters one's own machines."""
+    return {**task.model_dump(mode="json", exclude_unset=True), "type": task.type}
+
+
+def seconds(duration: int | str | None, default: int = 0) -> int:
+    """A duration of the configuration as seconds: 0 for `off`, ``default`` where none was given."""
+    return default if duration is None else 0 if isinstance(duration, str) else duration
+
+
 def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
     """Which guard ends what this offer would cost (D7)."""
-    limit = configuration.get("max_duration")
+    limit = seconds(configuration.get("max_duration"))
     ends = f"a timer on the machine ends the job after {limit} s" if limit else "nothing ends the job but itself or you"
     if offer.price == 0:
         return Guard(kind="host" if limit else "none", text=f"costs nothing; {ends}")
@@ -59,7 +70,7 @@ def make_plan(task: TaskConfiguration, offers: list[OfferView], missing: list[Mi
     configuration = task.model_dump(mode="json")
     configuration["name"] = task.name or run_name()
     price = offers[0].price if offers else 0.0
-    duration = configuration.get("max_duration")
+    duration = seconds(task.max_duration)
     no_guard = Guard(kind="none", text="no offer fits")
     return Plan(
         configuration=configuration,
@@ -68,7 +79,7 @@ def make_plan(task: TaskConfiguration, offers: list[OfferView], missing: list[Mi
         total_offers=len(offers),
         missing=missing,
         price=price,
-        max_cost=price * float(duration) / 3600 if duration else None,
+        max_cost=price * duration / 3600 if duration else None,
         guard=guard_of(offers[0], configuration) if offers else no_guard,
     )
 
@@ -85,8 +96,9 @@ class Provisioning:
 
     async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
         """Offers that fit, cheapest first, and why the other backends have none."""
-        task = TaskConfiguration.model_validate(configuration)
-        return await self._blocking(collect_offers, task)
+        wanted = Requirements.of_task(TaskConfiguration.model_validate(configuration))
+        table, missing = await self._blocking(collect, wanted)
+        return table.views(), missing
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""

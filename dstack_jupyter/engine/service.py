@@ -22,8 +22,8 @@ from ..models.runs import ApplyRequest, BackendView, Condition, EventView, Frame
 from ..models.states import RUN_END
 from . import doctor, streams
 from .bus import Bus
-from .names import new_id
-from .provisioning import Provisioning, checked, make_plan
+from .names import new_id, run_name
+from .provisioning import Provisioning, checked, given, make_plan
 from .queue import Key
 from .store import events, moves, runs
 from .store.database import Database
@@ -65,7 +65,7 @@ class Service:
     async def plan(self, request: PlanRequest) -> Plan:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
-        offers, missing = await self._provisioning.offers(task.model_dump(mode="json"))
+        offers, missing = await self._provisioning.offers(given(task))
         plan = make_plan(task, offers, missing, request.max_offers)
         plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
         return plan
@@ -79,8 +79,7 @@ class Service:
         for ref in request.code:
             if not await self.has_code(ref.sha256):
                 raise ConfigurationError("the code of this run was not uploaded", hint="apply again")
-        configuration = task.model_dump(mode="json")
-        configuration["name"] = task.name or make_plan(task, [], [], 0).run_name
+        configuration = {**given(task), "name": task.name or run_name()}
         submission = runs.Submission(
             run_id=new_id(),
             attempt_id=new_id(),
