@@ -128,10 +128,11 @@ class Service:
         async for frame in streams.run_frames(self._database, self._bus, self._view, run_id, offset, follow=follow):
             yield frame
 
-    async def read_log(self, ref: str, *, project: str, offset: int, limit: int) -> tuple[bytes, int]:
-        """(stored bytes from ``offset``, at most about ``limit``; size of the whole stored log)."""
+    async def raw_log(self, ref: str, *, project: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """The stored log from byte ``offset``, piece by piece. A gap has no bytes."""
         view = await self.run(ref, project=project)
-        return await streams.raw_log(self._database, view, offset, limit)
+        async for piece in streams.raw_log(self._database, view.attempts[-1].id, offset):
+            yield piece
 
     async def pull(self, ref: str, *, project: str, path: str) -> AsyncIterator[bytes]:
         """A tar stream of ``path`` in the run's working folder. Raises NotFound, ConfigurationError."""

@@ -59,10 +59,10 @@ def _frame(chunk: logs.Chunk) -> Frame:
     return LogFrame(attempt=chunk.attempt_id, offset=chunk.offset, at=chunk.at, data=data)
 
 
-async def raw_log(database: Database, view: RunView, offset: int, limit: int) -> tuple[bytes, int]:
-    """(bytes from ``offset``, size of the log). A gap has no bytes: reading stops before it, and goes on after its end."""
-    attempt = view.attempts[-1]
-    found = b""
-    for chunk in await database.read(logs.read, attempt.id, offset, limit):
-        found += chunk.data or b""
-    return found, attempt.log_size
+async def raw_log(database: Database, attempt_id: str, offset: int) -> AsyncIterator[bytes]:
+    """The bytes that are stored of a log, from ``offset``."""
+    while chunks := await database.read(logs.read, attempt_id, offset, PIECE):
+        for chunk in chunks:
+            offset = chunk.offset + chunk.length
+            if chunk.data:
+                yield chunk.data

@@ -1,0 +1,211 @@
+"""Hosts the engine on a thread and loop of its own: lease, socket, endpoint, and the engine itself once it is needed.
+
+Used by the Jupyter server extension (``kind='server'``) and by ``python -m dstack_jupyter.engine`` (``'process'``). A server
+asks a process to hand over; between two servers the first one hosts and the second is a client until the first is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Literal
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
+
+from .._version import __version__
+from ..models import endpoint
+from ..models.endpoint import API_VERSION, Endpoint
+from ..models.errors import DstackJupyterError
+from ..models.home import Home
+from ..models.runs import EngineInfo
+from .api import LARGEST_UPLOAD, Context, application
+from .lease import Lease, refuse_network_home
+from .peek import store_has_unfinished
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .service import Service
+
+log = logging.getLogger(__name__)
+
+RETRY = 2.0
+"""Seconds between two tries for a lease that another host holds."""
+STOP = 5.0
+"""Seconds that a stop may take before the host's process goes on without us."""
+
+
+class EngineHost:
+    """``start`` and ``stop`` are called by the host's own thread and do not wait for the engine; the rest runs on our loop.
+
+    ``released`` is called (on our loop) after a handover: a process then ends.
+    """
+
+    def __init__(
+        self, home: Home, kind: Literal["server", "process"], released: Callable[[], None] | None = None
+    ) -> None:
+        self.home = home
+        self.kind = kind
+        self.started_at = time.time()
+        self.last_request = time.monotonic()
+        self._released = released
+        self._lease = Lease(home)
+        self._engine: Engine | None = None
+        self._starting: asyncio.Lock | None = None
+        self._server: HTTPServer | None = None
+        self._endpoint: Endpoint | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Event | None = None
+        self._problem = ""
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dstack-jupyter-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin on our thread. Raises ConfigurationError for a home that cannot be used."""
+        refuse_network_home(self.home)
+        self._thread.start()
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Wait until the lease was tried for the first time. For tests and for a process; a server does not wait."""
+        return self._ready.wait(timeout)
+
+    def stop(self) -> None:
+        """End within ``STOP`` seconds; jobs and machines go on."""
+        loop, ending = self._loop, self._ending
+        if loop is not None and ending is not None and self._thread.is_alive():
+            loop.call_soon_threadsafe(ending.set)
+            self._thread.join(STOP)
+
+    @property
+    def hosting(self) -> bool:
+        return self._endpoint is not None
+
+    def unfinished(self) -> int:
+        return self._engine.unfinished() if self._engine is not None else 0
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception:
+            # Nobody waits for this thread: what ends it must at least be in the log.
+            log.exception("the engine's thread ended")
+        finally:
+            self._lease.release()
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        self._starting = asyncio.Lock()
+        try:
+            while not self._ending.is_set():
+                if await asyncio.to_thread(self._take_lease):
+                    await self._serve()
+                    return
+                self._ready.set()
+                try:
+                    await asyncio.wait_for(self._ending.wait(), RETRY)
+                except TimeoutError:
+                    continue
+        finally:
+            await self._close()
+
+    def _take_lease(self) -> bool:
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly."""
+        if self._lease.acquire():
+            return True
+        holder = endpoint.read(self.home)
+        if self.kind != "server" or holder is None or holder.host != "process":
+            return False
+        from ..transport import request
+
+        try:
+            request(holder.socket, "POST", "/engine/handover", timeout=STOP)
+        except (OSError, HTTPException, DstackJupyterError) as error:
+            log.info("the engine process %d did not hand over yet: %s", holder.pid, error)
+            return False
+        deadline = time.monotonic() + STOP
+        while time.monotonic() < deadline:
+            if self._lease.acquire():
+                return True
+            time.sleep(0.02)
+        return False
+
+    async def _serve(self) -> None:
+        assert self._ending is not None
+        path = self.home.runtime_folder() / "engine.sock"
+        context = Context(self.home, self._info, self._service, self._hand_over)
+        self._server = HTTPServer(application(context), max_body_size=LARGEST_UPLOAD)
+        self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
+        self._endpoint = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
+        self._endpoint.write(self.home)
+        self._ready.set()
+        if store_has_unfinished(self.home.store):
+            try:
+                await self._service()
+            except DstackJupyterError as error:
+                # A full disk, say: the next request tries again and is told.
+                log.warning("the engine could not start: %s", error)
+        await self._ending.wait()
+
+    async def _service(self) -> Service:
+        """The running engine's service; starts the engine on first use, once."""
+        assert self._starting is not None
+        self.last_request = time.monotonic()
+        async with self._starting:
+            if self._engine is None:
+                # Imported here: SQLAlchemy costs a server nothing before somebody needs it.
+                module = await asyncio.to_thread(_import_engine)
+                engine = module(self.home)
+                try:
+                    await engine.start()
+                except DstackJupyterError as error:
+                    self._problem = error.message
+                    await engine.stop()
+                    raise
+                self._problem = ""
+                self._engine = engine
+        return self._engine.service
+
+    def _info(self) -> EngineInfo:
+        return EngineInfo(
+            api_version=API_VERSION,
+            version=__version__,
+            pid=os.getpid(),
+            host=self.kind,
+            home=str(self.home.root),
+            installation=self.home.installation(),
+            started_at=self.started_at,
+            store_open=self._engine is not None,
+            unfinished_runs=self.unfinished(),
+            problems=[self._problem] if self._problem else [],
+        )
+
+    def _hand_over(self) -> None:
+        if self.kind == "process" and self._ending is not None:
+            self._ending.set()
+
+    async def _close(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.remove(self.home)
+        if self._server is not None:
+            self._server.stop()
+        if self._engine is not None:
+            await self._engine.stop()
+        if self._server is not None:
+            await self._server.close_all_connections()
+        self._endpoint = None
+        self._lease.release()
+        if self._released is not None:
+            self._released()
+
+
+def _import_engine() -> type[Engine]:
+    from .engine import Engine
+
+    return Engine
