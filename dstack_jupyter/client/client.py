@@ -1,0 +1,116 @@
+"""The client of the engine: synchronous, safe on any thread, and ready for an engine that moves or restarts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..models.errors import EngineUnavailable
+from ..models.home import Home
+from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, Plan, PlanRequest, RunView
+from ..transport import open_response, request
+from . import discovery
+from .run import Run
+
+Result = TypeVar("Result")
+
+BROKEN = (OSError, HTTPException)
+"""What a call raises when the engine went away; an interrupt is not among them."""
+TRIES = 3
+
+
+class Client:
+    """Made by ``connect``. Every call finds the engine again after a broken connection; all of them can be repeated:
+    reading changes nothing, a stop asked twice is one stop, and ``apply`` carries a key that makes it one run."""
+
+    def __init__(self, home: Home, *, start: bool = True) -> None:
+        self.home = home
+        self.notices: list[str] = []
+        """What the user should be told once, such as that an engine was started. Whoever shows it empties it."""
+        self._start = start
+        self._socket = ""
+        self._lock = threading.Lock()
+
+    def socket(self) -> str:
+        """The engine's socket; finds or starts the engine if needed. Raises EngineUnavailable."""
+        with self._lock:
+            if not self._socket:
+                self._socket, notice = discovery.find(self.home, start=self._start)
+                if notice:
+                    self.notices.append(notice)
+            return self._socket
+
+    def forget(self) -> None:
+        """Look for the engine again at the next call: what was known did not answer."""
+        with self._lock:
+            self._socket = ""
+
+    def _retrying(self, call: Callable[[str], Result]) -> Result:
+        for remaining in reversed(range(TRIES)):
+            try:
+                return call(self.socket())
+            except BROKEN as error:
+                self.forget()
+                if not remaining:
+                    raise EngineUnavailable(
+                        f"the engine does not answer ({error})", hint="`%dstack doctor` says more"
+                    ) from error
+                time.sleep(0.1)
+        raise AssertionError("unreachable")
+
+    def call(self, method: str, path: str, model: Any = None, **query: Any) -> Any:
+        """One JSON call. Raises what the engine answers with, EngineUnavailable."""
+        body = None if model is None else model.model_dump_json().encode()
+        headers = {"Content-Type": "application/json"}
+        return self._retrying(
+            lambda socket: request(socket, method, path, query=query or None, body=body, headers=headers)
+        )
+
+    def open(self, path: str, *, timeout: float = 60.0, **query: Any) -> HTTPResponse:
+        """A streaming GET; the caller reads and closes it."""
+        return self._retrying(lambda socket: open_response(socket, "GET", path, query=query, timeout=timeout))
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(**self.call("GET", "/info"))
+
+    def backends(self) -> list[BackendView]:
+        return [BackendView(**line) for line in self.call("GET", "/backends")]
+
+    def doctor(self) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = self.call("GET", "/doctor")
+        return lines
+
+    def plan(self, wanted: PlanRequest) -> Plan:
+        return Plan(**self.call("POST", "/runs/plan", wanted))
+
+    def apply(self, wanted: ApplyRequest) -> Run:
+        """Submit a run and return its handle; it is stored when this returns."""
+        return Run(self, RunView(**self.call("POST", "/runs", wanted)))
+
+    def runs(self, project: str = "main", all: bool = False, last: int | None = None) -> list[Run]:
+        found = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)
+        return [Run(self, RunView(**view)) for view in found]
+
+    def run(self, ref: str, project: str = "main") -> Run:
+        return Run(self, RunView(**self.call("GET", f"/runs/{ref}", project=project)))
+
+    def events(self, project: str = "main", after: int = 0, limit: int = 100, run: str = "") -> list[EventView]:
+        found = self.call("GET", "/events", project=project, after=after, limit=limit, run=run)
+        return [EventView(**line) for line in found]
+
+    def upload(self, path: Path, sha256: str) -> None:
+        """Send an archive unless the engine has it. Raises LimitExceeded, StorageFull."""
+
+        def send(socket: str) -> None:
+            with open_response(socket, "HEAD", f"/code/{sha256}") as there:
+                if there.status == 200:
+                    return
+            with path.open("rb") as file:
+                headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/x-tar"}
+                open_response(socket, "PUT", f"/code/{sha256}", body=file, headers=headers, timeout=600).close()
+
+        self._retrying(send)

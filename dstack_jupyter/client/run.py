@@ -1,0 +1,145 @@
+"""A run as a handle: what it is now, its log, its end, and what can be asked of it."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from ..models.errors import EngineUnavailable
+from ..models.runs import EndFrame, Frame, GapFrame, LogFrame, PingFrame, RunFrame, RunView, StopRequest
+from ..models.states import RunState
+from ..transport import lines
+from .log import Log
+
+if TYPE_CHECKING:
+    from .client import Client
+
+FRAME: TypeAdapter[Frame] = TypeAdapter(Frame)
+
+SILENT = 45.0
+"""Seconds without a frame (the engine pings every 15) after which a link counts as dead."""
+GIVE_UP = 60.0
+"""Seconds that a stream looks for the engine before it says that there is none."""
+
+
+class Run:
+    """Made by ``Client``. ``view`` is what was last heard; nothing here blocks but the methods that say so."""
+
+    def __init__(self, client: Client, view: RunView) -> None:
+        self._client = client
+        self.view = view
+
+    @property
+    def id(self) -> str:
+        return self.view.id
+
+    @property
+    def name(self) -> str:
+        return self.view.name
+
+    @property
+    def project(self) -> str:
+        return self.view.project
+
+    @property
+    def state(self) -> RunState:
+        return self.view.state
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.view.exit_code
+
+    @property
+    def ended(self) -> bool:
+        return self.view.ended
+
+    def refresh(self) -> Run:
+        """Ask the engine for the run as it is now."""
+        self.view = RunView(**self._client.call("GET", f"/runs/{self.id}", project=self.project))
+        return self
+
+    def stream(self, offset: int = 0, follow: bool = True) -> Iterator[Frame]:
+        """The run's frames: its state when it changes, its log from byte ``offset``, last an EndFrame. Blocks between them.
+
+        Goes on through restarts and handovers of the engine, at the very byte where it was cut. Raises EngineUnavailable
+        when there was no engine for a minute.
+        """
+        cut_since: float | None = None
+        while True:
+            try:
+                for frame in self._frames(offset, follow):
+                    cut_since = None
+                    if isinstance(frame, RunFrame | EndFrame):
+                        self.view = frame.run
+                    elif isinstance(frame, LogFrame):
+                        data = base64.b64decode(frame.data)
+                        if frame.offset != offset:
+                            raise HTTPException(f"the log goes on at byte {frame.offset}, not {offset}")
+                        offset += len(data)
+                    elif isinstance(frame, GapFrame):
+                        offset = frame.end
+                    if not isinstance(frame, PingFrame):
+                        yield frame
+                    if isinstance(frame, EndFrame):
+                        return
+                raise HTTPException("the stream ended early")
+            except (OSError, HTTPException) as error:
+                self._client.forget()
+                cut_since = cut_since or time.monotonic()
+                if time.monotonic() - cut_since > GIVE_UP:
+                    raise EngineUnavailable(f"lost sight of run {self.name!r}: {error}") from error
+                time.sleep(0.2)
+
+    def _frames(self, offset: int, follow: bool) -> Iterator[Frame]:
+        path = f"/runs/{self.id}/logs"
+        with self._client.open(path, timeout=SILENT, project=self.project, offset=offset, follow=int(follow)) as response:
+            for line in lines(response):
+                yield FRAME.validate_json(line)
+
+    def logs(self) -> Log:
+        """Everything that is stored of the run's log by now."""
+        return Log.collect(self.name, self.stream(follow=False))
+
+    def raw(self) -> bytes:
+        """The bytes of the log, nothing added; a gap has none."""
+        with self._client.open(f"/runs/{self.id}/logs/raw", project=self.project, offset=0) as response:
+            return response.read()
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Block until the run has ended. Raises TimeoutError after ``timeout`` seconds (the run goes on)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        # From the end of the log: only the states matter here.
+        for frame in self.stream(offset=1 << 62):
+            if isinstance(frame, EndFrame):
+                break
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"run {self.name!r} is still {self.state}")
+        return self
+
+    def stop(self, abort: bool = False) -> Run:
+        """Ask the run to end (``abort``: kill it at once). Returns at once; ``wait`` waits for the end."""
+        answer = self._client.call("POST", f"/runs/{self.id}/stop", StopRequest(abort=abort), project=self.project)
+        self.view = RunView(**answer)
+        return self
+
+    def pull(self, path: str = ".", to: Path | str | None = None) -> list[Path]:
+        """Copy ``path`` of the run's working folder into the folder ``to`` (here); returns what was written.
+
+        Raises NotFound, ConfigurationError.
+        """
+        from .unpack import unpack
+
+        with self._client.open(f"/runs/{self.id}/files", timeout=600, project=self.project, path=path) as response:
+            return unpack(response, Path(to or "."))
+
+    def __repr__(self) -> str:
+        code = "" if self.exit_code in (None, 0) else f", exit code {self.exit_code}"
+        where = f" on {self.view.backend}" if self.view.backend else ""
+        return f"<Run {self.name}: {self.state}{code}{where}>"
+
