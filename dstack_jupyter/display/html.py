@@ -1,0 +1,51 @@
+"""Small pieces of HTML in JupyterLab's own colours: a run's header, tables, reports. Pure functions; everything is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+FONT = "font-family:var(--jp-ui-font-family,sans-serif);font-size:var(--jp-ui-font-size1,13px)"
+MUTED = "color:var(--jp-ui-font-color2,#757575)"
+BORDER = "border:1px solid var(--jp-border-color2,#e0e0e0);border-radius:4px"
+COLOURS = {
+    "done": "var(--jp-success-color1,#388e3c)",
+    "failed": "var(--jp-error-color1,#d32f2f)",
+    "running": "var(--jp-info-color1,#1976d2)",
+    "terminated": "var(--jp-ui-font-color2,#757575)",
+}
+WAITING = "var(--jp-warn-color1,#f57c00)"
+
+
+def escape(value: object) -> str:
+    """Text for an element or a quoted attribute."""
+    return html.escape(str(value))
+
+
+def badge(state: str) -> str:
+    colour = COLOURS.get(state, WAITING)
+    return f'<b style="color:{colour}">● {escape(state)}</b>'
+
+
+def card(header: str, body: str) -> str:
+    """A bordered box with a header line; both arguments are HTML."""
+    return f'<div style="{FONT};{BORDER};padding:6px 10px;margin:2px 0"><div>{header}</div>{body}</div>'
+
+
+def log_block(lines_html: str, note: str = "") -> str:
+    """The tail of a log; ``lines_html`` is HTML of ``ansi.to_html``."""
+    above = f'<div style="{MUTED}">{escape(note)}</div>' if note else ""
+    return (
+        f'{above}<pre style="margin:4px 0 0 0;max-height:28em;overflow:auto;'
+        f"font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);"
+        f'white-space:pre-wrap;overflow-wrap:anywhere">{lines_html}</pre>'
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    head = "".join(f'<th style="text-align:left;padding:2px 10px 2px 0">{escape(name)}</th>' for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left;padding:2px 10px 2px 0">{escape(cell)}</td>' for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f'<table style="{FONT};border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

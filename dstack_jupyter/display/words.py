@@ -1,0 +1,61 @@
+"""Numbers and states as people read them. Pure functions, shared by cells, terminals and tables."""
+
+from __future__ import annotations
+
+from ..models.runs import Plan, RunView
+
+
+def money(dollars: float) -> str:
+    return "$0" if dollars == 0 else f"${dollars:.2f}" if dollars >= 0.01 else f"${dollars:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """``42s``, ``3m 05s``, ``2h 07m``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def price(dollars_per_hour: float | None) -> str:
+    return "" if dollars_per_hour is None else "free" if dollars_per_hour == 0 else f"{money(dollars_per_hour)}/h"
+
+
+def run_line(view: RunView, now: float) -> str:
+    """One line about a run: where it is, what it costs, how long it has taken, what it waits for or how it ended."""
+    parts = []
+    if view.backend:
+        where = view.backend if view.instance_type in ("", view.backend) else f"{view.backend} {view.instance_type}"
+        parts.append(f"on {where} ({price(view.price)})")
+    parts.append(duration((view.finished_at or now) - view.submitted_at))
+    if view.cost:
+        parts.append(f"cost {money(view.cost)}")
+    if view.message:
+        parts.append(view.message)
+    elif view.exit_code:
+        parts.append(f"exit code {view.exit_code}")
+    parts += [condition.message for condition in view.conditions]
+    return " · ".join(parts)
+
+
+def plan_line(plan: Plan) -> str:
+    """A plan that costs nothing, in one line."""
+    if not plan.offers:
+        reasons = "; ".join(f"{line.backend}: {line.reason}" for line in plan.missing[:4])
+        return f"no offer fits ({reasons})"
+    first = plan.offers[0]
+    gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
+    return (
+        f"{plan.run_name}: {first.backend} ({first.cpus:g} CPUs, {first.memory_gb:g} GB{gpu}), "
+        f"{price(plan.price)}; guard: {plan.guard.text}"
+    )
