@@ -87,18 +87,14 @@ class AttemptReconciler:
                 self._forget(key.id, instance)
                 self._wake(Key("fleet", run.fleet_id))
                 return Next()
-            case steps.Book():
-                self._wake(key)
-            case steps.Launch():
+            case steps.Book() | steps.Launch():
                 assert instance is not None
                 await self._launch(key, attempt, run, instance)
             case steps.AskToEnd(abort):
                 assert instance is not None
                 await self._machine(instance).end(key.id, abort=abort)
                 self._asked[key.id] = Desired.ABORTED if abort else Desired.STOPPED
-            case steps.Running():
-                self._wake(key)
-            case steps.Wait():
+            case steps.Running() | steps.Wait():
                 pass
         if instance is not None and report.started:
             self._watch(key, instance)

@@ -68,6 +68,8 @@ class FleetReconciler:
                     await self._database.write(moves.move_instance, instance_id, InstanceState.TERMINATED)
                 case steps.Close():
                     await self._database.write(moves.close_fleet, key.id)
+                    self._closed(key.id)
+                    return Next()
             self._bus.publish(run.id)
 
     async def _want(self, fleet: Row[Any], run: Row[Any], attempt_id: str) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.05
+TELLING = frozenset({"log", "pid", "exit"})
+"""The files of a job folder whose change is worth a look."""
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class FolderWatch:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, folder: Path, pid: int | None, changed: Callable[[], None]) -> None:
-        """Call ``changed`` when something in ``folder`` changes or process ``pid`` ends; once now, for what was missed."""
+        """Call ``changed`` when a job folder tells something or process ``pid`` ends; once now, for what was missed."""
         self.remove(folder)
         watched = _Watched(changed)
         self._watched[folder] = watched
@@ -84,7 +86,7 @@ class FolderWatch:
             if event.watch is None:  # the kernel's queue ran over: anything may have changed
                 for watched in list(self._by_watch.values()):
                     watched.changed()
-            elif event.watch in self._by_watch:
+            elif event.watch in self._by_watch and str(event.name) in TELLING:
                 self._by_watch[event.watch].changed()
 
     def remove(self, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+LONGEST = 100 * 366 * 86400
 
 
 def parse_duration(value: object) -> int:
@@ -19,8 +20,8 @@ def parse_duration(value: object) -> int:
         if found is None:
             raise ValueError("expected a duration such as 90s, 30m, 2h, 1d")
         seconds = int(found[1]) * SECONDS.get(found[2], 1)
-    if seconds < 0:
-        raise ValueError("a duration cannot be negative")
+    if not 0 <= seconds <= LONGEST:
+        raise ValueError("a duration cannot be negative or longer than 100 years")
     return seconds
 
 
@@ -34,3 +35,5 @@ def _or_off(value: object) -> object:
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[int | str | None, BeforeValidator(_or_off)]
 """Seconds, ``off``, or None for the default."""
+IdleDuration = Annotated[int | str | None, BeforeValidator(lambda value: _or_off("off" if value == -1 else value))]
+"""As ``DurationOrOff``; -1 is another word for ``off``."""

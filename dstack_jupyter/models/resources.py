@@ -5,10 +5,11 @@ Facts: reference ``configuration`` §4.4. Memory is float GB (1024³ bytes); ``N
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
 from .base import Model
 
@@ -29,19 +30,24 @@ ARCHES = ("x86", "arm")
 
 def parse_memory(value: object) -> float:
     """GB as float from a number (GB) or text such as ``512MB``. Raises ValueError."""
-    if isinstance(value, bool):
-        raise ValueError("expected memory such as 24GB")
-    if isinstance(value, int | float):
-        return float(value)
     found = MEMORY.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError("expected memory such as 24GB, 512MB or 1.5TB")
-    return float(found[1]) * UNITS[(found[2] or "GB").upper()]
+    try:
+        if found is not None:
+            size = float(found[1]) * UNITS[(found[2] or "GB").upper()]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            size = float(value)
+        else:
+            raise ValueError("expected memory such as 24GB, 512MB or 1.5TB")
+    except OverflowError:
+        size = math.inf
+    if not 0 <= size < math.inf:
+        raise ValueError("memory cannot be negative or infinite")
+    return size
 
 
 def parse_count(value: object) -> int:
     """A whole number from an int or its text. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
         return int(value)
@@ -121,17 +127,23 @@ def _gpu_tokens(text: str) -> dict[str, Any]:
         if not token:
             raise ValueError("an empty part in the GPU specification")
         if token.lower() in VENDORS:
-            key, value = "vendor", VENDORS[token.lower()]
+            key = "vendor"
         elif token[0].isalpha():
-            key, value = "name", [name.strip() for name in token.split(",")]  # type: ignore[assignment]
-        elif re.search(r"[A-Za-z]", token):
-            key, value = "memory", token
+            key = "name"
         else:
-            key, value = "count", token
+            key = "memory" if re.search(r"[A-Za-z]", token) else "count"
         if key in found:
             raise ValueError(f"the GPU's {key} is given twice")
-        found[key] = value
+        found[key] = token
     return found
+
+
+def _names(value: object) -> object:
+    """Names from a comma list. Raises ValueError for an empty one."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if isinstance(names, list) and not all(names):
+        raise ValueError("an empty name in the list of GPUs")
+    return names
 
 
 class GPU(Model):
@@ -161,17 +173,21 @@ class GPU(Model):
     @field_validator("name", mode="before")
     @classmethod
     def _name(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _names(value)
 
     @field_validator("compute_capability", mode="before")
     @classmethod
     def _capability(cls, value: object) -> object:
-        if isinstance(value, str | float):
+        if isinstance(value, str | int | float):
             found = re.fullmatch(r"(\d+)\.(\d+)", str(value))
             if found is None:
                 raise ValueError("expected a compute capability such as 7.5")
             return int(found[1]), int(found[2])
         return value
+
+    @field_serializer("compute_capability", when_used="json")
+    def _capability_text(self, value: tuple[int, int] | None) -> str | None:
+        return None if value is None else f"{value[0]}.{value[1]}"
 
 
 class Disk(Model):

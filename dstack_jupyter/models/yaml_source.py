@@ -1,199 +1,97 @@
-"""YAML text as plain data that remembers where each key stood, read with limits that no input can get around.
+"""A run's configuration from YAML: every fault in one pass, each with its place and, for a wrong key, the nearest right one.
 
-At most 1 MiB, 64 levels, 100,000 nodes after aliases are expanded; no duplicate keys, no tags that make objects.
+No message repeats a value: it may be a secret.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from .configurations import OTHER_TYPES, TaskConfiguration
-from .errors import ConfigurationError, LimitExceeded, NotFound, NotSupportedYet, Problem
+from .errors import ConfigurationError, NotSupportedYet, Problem
+from .yaml_reader import KeyPath, Source, read_file, read_yaml
 
-LARGEST = 1 << 20
-DEEPEST = 64
-MOST_NODES = 100_000
-
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-KeyPath = tuple[str | int, ...]
-
-
-@dataclass(slots=True)
-class Source:
-    """Plain data, and the (line, column) of every key and item, counted from 1."""
-
-    data: Any
-    file: str
-    places: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
-
-    def place(self, path: KeyPath) -> tuple[int, int]:
-        """Where ``path`` stands, or the nearest thing around it."""
-        while path and path not in self.places:
-            path = path[:-1]
-        return self.places.get(path, (0, 0))
-
-    def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
-        line, column = self.place(path)
-        return Problem(message, hint, ".".join(str(part) for part in path), self.file, line, column)
-
-
-class _Walk:
-    """Turns composed nodes into data; counts what aliases expand to before it is made."""
-
-    def __init__(self, source: Source, first_line: int) -> None:
-        self.source = source
-        self.offset = first_line
-        self.nodes = 0
-        self.scalars = yaml.SafeLoader("")
-
-    def fail(self, node: yaml.Node, message: str, hint: str = "") -> ConfigurationError:
-        mark = node.start_mark
-        problem = Problem(message, hint, "", self.source.file, mark.line + self.offset, mark.column + 1)
-        return ConfigurationError("the YAML cannot be read", problems=[problem])
-
-    def data(self, node: yaml.Node, path: KeyPath) -> Any:
-        self.nodes += 1
-        if self.nodes > MOST_NODES:
-            raise self.fail(node, f"more than {MOST_NODES} nodes", "aliases multiply what they stand for")
-        if len(path) > DEEPEST:
-            raise self.fail(node, f"nested deeper than {DEEPEST} levels")
-        self.source.places.setdefault(path, (node.start_mark.line + self.offset, node.start_mark.column + 1))
-        if isinstance(node, yaml.ScalarNode):
-            return self.scalar(node)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.data(item, (*path, index)) for index, item in enumerate(node.value)]
-        found: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise self.fail(key_node, "a key must be plain text")
-            key = self.scalar(key_node)
-            key = key if isinstance(key, str) else key_node.value
-            if key in found:
-                raise self.fail(key_node, f"the key {key!r} stands here twice")
-            at = (*path, key)
-            self.source.places[at] = (key_node.start_mark.line + self.offset, key_node.start_mark.column + 1)
-            found[key] = self.data(value_node, at)
-        return found
-
-    def scalar(self, node: yaml.ScalarNode) -> Any:
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith((":binary", ":timestamp")):
-            return node.value
-        try:
-            return self.scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            raise self.fail(node, "this value cannot be read") from error
-
-
-def _depth_of(text: str) -> int:
-    """The deepest nesting, from events: composing recurses, and a recursion has a limit of its own."""
-    deepest = depth = 0
-    for event in yaml.parse(text, Loader=Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > DEEPEST:
-                break
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    return deepest
-
-
-def read_yaml(text: str, file: str = "", first_line: int = 1) -> Source:
-    """``text`` as data with places. ``first_line`` is the number of its first line in ``file`` (a cell's body starts at 2).
-
-    Raises LimitExceeded, ConfigurationError with the place.
-    """
-    size = len(text.encode("utf-8", "surrogatepass"))
-    if size > LARGEST:
-        raise LimitExceeded(
-            f"{file or 'the YAML'} has {size / 2**20:.1f} MiB; a configuration has 1 MiB at most",
-            hint="data belongs into `files`, not into the YAML",
-        )
-    source = Source(None, file)
-    try:
-        if _depth_of(text) > DEEPEST:
-            problem = Problem(f"nested deeper than {DEEPEST} levels", file=file)
-            raise ConfigurationError("the YAML cannot be read", problems=[problem])
-        node = yaml.compose(text, Loader=Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + first_line, mark.column + 1) if mark else (0, 0)
-        what = error.problem or "not valid YAML"
-        raise ConfigurationError(
-            "the YAML cannot be read", problems=[Problem(what, file=file, line=line, column=column)]
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        message = "the text holds characters that YAML does not allow"
-        raise ConfigurationError("the YAML cannot be read", problems=[Problem(message, file=file)]) from error
-    if node is not None:
-        source.data = _Walk(source, first_line).data(node, ())
-    return source
-
-
-def read_file(path: Path) -> str:
-    """The text of a configuration file. Raises NotFound with near names, LimitExceeded before reading what is too large."""
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path()
-        names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yml", ".yaml") or entry.is_file())
-        near = difflib.get_close_matches(path.name, names, 3) or [name for name in names if name.endswith("yml")][:3]
-        raise NotFound(f"there is no file {path}", hint=f"did you mean {', '.join(near)}?" if near else "check the path")
-    if (size := path.stat().st_size) > LARGEST:
-        raise LimitExceeded(
-            f"{path} has {size / 2**20:.1f} MiB; a configuration has 1 MiB at most",
-            hint="data belongs into `files`, not into the YAML",
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text") from error
+INVALID = "the configuration is not valid"
 
 
 def load_configuration(
-    text: str, *, file: str = "", env: Mapping[str, str] | None = None, first_line: int = 1
+    text: str | Path, *, file: str = "", env: Mapping[str, str] | None = None, first_line: int = 1
 ) -> TaskConfiguration:
-    """The configuration of a run from YAML text. ``env`` fills variables that are named without a value.
+    """The configuration of a run from YAML text, or from the file that a Path names.
 
-    Raises ConfigurationError with every fault and its place, NotSupportedYet for other types, LimitExceeded.
+    ``env`` fills variables that are named without a value. ``file`` is what messages call the text; ``first_line`` the number
+    of its first line there (a cell's body starts at 2). Raises ConfigurationError with every fault and its place,
+    NotSupportedYet for other types, LimitExceeded, NotFound.
     """
+    if isinstance(text, Path):
+        text, file = read_file(text), file or str(text)
     source = read_yaml(text, file, first_line)
     if not isinstance(source.data, dict):
-        problem = Problem("expected keys such as `type: task` and `commands:`", file=file, line=first_line, column=1)
-        raise ConfigurationError("this is no configuration", problems=[problem])
-    kind = source.data.get("type")
-    if kind in OTHER_TYPES:
-        raise NotSupportedYet(f"type {kind!r} is not supported yet", hint="this version runs `type: task`")
-    if kind != "task":
-        hint = "the key is missing" if kind is None else "known: task"
-        raise ConfigurationError("the configuration is not valid", problems=[source.problem(("type",), "expected `type: task`", hint)])
-    try:
-        task = TaskConfiguration.model_validate(source.data)
-    except ValidationError as error:
-        raise ConfigurationError("the configuration is not valid", problems=_problems(source, error)) from None
+        message = "is empty" if source.data is None else "is not a map of keys"
+        problem = Problem(f"the configuration {message}", "begin with `type: task`", "", file, first_line, 1)
+        raise ConfigurationError(INVALID, problems=[problem])
+    if "type" not in source.data:
+        raise ConfigurationError(INVALID, problems=[source.problem(("type",), "is missing", "add `type: task`")])
+    task = validate_task(source)
     missing = task.resolve_env(dict(env or {}))
     if missing:
-        problems = [source.problem(("env", name), "has no value, and your environment has none either") for name in missing]
-        raise ConfigurationError("the configuration is not valid", problems=problems)
+        hint = "set it there, or write NAME=value"
+        problems = [
+            source.problem(_env_path(source.data["env"], name), f"{name} has no value, here or in your environment", hint)
+            for name in missing
+        ]
+        raise ConfigurationError(INVALID, problems=problems)
     return task
 
 
+def validate_task(source: Source) -> TaskConfiguration:
+    """The model of a configuration's data. Raises ConfigurationError with every fault, NotSupportedYet for other types."""
+    kind = source.data.get("type", "task")
+    if kind in OTHER_TYPES:
+        raise NotSupportedYet(f"type {kind!r} is not supported yet", hint="this version runs `type: task`")
+    if kind != "task":
+        near = difflib.get_close_matches(str(kind), ["task", *OTHER_TYPES], 1) if isinstance(kind, str) else []
+        hint = f"did you mean {near[0]!r}?" if near else f"known: task, {', '.join(OTHER_TYPES)}"
+        raise ConfigurationError(INVALID, problems=[source.problem(("type",), "unknown type", hint)])
+    try:
+        return TaskConfiguration.model_validate(source.data)
+    except ValidationError as error:
+        raise ConfigurationError(INVALID, problems=_problems(source, error)) from None
+
+
+def _env_path(env: Any, name: str) -> KeyPath:
+    return ("env", env.index(name)) if isinstance(env, list) else ("env", name)
+
+
 def _problems(source: Source, error: ValidationError) -> list[Problem]:
-    found: dict[tuple[KeyPath, str], Problem] = {}
+    """One problem for each place: the members of a union each complain, and what lies deepest says most."""
+    found: dict[KeyPath, Problem] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        path, models = _inside(source.data, fault["loc"])
-        message, hint = fault["msg"].removeprefix("Value error, "), ""
+        path, model = _inside(source.data, fault["loc"])
+        message = _plain(fault["msg"])
+        hint = ""
         if fault["type"] == "extra_forbidden":
-            message, hint = "unknown key", _near(str(fault["loc"][-1]), models)
+            message, hint = "unknown key", _near(str(fault["loc"][-1]), model)
         elif fault["type"] == "missing":
-            message = "is missing"
-        found.setdefault((path, message), source.problem(path, message, hint))
-    return sorted(found.values(), key=lambda problem: (problem.line, problem.column))
+            path, message = (*path, fault["loc"][-1]), "is missing"
+        if path in found and not hint:
+            message = f"{found[path].message}, or {message}" if message not in found[path].message else found[path].message
+        found[path] = source.problem(path, message, hint)
+    deepest = [path for path in found if path == () or not any(path == other[: len(path)] for other in found if other != path)]
+    return sorted((found[path] for path in deepest), key=lambda problem: (problem.line, problem.column))
+
+
+def _plain(message: str) -> str:
+    """Pydantic's words as ours."""
+    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    message = re.sub(r" or instance of \w+|, unable to .*", "", message)
+    return message.replace("a valid dictionary", "a map").replace("a valid string", "text").replace("a valid ", "a ")
 
 
 def _inside(data: Any, location: tuple[str | int, ...]) -> tuple[KeyPath, type[BaseModel]]:
@@ -201,12 +99,12 @@ def _inside(data: Any, location: tuple[str | int, ...]) -> tuple[KeyPath, type[B
     path: list[str | int] = []
     model: type[BaseModel] = TaskConfiguration
     for part in location:
-        inner = _model_of(model, part)
-        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int) and part < len(data):
+        known = (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if known:
+            model = _model_of(model, part) or model
             data = data[part]
-            path.append(part)
-            model = inner or model
-        elif isinstance(data, dict) and part == location[-1] and inner is not None:
             path.append(part)
     return tuple(path), model
 

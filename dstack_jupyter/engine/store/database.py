@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +24,8 @@ from . import migrate
 
 Result = TypeVar("Result")
 
+BATCH = 64
+"""Writes that one commit carries at most."""
 FULL_HINT = "free some disk space; nothing was lost, work goes on by itself as soon as there is room"
 
 
@@ -61,14 +66,38 @@ def _make_engine(path: Path) -> Engine:
     return engine
 
 
+@dataclass(slots=True)
+class _Write:
+    """One caller's function on its way through the writer thread."""
+
+    function: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def answer(self) -> None:
+        """On the loop, after the commit. A caller that was cancelled meanwhile has no use for it."""
+        if self.future.cancelled():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
 class Database:
-    """The store's connection to its database. Made, opened and closed by the engine on its loop."""
+    """The store's connection to its database. Made, opened and closed by the engine on its loop.
+
+    Writes that wait for the writer together are committed together, each in a savepoint of its own: one sync of the disk
+    serves many runs, and the fault of one function undoes only that function.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._engine: Engine | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dj-store-write")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dj-store-read")
+        self._waiting: deque[_Write] = deque()
 
     async def open(self) -> None:
         """Make or upgrade the database. Raises StorageFull, EngineError."""
@@ -79,7 +108,8 @@ class Database:
             # 0600 from the first byte; SQLite gives the WAL files the same mode as the database.
             self._path.touch(mode=0o600)
         self._engine = _make_engine(self._path)
-        self._guarded(migrate.upgrade, reading=False)
+        with self._transaction(reading=False) as connection:
+            migrate.upgrade(connection)
 
     async def close(self) -> None:
         """Wait for what is running, then close. Later calls fail."""
@@ -91,11 +121,12 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _guarded(self, function: Callable[..., Result], *args: Any, reading: bool) -> Result:
+    @contextmanager
+    def _transaction(self, *, reading: bool) -> Iterator[Connection]:
         assert self._engine is not None, "the database was not opened"
         try:
             with self._engine.connect().execution_options(reading=reading) as connection, connection.begin():
-                return function(connection, *args)
+                yield connection
         except DatabaseError as error:
             if _is_full(error):
                 raise StorageFull(f"the disk that holds {self._path.parent} is full", hint=FULL_HINT) from error
@@ -104,15 +135,56 @@ class Database:
     async def write(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run ``function(connection, *args)`` as one transaction; committed when this returns.
 
-        Shielded: a caller that is cancelled does not undo or interrupt a commit under way. Raises what the function raises,
-        and StorageFull when the disk is full (then nothing was changed).
+        A caller that is cancelled does not undo or interrupt a commit under way. Raises what the function raises, and
+        StorageFull when the disk is full (then nothing was changed).
         """
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(
-            loop.run_in_executor(self._writer, lambda: self._guarded(function, *args, reading=False))
-        )
+        write = _Write(lambda connection: function(connection, *args), loop.create_future())
+        self._waiting.append(write)
+        self._writer.submit(self._drain, loop)
+        result: Result = await write.future
+        return result
+
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the writer thread: everything that waits now, in one transaction."""
+        batch: list[_Write] = []
+        while self._waiting and len(batch) < BATCH:
+            batch.append(self._waiting.popleft())
+        if not batch:
+            return  # an earlier round took what this one was meant for
+        try:
+            with self._transaction(reading=False) as connection:
+                for write in batch:
+                    _carry_out(connection, write, alone=len(batch) == 1)
+        except Exception as error:
+            # The transaction as a whole failed: nobody's change was kept.
+            for write in batch:
+                write.error = write.error or error
+        loop.call_soon_threadsafe(_answer, batch)
 
     async def read(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run ``function(connection, *args)`` on a consistent snapshot."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, lambda: self._guarded(function, *args, reading=True))
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
+
+    def _read(self, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        with self._transaction(reading=True) as connection:
+            return function(connection, *args)
+
+
+def _carry_out(connection: Connection, write: _Write, *, alone: bool) -> None:
+    """Run one write of a batch. Its own fault is kept for its caller; a full disk ends the whole transaction."""
+    if alone:
+        write.result = write.function(connection)
+        return
+    try:
+        with connection.begin_nested():
+            write.result = write.function(connection)
+    except Exception as error:
+        if _is_full(error):
+            raise
+        write.error = error
+
+
+def _answer(batch: list[_Write]) -> None:
+    for write in batch:
+        write.answer()

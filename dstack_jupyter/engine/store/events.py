@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, ScalarSelect, insert, select
 
 from ...models.runs import EventView
 from .schema import events, now
@@ -16,7 +16,7 @@ def record(
     kind: str,
     resource_id: str,
     action: str,
-    run_id: str = "",
+    run_id: str | ScalarSelect[str] = "",
     name: str = "",
     message: str = "",
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import NoCapacity
@@ -31,13 +31,8 @@ def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row
     if attempt is None:
         raise LookupError(attempt_id)
     run = connection.execute(select(runs).where(runs.c.id == attempt.run_id)).one()
-    instance = connection.execute(
-        select(instances)
-        .where(instances.c.attempt_id == attempt_id)
-        .order_by(instances.c.created_at.desc())
-        .limit(1)
-    ).one_or_none()
-    return attempt, run, instance
+    newest = select(instances).where(instances.c.attempt_id == attempt_id).order_by(instances.c.created_at.desc())
+    return attempt, run, connection.execute(newest.limit(1)).one_or_none()
 
 
 def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any], list[Row[Any]], list[Row[Any]]]:
@@ -185,28 +180,33 @@ def move_instance(
     message: str = "",
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Move an instance on, with its event; frees what a terminated one held."""
-    row = connection.execute(select(instances).where(instances.c.id == instance_id)).one()
-    if row.state in (state, InstanceState.TERMINATED):
-        return
+    """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
     values: dict[str, Any] = {"state": state, "message": message}
     if data is not None:
-        values["data"] = {**row.data, **data}
-    if state in (InstanceState.IDLE, InstanceState.BUSY) and row.started_at is None:
-        values["started_at"] = now()
+        before = connection.execute(select(instances.c.data).where(instances.c.id == instance_id)).scalar_one()
+        values["data"] = {**before, **data}
+    if state in (InstanceState.IDLE, InstanceState.BUSY):
+        values["started_at"] = func.coalesce(instances.c.started_at, now())
     if state is InstanceState.TERMINATED:
         values["finished_at"] = now()
         connection.execute(delete(gpu_claims).where(gpu_claims.c.instance_id == instance_id))
-    connection.execute(update(instances).where(instances.c.id == instance_id).values(**values))
-    run_id = connection.execute(select(attempts.c.run_id).where(attempts.c.id == row.attempt_id)).scalar() or ""
+    moved = connection.execute(
+        update(instances)
+        .where(instances.c.id == instance_id, instances.c.state.not_in([state, InstanceState.TERMINATED]))
+        .values(**values)
+        .returning(instances.c.project, instances.c.identity, instances.c.attempt_id)
+    ).one_or_none()
+    if moved is None:
+        return
+    run_id = select(attempts.c.run_id).where(attempts.c.id == moved.attempt_id).scalar_subquery()
     events.record(
         connection,
         actor="engine",
-        project=row.project,
+        project=moved.project,
         kind="instance",
         resource_id=instance_id,
         run_id=run_id,
-        name=row.identity,
+        name=moved.identity,
         action=state,
         message=message,
     )
