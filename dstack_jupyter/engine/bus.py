@@ -30,12 +30,18 @@ class Bus:
 
     def publish(self, run_id: str) -> None:
         """Called after a commit, never before: who is woken must find what woke it."""
-        for followers in (self._followers.get(run_id), self._followers.get(EVERYTHING)):
-            for signal in followers or ():
-                signal.set()
+        self._wake(run_id)
+        self._wake(EVERYTHING)
+
+    def publish_events(self) -> None:
+        """Wake those who follow everything: for what changes no run's view."""
+        self._wake(EVERYTHING)
 
     def publish_all(self) -> None:
         """Wake everybody: for what is rare and not of one run."""
-        for followers in self._followers.values():
-            for signal in followers:
-                signal.set()
+        for key in self._followers:
+            self._wake(key)
+
+    def _wake(self, key: str) -> None:
+        for signal in self._followers.get(key, ()):
+            signal.set()

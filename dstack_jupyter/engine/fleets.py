@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
 from ..models.configurations import TaskConfiguration
 from ..models.errors import NoCapacity
-from ..models.runs import Guard, OfferView
+from ..models.runs import OfferView
 from ..models.states import AttemptState, Desired, FleetState, InstanceState, Reason
 from .bus import Bus
 from .names import identity, new_id
@@ -41,38 +42,49 @@ class FleetReconciler:
         self._closed = closed
 
     async def reconcile(self, key: Key) -> Next:
-        """Steps until there is nothing to do but wait. Each step is stored before the next is thought of."""
+        """Steps until there is nothing to do but wait. Each step is stored before the next is thought of.
+
+        Read once: nobody else moves these instances but an attempt that books an idle one, which no step here undoes.
+        """
+        fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
+        if fleet.state == FleetState.TERMINATED:
+            self._closed(key.id)
+            return Next()
+        tried = [steps.AttemptNow(row.id, AttemptState(row.state)) for row in attempts]
+        rented = {row.id: _Rented.of(row) for row in rows}
         while True:
-            fleet, run, attempts, instances = await self._database.read(moves.load_fleet, key.id)
-            if fleet.state == FleetState.TERMINATED:
-                self._closed(key.id)
-                return Next()
-            step = steps.next_step(
-                [steps.AttemptNow(row.id, AttemptState(row.state)) for row in attempts],
-                [steps.InstanceNow(row.id, InstanceState(row.state), row.attempt_id) for row in instances],
-                Desired(run.desired),
-            )
-            rows = {row.id: row for row in instances}
-            match step:
+            now = [steps.InstanceNow(found.id, found.state, found.attempt_id) for found in rented.values()]
+            match steps.next_step(tried, now, Desired(run.desired)):
                 case steps.Wait():
                     return Next()
                 case steps.Want(attempt_id):
-                    await self._want(fleet, run, attempt_id)
+                    wanted = await self._want(fleet, run, attempt_id)
+                    if wanted is None:
+                        self._bus.publish(run.id)
+                        self._wake(key)
+                        return Next()
+                    rented[wanted.id] = wanted
                 case steps.Create(instance_id):
-                    await self._create(rows[instance_id])
+                    await self._create(rented[instance_id])
+                    return Next()
                 case steps.Release(instance_id):
-                    await self._database.write(moves.move_instance, instance_id, InstanceState.TERMINATING)
+                    await self._move(rented[instance_id], InstanceState.TERMINATING)
                 case steps.Terminate(instance_id):
-                    row = rows[instance_id]
-                    await self._provisioning.terminate(row.backend, row.identity, row.data)
-                    await self._database.write(moves.move_instance, instance_id, InstanceState.TERMINATED)
+                    found = rented[instance_id]
+                    await self._provisioning.terminate(found.backend, found.identity, found.data)
+                    await self._move(found, InstanceState.TERMINATED)
+                    self._bus.publish_events()
                 case steps.Close():
                     await self._database.write(moves.close_fleet, key.id)
                     self._closed(key.id)
                     return Next()
-            self._bus.publish(run.id)
 
-    async def _want(self, fleet: Row[Any], run: Row[Any], attempt_id: str) -> None:
+    async def _move(self, found: _Rented, state: InstanceState) -> None:
+        await self._database.write(moves.move_instance, found.id, state)
+        found.state = state
+
+    async def _want(self, fleet: Row[Any], run: Row[Any], attempt_id: str) -> _Rented | None:
+        """Store the intent of an instance; None if there can be none, which ends the attempt."""
         offers, missing = await self._provisioning.offers(run.configuration)
         try:
             if not offers:
@@ -80,15 +92,35 @@ class FleetReconciler:
                 raise NoCapacity(f"no offer fits ({why})")
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offers[0])
+            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offers[0])
         except NoCapacity as error:
             end = End(AttemptState.FAILED, Reason.NO_CAPACITY, error.message)
             await self._database.write(moves.end_attempt, attempt_id, end)
+            return None
+        return _Rented(instance_id, InstanceState.PENDING, attempt_id, offers[0].backend, name, offers[0], data)
 
-    async def _create(self, instance: Row[Any]) -> None:
-        data = await self._provisioning.create(instance.backend, instance.identity, OfferView(**instance.offer))
-        await self._database.write(_created, instance.id, data)
-        self._wake(Key("attempt", instance.attempt_id))
+    async def _create(self, found: _Rented) -> None:
+        data = await self._provisioning.create(found.backend, found.identity, found.offer)
+        await self._database.write(_created, found.id, {**found.data, **data})
+        self._wake(Key("attempt", found.attempt_id))
+
+
+@dataclass(slots=True)
+class _Rented:
+    """An instance as the reconciler moves it on, in step with its row."""
+
+    id: str
+    state: InstanceState
+    attempt_id: str
+    backend: str
+    identity: str
+    offer: OfferView
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> _Rented:
+        offer = OfferView(**row.offer)
+        return cls(row.id, InstanceState(row.state), row.attempt_id, row.backend, row.identity, offer, row.data)
 
 
 def _want(
@@ -99,8 +131,8 @@ def _want(
     instance_id: str,
     name: str,
     offer: OfferView,
-) -> None:
-    guard: Guard = guard_of(offer, run.configuration)
+) -> dict[str, Any]:
+    gpus = _free_gpus(connection, run, offer)
     moves.want_instance(
         connection,
         instance_id=instance_id,
@@ -109,10 +141,11 @@ def _want(
         fleet=fleet,
         run=run,
         offer=offer,
-        guard=guard,
+        guard=guard_of(offer, run.configuration),
         host=offer.backend,
-        gpus=_free_gpus(connection, run, offer),
+        gpus=gpus,
     )
+    return {"gpus": gpus}
 
 
 def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView) -> list[int]:

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Row
 
 from ..backends import registry
 from ..machines.base import Machine
-from ..models.errors import ConfigurationError, NotFound
+from ..models.configurations import TaskConfiguration
+from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, Condition, EventView, Frame, Plan, PlanRequest, RunView
 from ..models.states import RUN_END
@@ -79,21 +80,17 @@ class Service:
         for ref in request.code:
             if not await self.has_code(ref.sha256):
                 raise ConfigurationError("the code of this run was not uploaded", hint="apply again")
-        configuration = {**given(task), "name": task.name or run_name()}
-        submission = runs.Submission(
-            run_id=new_id(),
-            attempt_id=new_id(),
-            fleet_id=new_id(),
-            project=request.project,
-            name=configuration["name"],
-            type=task.type,
-            request_key=request.request_key,
-            user=user,
-            configuration=configuration,
-            code=[ref.model_dump() for ref in request.code],
-            context=request.context.model_dump(),
-        )
-        run_id, new = await self._database.write(runs.submit, submission)
+        tries = 1 if task.name else 10
+        while True:
+            tries -= 1
+            submission = _submission(request, task, user)
+            try:
+                run_id, new = await self._database.write(runs.submit, submission)
+                break
+            except Conflict:
+                # A name of our own making that is taken is no fault of the user's: the next one.
+                if not tries:
+                    raise
         if new:
             self._submitted(submission.fleet_id)
             self._bus.publish(run_id)
@@ -105,7 +102,7 @@ class Service:
         def read(connection: Connection) -> list[RunView]:
             return runs.views(connection, project=project, active=not all and last is None, last=last)
 
-        return [self._with_conditions(view) for view in await self._database.read(read)]
+        return [self._with_conditions(view) for view in await self._database.read_aside(read)]
 
     async def run(self, ref: str, *, project: str) -> RunView:
         """One run by id or name (its newest of that name). Raises NotFound."""
@@ -160,7 +157,7 @@ class Service:
         def read(connection: Connection) -> list[EventView]:
             return events.read(connection, project=project, after=after, limit=limit, run_id=run_id)
 
-        return await self._database.read(read)
+        return await self._database.read_aside(read)
 
     async def follow_events(self, *, project: str, after: int) -> AsyncIterator[EventView]:
         """Every event after number ``after`` (0: from now on), as they happen, for ever."""
@@ -197,3 +194,20 @@ class Service:
             for problem in found
         ]
         return view
+
+
+def _submission(request: ApplyRequest, task: TaskConfiguration, user: str) -> runs.Submission:
+    name = task.name or run_name()
+    return runs.Submission(
+        run_id=new_id(),
+        attempt_id=new_id(),
+        fleet_id=new_id(),
+        project=request.project,
+        name=name,
+        type=task.type,
+        request_key=request.request_key,
+        user=user,
+        configuration={**given(task), "name": name},
+        code=[ref.model_dump() for ref in request.code],
+        context=request.context.model_dump(),
+    )

@@ -36,8 +36,8 @@ async def run_frames(
             if last is None or _visible(current) != _visible(last):
                 yield RunFrame(run=current)
                 last = current
-            while chunks := await database.read(logs.read, attempt, offset, PIECE):
-                for chunk in chunks:
+            while offset < current.attempts[-1].log_size:
+                for chunk in await database.read_aside(logs.read, attempt, offset, PIECE):
                     yield _frame(chunk)
                     offset = chunk.offset + chunk.length
             if current.ended or not follow:
@@ -61,7 +61,7 @@ def _frame(chunk: logs.Chunk) -> Frame:
 
 async def raw_log(database: Database, attempt_id: str, offset: int) -> AsyncIterator[bytes]:
     """The bytes that are stored of a log, from ``offset``."""
-    while chunks := await database.read(logs.read, attempt_id, offset, PIECE):
+    while chunks := await database.read_aside(logs.read, attempt_id, offset, PIECE):
         for chunk in chunks:
             offset = chunk.offset + chunk.length
             if chunk.data:

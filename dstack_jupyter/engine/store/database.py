@@ -1,13 +1,15 @@
 """Opens the database and runs transactions off the loop.
 
-SQLite: WAL with ``synchronous=FULL`` (a commit that was answered survives a power cut), one thread writes, two read. The
-functions that run inside are plain and synchronous, take a ``Connection`` and can be tested without a loop.
+SQLite: WAL with ``synchronous=FULL`` (a commit that was answered survives a power cut). One thread serves the reconcilers; two
+more serve reads that may be long. The functions that run inside are plain and synchronous, take a ``Connection`` and can be
+tested without a loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,11 +69,12 @@ def _make_engine(path: Path) -> Engine:
 
 
 @dataclass(slots=True)
-class _Write:
-    """One caller's function on its way through the writer thread."""
+class _Call:
+    """One caller's function on its way through the store's thread."""
 
     function: Callable[[Connection], Any]
     future: asyncio.Future[Any]
+    writes: bool
     result: Any = None
     error: BaseException | None = None
 
@@ -88,20 +91,22 @@ class _Write:
 class Database:
     """The store's connection to its database. Made, opened and closed by the engine on its loop.
 
-    Writes that wait for the writer together are committed together, each in a savepoint of its own: one sync of the disk
+    Calls that wait for the thread together share one transaction, writes each in a savepoint of its own: one sync of the disk
     serves many runs, and the fault of one function undoes only that function.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._engine: Engine | None = None
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="dj-store-write")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dj-store")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dj-store-read")
-        self._waiting: deque[_Write] = deque()
+        self._waiting: deque[_Call] = deque()
+        self._draining = False
+        self._lock = threading.Lock()
 
     async def open(self) -> None:
         """Make or upgrade the database. Raises StorageFull, EngineError."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
         if not self._path.exists():
@@ -116,7 +121,7 @@ class Database:
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:
-        self._writer.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
         self._readers.shutdown(wait=True)
         if self._engine is not None:
             self._engine.dispose()
@@ -138,32 +143,44 @@ class Database:
         A caller that is cancelled does not undo or interrupt a commit under way. Raises what the function raises, and
         StorageFull when the disk is full (then nothing was changed).
         """
+        return await self._call(function, args, writes=True)
+
+    async def read(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Run a short ``function(connection, *args)`` on a consistent snapshot."""
+        return await self._call(function, args, writes=False)
+
+    async def _call(self, function: Callable[..., Result], args: tuple[Any, ...], *, writes: bool) -> Result:
         loop = asyncio.get_running_loop()
-        write = _Write(lambda connection: function(connection, *args), loop.create_future())
-        self._waiting.append(write)
-        self._writer.submit(self._drain, loop)
-        result: Result = await write.future
+        call = _Call(lambda connection: function(connection, *args), loop.create_future(), writes)
+        with self._lock:
+            self._waiting.append(call)
+            if not self._draining:
+                self._draining = True
+                self._thread.submit(self._drain, loop)
+        result: Result = await call.future
         return result
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On the writer thread: everything that waits now, in one transaction."""
-        batch: list[_Write] = []
-        while self._waiting and len(batch) < BATCH:
-            batch.append(self._waiting.popleft())
-        if not batch:
-            return  # an earlier round took what this one was meant for
-        try:
-            with self._transaction(reading=False) as connection:
-                for write in batch:
-                    _carry_out(connection, write, alone=len(batch) == 1)
-        except Exception as error:
-            # The transaction as a whole failed: nobody's change was kept.
-            for write in batch:
-                write.error = write.error or error
-        loop.call_soon_threadsafe(_answer, batch)
+        """On the store's thread: everything that waits, until nothing does."""
+        while True:
+            with self._lock:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                if not batch:
+                    self._draining = False
+                    return
+            writes = sum(call.writes for call in batch)
+            try:
+                with self._transaction(reading=not writes) as connection:
+                    for call in batch:
+                        _carry_out(connection, call, savepoint=call.writes and len(batch) > 1)
+            except Exception as error:
+                # The transaction as a whole failed: nobody's change was kept.
+                for call in batch:
+                    call.error = call.error or error
+            loop.call_soon_threadsafe(_answer, batch)
 
-    async def read(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Run ``function(connection, *args)`` on a consistent snapshot."""
+    async def read_aside(self, function: Callable[..., Result], *args: Any) -> Result:
+        """As ``read``, for what may take long (many rows, large values): it keeps no reconciler waiting."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
 
     def _read(self, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
@@ -171,20 +188,20 @@ class Database:
             return function(connection, *args)
 
 
-def _carry_out(connection: Connection, write: _Write, *, alone: bool) -> None:
-    """Run one write of a batch. Its own fault is kept for its caller; a full disk ends the whole transaction."""
-    if alone:
-        write.result = write.function(connection)
-        return
+def _carry_out(connection: Connection, call: _Call, *, savepoint: bool) -> None:
+    """Run one call of a batch. Its own fault is kept for its caller; a full disk ends the whole transaction."""
     try:
-        with connection.begin_nested():
-            write.result = write.function(connection)
+        if savepoint:
+            with connection.begin_nested():
+                call.result = call.function(connection)
+        else:
+            call.result = call.function(connection)
     except Exception as error:
-        if _is_full(error):
+        if _is_full(error) or (call.writes and not savepoint):
             raise
-        write.error = error
+        call.error = error
 
 
-def _answer(batch: list[_Write]) -> None:
-    for write in batch:
-        write.answer()
+def _answer(batch: list[_Call]) -> None:
+    for call in batch:
+        call.answer()

@@ -39,7 +39,8 @@ def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any
     """(fleet, the run that made it, that run's attempts, the fleet's instances)."""
     fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
     run = connection.execute(select(runs).where(runs.c.id == fleet.run_id)).one()
-    tried = connection.execute(select(attempts).where(attempts.c.run_id == run.id).order_by(attempts.c.num)).all()
+    states = select(attempts.c.id, attempts.c.state).where(attempts.c.run_id == run.id).order_by(attempts.c.num)
+    tried = connection.execute(states).all()
     rented = connection.execute(
         select(instances).where(instances.c.fleet_id == fleet_id).order_by(instances.c.created_at)
     ).all()
@@ -52,18 +53,20 @@ def open_fleets(connection: Connection) -> list[str]:
 
 def derive_run(connection: Connection, run_id: str) -> RunState:
     """Bring the run's row in line with its attempts; returns its state."""
-    run = connection.execute(select(runs).where(runs.c.id == run_id)).one()
+    columns = (runs.c.project, runs.c.name, runs.c.state, runs.c.desired)
+    run = connection.execute(select(*columns).where(runs.c.id == run_id)).one()
     if run.state in RUN_END:
         return RunState(run.state)
+    newest = select(attempts.c.job_id, attempts.c.state, attempts.c.reason, attempts.c.message, attempts.c.exit_code)
     jobs: dict[str, run_step.JobNow] = {}
-    for row in connection.execute(select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.num)):
+    for row in connection.execute(newest.where(attempts.c.run_id == run_id).order_by(attempts.c.num)):
         jobs[row.job_id] = run_step.JobNow(AttemptState(row.state), row.reason, row.message, row.exit_code)
     found = run_step.derive(list(jobs.values()), Desired(run.desired))
     if found.state == run.state:
         return found.state
     values: dict[str, Any] = {"state": found.state}
-    if found.state is RunState.RUNNING and run.started_at is None:
-        values["started_at"] = now()
+    if found.state is RunState.RUNNING:
+        values["started_at"] = func.coalesce(runs.c.started_at, now())
     if found.state in RUN_END:
         values |= {
             "reason": found.reason,
@@ -183,8 +186,7 @@ def move_instance(
     """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
     values: dict[str, Any] = {"state": state, "message": message}
     if data is not None:
-        before = connection.execute(select(instances.c.data).where(instances.c.id == instance_id)).scalar_one()
-        values["data"] = {**before, **data}
+        values["data"] = data
     if state in (InstanceState.IDLE, InstanceState.BUSY):
         values["started_at"] = func.coalesce(instances.c.started_at, now())
     if state is InstanceState.TERMINATED:
