@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..models.errors import BackendNotAvailable, DstackJupyterError
+from ..models.gpus import near_names
 from ..models.runs import Missing
-from ..offers.table import OfferTable, Requirements, near_gpus
+from ..offers.table import OfferTable, Requirements
 from . import registry
 
 
 def collect(wanted: Requirements) -> tuple[OfferTable, list[Missing]]:
-    """(offers that fit, cheapest first; backends without a row). Blocks. Raises NotFound for an unknown backend's name."""
-    names = [registry.entry(name)[0] for name in wanted.backends] or list(registry.entries)
+    """(offers that fit, cheapest first; backends without a row and why, those that had offers before the filters first).
+
+    Blocks; needs no engine. Raises NotFound for a backend's name that nobody knows.
+    """
+    asked = tuple(dict.fromkeys(registry.entry(name)[0] for name in wanted.backends))
     everything = OfferTable()
-    missing: list[Missing] = []
-    asked: list[str] = []
-    for name in names:
+    silent: list[Missing] = []
+    for name in asked or tuple(registry.entries):
         try:
-            everything.extend(registry.load(name).offers())
-            asked.append(name)
+            columns = registry.load(name).offers()
+            everything.extend(columns)
+            if not columns["backend"]:
+                silent.append(Missing(backend=name, reason="it has no offers"))
         except BackendNotAvailable as error:
-            missing.append(Missing(backend=name, reason="not available yet", hint=error.hint))
+            silent.append(Missing(backend=name, reason="not available yet", hint=error.hint))
         except DstackJupyterError as error:
-            missing.append(Missing(backend=name, reason=error.message, hint=error.hint))
-    found, blame = everything.query(wanted)
-    present = set(found.columns.get("backend", ()))
-    gpus = [near for name in (wanted.resources.gpu.name if wanted.resources.gpu else None) or () for near in near_gpus(name)]
-    hint = f"did you mean {', '.join(gpus)}?" if gpus else ""
-    missing[:0] = [
-        Missing(backend=name, reason=f"no offer passes the filter '{blame or 'combination'}'", hint=hint)
-        for name in asked
-        if name not in present
+            silent.append(Missing(backend=name, reason=error.message, hint=error.hint))
+    found = everything.query(replace(wanted, backends=asked))
+    hint = _near_gpus(wanted)
+    filtered = [
+        Missing(backend=name, reason=f"none of its offers passes `{by}`", hint=hint if by.startswith("gpu") else "")
+        for name, by in found.removed_by.items()
     ]
-    return found, missing
+    return found, filtered + silent
+
+
+def _near_gpus(wanted: Requirements) -> str:
+    """A hint where a GPU's name is not known but looks like one that is."""
+    gpu = wanted.resources.gpu
+    near = [match for name in (gpu.name if gpu is not None else None) or () for match in near_names(name)]
+    return f"did you mean {', '.join(dict.fromkeys(near))}?" if near else ""

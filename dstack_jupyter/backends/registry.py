@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -49,14 +50,24 @@ _entries: dict[str, Entry] = {
 }
 ALIASES = {"verda": "datacrunch"}
 _loaded: dict[str, Backend] = {}
+_loading = threading.RLock()
+"""Queries load backends in several threads at once; each backend is made once."""
 
 entries: Mapping[str, Entry] = MappingProxyType(_entries)
 
 
 def register(name: str, entry: Entry) -> None:
     """Add a backend of one's own, before an engine starts. For programs that embed us, and for tests."""
-    _entries[name] = entry
-    _loaded.pop(name, None)
+    with _loading:
+        _entries[name] = entry
+        _loaded.pop(name, None)
+
+
+def unregister(name: str) -> None:
+    """Take back a ``register``; a name that is not there is fine."""
+    with _loading:
+        _entries.pop(name, None)
+        _loaded.pop(name, None)
 
 
 def entry(name: str) -> tuple[str, Entry]:
@@ -74,17 +85,21 @@ def entry(name: str) -> tuple[str, Entry]:
 def load(name: str) -> Backend:
     """The backend, imported on first use. Raises NotFound, BackendNotAvailable (not built, or its extra is not installed)."""
     proper, found = entry(name)
-    if proper in _loaded:
-        return _loaded[proper]
     if not found.module:
         raise BackendNotAvailable(f"{found.title} is not available yet", hint="this version runs on `local`")
+    with _loading:
+        if proper not in _loaded:
+            _loaded[proper] = _make(found)
+        return _loaded[proper]
+
+
+def _make(found: Entry) -> Backend:
     module, _, attribute = found.module.partition(":")
     try:
         backend: Backend = getattr(importlib.import_module(module), attribute)()
     except ModuleNotFoundError as error:
         hint = f'pip install "dstack-jupyter[{found.extra}]"' if found.extra else ""
         raise BackendNotAvailable(f"{found.title} needs {error.name}, which is not installed", hint=hint) from error
-    _loaded[proper] = backend
     return backend
 
 

@@ -62,7 +62,7 @@ class Client:
                 time.sleep(0.1)
         raise AssertionError("unreachable")
 
-    def call(self, method: str, path: str, model: Any = None, **query: Any) -> Any:
+    def call(self, method: str, path: str, model: Any = None, /, **query: Any) -> Any:
         """One JSON call. Raises what the engine answers with, EngineUnavailable."""
         body = None if model is None else model.model_dump_json().encode()
         headers = {"Content-Type": "application/json"}
@@ -70,7 +70,7 @@ class Client:
             lambda socket: request(socket, method, path, query=query or None, body=body, headers=headers)
         )
 
-    def open(self, path: str, *, timeout: float = 60.0, **query: Any) -> HTTPResponse:
+    def open(self, path: str, /, *, timeout: float = 60.0, **query: Any) -> HTTPResponse:
         """A streaming GET; the caller reads and closes it."""
         return self._retrying(lambda socket: open_response(socket, "GET", path, query=query, timeout=timeout))
 

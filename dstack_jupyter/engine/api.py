@@ -315,7 +315,7 @@ class CodeHandler(Handler):
             self._path.unlink(missing_ok=True)
 
 
-REF = r"([A-Za-z0-9-]{1,64})"
+REF = r"([^/]{1,200})"
 ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/info", InfoHandler),
     ("/engine/handover", HandoverHandler),

@@ -28,7 +28,7 @@ KeyPath = tuple[str | int, ...]
 STANDARD = "tag:yaml.org,2002:"
 SCALARS = frozenset({"bool", "float", "int", "null", "str"})
 AS_TEXT = frozenset({"timestamp", "value"})
-"""What YAML 1.1 takes for a date, or a lone ``=``: text to us, unless written with that tag."""
+"""What YAML 1.1 takes for a date, or a lone ``=``: text to us."""
 MERGE = f"{STANDARD}merge"
 COLLECTIONS = frozenset({f"{STANDARD}map", f"{STANDARD}seq"})
 FORBIDDEN = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -92,7 +92,9 @@ class _Walk:
         if self.nodes > MOST_NODES:
             raise self.fail(node.start_mark, f"more than {MOST_NODES} nodes", "aliases multiply what they stand for")
         if len(path) > DEEPEST:
-            raise self.fail(node.start_mark, f"nested deeper than {DEEPEST} levels", "does an alias stand in its own anchor?")
+            raise self.fail(
+                node.start_mark, f"nested deeper than {DEEPEST} levels", "does an alias stand in its own anchor?"
+            )
         self.source.places.setdefault(path, self.at(node.start_mark))
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
@@ -129,10 +131,10 @@ class _Walk:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         kind = node.tag.removeprefix(STANDARD)
-        implied = node.style is None
-        if (kind in AS_TEXT or node.tag == MERGE) and implied:
+        plain = not node.style  # the two loaders say "" and None
+        if (kind in AS_TEXT or node.tag == MERGE) and plain:
             return node.value
-        if implied and ":" in node.value and kind in ("int", "float"):
+        if plain and ":" in node.value and kind in ("int", "float"):
             return node.value  # YAML 1.1 takes 22:22 for a number to base 60; here it is a pair of ports
         if kind not in SCALARS:
             raise self.fail(node.start_mark, "this tag is not allowed", "quote a text that begins with !")

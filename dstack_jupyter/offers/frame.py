@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..models.runs import Missing
-from .table import COLUMNS, TEXT, OfferTable
+from .table import COLUMNS, DERIVED, TEXT, OfferTable
 
 if TYPE_CHECKING:
     import pandas
@@ -14,10 +14,10 @@ NUMBERS = ("cpus", "memory_gb", "disk_gb", "gpu_memory_gb", "price")
 
 
 def to_frame(table: OfferTable, missing: list[Missing], query: dict[str, Any] | None = None) -> pandas.DataFrame:
-    """One row an offer. ``df.attrs``: ``missing`` (backends without rows and why), ``query``."""
+    """One row an offer. ``df.attrs``: ``missing`` (backends without rows and why), ``query``, ``empty`` (why there is no row)."""
     import pandas as pd
 
-    frame = pd.DataFrame({name: table.columns.get(name, []) for name in COLUMNS if name not in _DERIVED})
+    frame = pd.DataFrame({name: table.columns.get(name, []) for name in COLUMNS if name not in DERIVED})
     for name in NUMBERS:
         frame[name] = frame[name].astype("float64")
     frame["gpu_count"] = frame["gpu_count"].astype("int64")
@@ -31,7 +31,5 @@ def to_frame(table: OfferTable, missing: list[Missing], query: dict[str, Any] | 
     frame = frame[list(COLUMNS)]
     frame.attrs["missing"] = [line.model_dump() for line in missing]
     frame.attrs["query"] = query or {}
+    frame.attrs["empty"] = table.why_empty()
     return frame
-
-
-_DERIVED = frozenset({"price_per_gpu", "price_per_gpu_gb"})

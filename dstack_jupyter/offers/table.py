@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.configurations import TaskConfiguration
-from ..models.resources import CountRange, MemoryRange, Resources
+from ..models.resources import GPU, CountRange, MemoryRange, Resources
 from ..models.runs import OfferView
 
-TEXT = ("backend", "region", "zone", "instance_type", "gpu_vendor", "gpu_name", "cpu_arch", "availability", "reason", "source")
+TEXT = (
+    "backend",
+    "region",
+    "zone",
+    "instance_type",
+    "gpu_vendor",
+    "gpu_name",
+    "cpu_arch",
+    "availability",
+    "reason",
+    "source",
+)
 COLUMNS = (
     "backend", "region", "zone", "instance_type", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count",
     "gpu_memory_gb", "cpu_arch", "spot", "price", "price_per_gpu", "price_per_gpu_gb", "availability", "reason", "source",
@@ -19,14 +29,14 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of the DataFrame, in order (design §4)."""
 
+DERIVED = frozenset({"price_per_gpu", "price_per_gpu_gb"})
+"""Columns that are made of others, in the DataFrame only."""
+
 OWN_MACHINES = frozenset({"local", "ssh"})
 """Backends whose machines are the user's: the defaults of cpu, memory and disk do not filter them."""
 
-KNOWN_GPUS = (
-    "A10 A10G A16 A40 A100 A30 A4000 A5000 A6000 B200 B300 GH200 H100 H200 H100NVL L4 L40 L40S P100 P4 RTX2000Ada RTX3070 "
-    "RTX3080 RTX3090 RTX4000Ada RTX4080 RTX4090 RTX5000Ada RTX5090 RTX6000Ada RTXPRO6000 T4 V100 MI250X MI300X MI325X MI355X "
-    "v5litepod v5p v6e"
-).split()
+UNAVAILABLE = frozenset({"not_available", "no_quota", "no_balance", "busy"})
+"""Offers that cannot be had now: they are shown last, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,107 +65,146 @@ class Requirements:
         )
 
 
-Row = dict[str, Any]
-Test = Callable[[Row], bool]
+Columns = dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One wish: the words that an empty result is explained by, the columns it reads, the test of their values."""
+
+    name: str
+    columns: tuple[str, ...]
+    fits: Callable[..., bool]
+
+    def keep(self, columns: Columns, rows: list[int]) -> list[int]:
+        if len(self.columns) == 1:
+            values, fits = columns[self.columns[0]], self.fits
+            return [row for row in rows if fits(values[row])]
+        wanted = [columns[name] for name in self.columns]
+        return [row for row in rows if self.fits(*(values[row] for values in wanted))]
 
 
 def _within(value: float, wanted: MemoryRange | CountRange) -> bool:
     return (wanted.min is None or value >= wanted.min) and (wanted.max is None or value <= wanted.max)
 
 
-def _tests(wanted: Requirements) -> list[tuple[str, Test]]:
-    """The filters of a query with the words that an empty result is explained by."""
-    resources, gpu = wanted.resources, wanted.resources.gpu
-    asked = resources.model_fields_set
-
-    def resource(key: str, test: Test) -> tuple[str, Test]:
-        given = key in asked
-        return key, lambda row: (
-            test(row) if given else not wanted.defaults_filter or row["backend"] in OWN_MACHINES or test(row)
-        )
-
-    found: list[tuple[str, Test]] = []
-    if wanted.backends:
-        found.append(("backends", lambda row: row["backend"] in wanted.backends))
-    if wanted.regions:
-        found.append(("regions", lambda row: row["region"] in wanted.regions))
-    if wanted.instance_types:
-        found.append(("instance_types", lambda row: row["instance_type"] in wanted.instance_types))
+def _filters(wanted: Requirements) -> list[Filter]:
+    found: list[Filter] = []
+    for name, column, values in (
+        ("backends", "backend", wanted.backends),
+        ("regions", "region", wanted.regions),
+        ("instance_types", "instance_type", wanted.instance_types),
+    ):
+        if values:
+            found.append(Filter(name, (column,), frozenset(values).__contains__))
     # The user's own machines are neither spot nor on-demand; asking for spot alone leaves them out.
-    if wanted.spot is not None:
-        found.append(("spot", lambda row: row["spot"] == wanted.spot))
-    if wanted.max_price is not None:
-        found.append(("max_price", lambda row: row["price"] <= wanted.max_price))
-    found.append(resource("cpu", lambda row: _within(row["cpus"], resources.cpu.count)))
-    if resources.cpu.arch:
-        found.append(("cpu arch", lambda row: row["cpu_arch"] == resources.cpu.arch))
-    found.append(resource("memory", lambda row: _within(row["memory_gb"], resources.memory)))
-    found.append(resource("disk", lambda row: _within(row["disk_gb"], resources.disk.size)))
-    if gpu is not None:
-        names = {name.lower() for name in gpu.name or ()}
-        vendor, memory, total = gpu.vendor, gpu.memory, gpu.total_memory
-        if vendor:
-            found.append(("gpu vendor", lambda row: row["gpu_vendor"] == vendor))
-        if names:
-            found.append(("gpu name", lambda row: row["gpu_name"].lower() in names))
-        if memory is not None:
-            found.append(("gpu memory", lambda row: _within(row["gpu_memory_gb"], memory)))
-        # A machine of the user's own is shared: it fits if it has at least that many GPUs.
-        low = gpu.count.min or 0
-        found.append(
-            (
-                "gpu count",
-                lambda row: row["gpu_count"] >= low if row["backend"] in OWN_MACHINES else _within(row["gpu_count"], gpu.count),
-            )
-        )
-        if total is not None:
-            found.append(("gpu total memory", lambda row: _within(row["gpu_memory_gb"] * row["gpu_count"], total)))
+    if (spot := wanted.spot) is not None:
+        found.append(Filter("spot_policy", ("spot",), lambda value: value == spot))
+    if (highest := wanted.max_price) is not None:
+        found.append(Filter("max_price", ("price",), lambda value: value <= highest))
+    return (
+        found + _resource_filters(wanted) + ([] if wanted.resources.gpu is None else _gpu_filters(wanted.resources.gpu))
+    )
+
+
+def _resource_filters(wanted: Requirements) -> list[Filter]:
+    """cpu, memory and disk. What is a default filters rented machines only, or nothing."""
+    resources, found = wanted.resources, []
+    for name, column, size in (
+        ("cpu", "cpus", resources.cpu.count),
+        ("memory", "memory_gb", resources.memory),
+        ("disk", "disk_gb", resources.disk.size),
+    ):
+        asked = name in resources.model_fields_set
+        if asked or wanted.defaults_filter:
+            spared = frozenset() if asked else OWN_MACHINES
+
+            def fits(
+                backend: str, value: float, size: CountRange | MemoryRange = size, spared: frozenset[str] = spared
+            ) -> bool:
+                return backend in spared or _within(value, size)
+
+            found.append(Filter(name, ("backend", column), fits))
+    if arch := resources.cpu.arch:
+        found.append(Filter("cpu arch", ("cpu_arch",), lambda value: value == arch))
     return found
+
+
+def _gpu_filters(gpu: GPU) -> list[Filter]:
+    low = gpu.count.min or 0
+
+    def count(backend: str, value: int) -> bool:
+        # A machine of the user's own is shared: it fits if it has at least that many, and the job sees only its share.
+        return value >= low if backend in OWN_MACHINES else _within(value, gpu.count)
+
+    found: list[Filter] = []
+
+    def add(name: str, column: str, fits: Callable[[Any], bool]) -> None:
+        # Where no GPU will do too, what is asked of a GPU is not asked of a machine without one.
+        found.append(Filter(name, (column, "gpu_count"), lambda value, gpus: (low == 0 and gpus == 0) or fits(value)))
+
+    if vendor := gpu.vendor:
+        add("gpu vendor", "gpu_vendor", lambda value: value == vendor)
+    if names := frozenset(name.lower() for name in gpu.name or ()):
+        add("gpu name", "gpu_name", lambda value: value.lower() in names)
+    if (memory := gpu.memory) is not None:
+        add("gpu memory", "gpu_memory_gb", lambda value: _within(value, memory))
+    if (total := gpu.total_memory) is not None:
+
+        def fits(each: float, gpus: int) -> bool:
+            return (low == 0 and gpus == 0) or _within(each * gpus, total)
+
+        found.append(Filter("gpu total_memory", ("gpu_memory_gb", "gpu_count"), fits))
+    return [*found, Filter("gpu count", ("backend", "gpu_count"), count)]
 
 
 @dataclass(slots=True)
 class OfferTable:
-    """Columns of equal length, named as in ``COLUMNS`` less the derived prices."""
+    """Columns of equal length, named as in ``COLUMNS`` less the derived prices.
 
-    columns: dict[str, list[Any]] = field(default_factory=dict)
+    ``removed_by``: for each backend that a query left without a row, the filter that took the last one.
+    """
+
+    columns: Columns = field(default_factory=dict)
+    removed_by: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns.get("backend", ()))
 
-    def row(self, number: int) -> Row:
-        return {name: values[number] for name, values in self.columns.items()}
-
-    def extend(self, columns: dict[str, list[Any]]) -> None:
+    def extend(self, columns: Columns) -> None:
         """Add a backend's rows; a column it does not know stays empty in them."""
         before, more = len(self), len(columns["backend"])
-        for name in COLUMNS:
+        for name in (each for each in COLUMNS if each not in DERIVED):
             values = self.columns.setdefault(name, [""] * before)
             values.extend(columns.get(name, [""] * more))
 
-    def query(self, wanted: Requirements) -> tuple[OfferTable, str]:
-        """(rows that fit, cheapest first; the name of the filter that removed the last row, '' if some are left)."""
-        kept = list(range(len(self)))
-        blame = ""
-        for name, test in _tests(wanted):
-            left = [number for number in kept if test(self.row(number))]
-            if kept and not left:
-                blame = name
-            kept = left
-        prices = self.columns.get("price", [])
-        kept.sort(key=lambda number: (prices[number], number))
-        return OfferTable({name: [values[number] for number in kept] for name, values in self.columns.items()}), blame
+    def query(self, wanted: Requirements) -> OfferTable:
+        """The rows that fit, cheapest first; what cannot be had now comes last."""
+        rows = list(range(len(self)))
+        removed_by: dict[str, str] = {}
+        if rows:
+            backends = self.columns["backend"]
+            present = set(backends)
+            for each in _filters(wanted):
+                rows = each.keep(self.columns, rows)
+                left = {backends[row] for row in rows}
+                removed_by.update(dict.fromkeys(present - left, each.name))
+                present = left
+            prices, availability = self.columns["price"], self.columns["availability"]
+            rows.sort(key=lambda row: (availability[row] in UNAVAILABLE, prices[row]))
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return OfferTable(columns, removed_by)
+
+    def why_empty(self) -> str:
+        """One sentence for a query without a row; '' if there is one."""
+        if len(self):
+            return ""
+        if not self.removed_by:
+            return "no backend has an offer"
+        blame = ", ".join(dict.fromkeys(f"`{name}`" for name in self.removed_by.values()))
+        return f"no offer fits: {blame} removed the last {'one' if len(self.removed_by) == 1 else 'ones'}"
 
     def views(self) -> list[OfferView]:
-        fields = OfferView.model_fields
-        return [
-            OfferView(**{name: value for name, value in self.row(number).items() if name in fields})
-            for number in range(len(self))
-        ]
-
-
-def near_gpus(name: str) -> list[str]:
-    """Known GPU names that look like this one; none for a known name."""
-    known = {gpu.lower(): gpu for gpu in KNOWN_GPUS}
-    if name.lower() in known:
-        return []
-    return [known[match] for match in difflib.get_close_matches(name.lower(), known, 3, cutoff=0.5)]
+        names = [name for name in self.columns if name in OfferView.model_fields]
+        rows = zip(*(self.columns[name] for name in names), strict=True)
+        return [OfferView(**dict(zip(names, row, strict=True))) for row in rows]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from itertools import takewhile
 from typing import Any
 
 from ...machines.facts import HostFacts, local_facts
@@ -14,10 +16,13 @@ FRESH = 30.0
 
 
 def columns(facts: HostFacts) -> dict[str, list[Any]]:
-    """The offer of a machine with these facts. Mixed GPUs: the most frequent kind is what is offered."""
-    names = [gpu.name for gpu in facts.gpus]
-    name = max(set(names), key=names.count, default="")
-    gpus = [gpu for gpu in facts.gpus if gpu.name == name]
+    """The offer of a machine with these facts. Its disk is what is free.
+
+    Jobs get GPUs by number, so of mixed GPUs those are offered that begin the count and are of one kind.
+    """
+    gpus = list(takewhile(lambda gpu: gpu == facts.gpus[0], facts.gpus))
+    others = len(facts.gpus) - len(gpus)
+    left_out = [f"{others} more GPUs are of another kind and not offered"] if others else []
     return {
         "backend": ["local"],
         "region": ["local"],
@@ -25,16 +30,16 @@ def columns(facts: HostFacts) -> dict[str, list[Any]]:
         "instance_type": ["local"],
         "cpus": [facts.cpus],
         "memory_gb": [facts.memory_gb],
-        "disk_gb": [facts.disk_gb],
+        "disk_gb": [facts.disk_free_gb],
         "gpu_vendor": [gpus[0].vendor if gpus else ""],
-        "gpu_name": [name],
+        "gpu_name": [gpus[0].name if gpus else ""],
         "gpu_count": [len(gpus)],
         "gpu_memory_gb": [gpus[0].memory_gb if gpus else 0.0],
         "cpu_arch": [facts.arch],
         "spot": [False],
         "price": [0.0],
         "availability": ["available"],
-        "reason": [""],
+        "reason": ["; ".join([*left_out, *facts.notes])],
         "source": ["host"],
         "price_date": [""],
     }
@@ -44,14 +49,16 @@ class LocalBackend:
     """``backends.base.Backend`` for the machine that the engine runs on."""
 
     def __init__(self) -> None:
+        self._asking = threading.Lock()
         self._asked = float("-inf")
         self._columns: dict[str, list[Any]] = {}
 
     def offers(self) -> dict[str, list[Any]]:
-        if time.monotonic() - self._asked > FRESH:
-            self._columns = columns(local_facts(Home.default().root))
-            self._asked = time.monotonic()
-        return self._columns
+        with self._asking:
+            if time.monotonic() - self._asked > FRESH:
+                self._columns = columns(local_facts(Home.default().root))
+                self._asked = time.monotonic()
+            return self._columns
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
         """It is there already."""

@@ -1,0 +1,223 @@
+"""The Python functions behind ``%dstack``: the same names, the same words, usable in any program.
+
+Everything here is synchronous and returns objects; what shows things is in ``magics`` and ``display``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .client import Client, Log, Run, connect
+from .models.errors import ConfigurationError
+from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .models.configurations import TaskConfiguration
+
+__all__ = ["Client", "Log", "Run", "apply", "backends", "connect", "events", "logs", "offers", "plan", "ps", "run", "stop"]
+
+
+def offers(
+    *,
+    gpu: str | None = None,
+    cpu: str | None = None,
+    memory: str | None = None,
+    disk: str | None = None,
+    backends: tuple[str, ...] = (),
+    regions: tuple[str, ...] = (),
+    instance_types: tuple[str, ...] = (),
+    spot_policy: str | None = None,
+    max_price: float | None = None,
+    max_offers: int | None = None,
+) -> pandas.DataFrame:
+    """Every offer that fits, cheapest first. Needs no engine. Raises ConfigurationError, NotFound.
+
+    Columns as in design §4; ``df.attrs['missing']`` says for each backend without a row why.
+    """
+    from pydantic import ValidationError
+
+    from .backends import collect as backend_offers
+    from .models.resources import Resources
+    from .offers.frame import to_frame
+    from .offers.table import Requirements
+
+    asked = {"gpu": gpu, "cpu": cpu, "memory": memory, "disk": disk}
+    given = {key: value for key, value in asked.items() if value is not None}
+    try:
+        resources = Resources.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"--{first['loc'][0]} {given.get(str(first['loc'][0]))}: {message}") from None
+    wanted = Requirements(
+        resources=resources,
+        backends=tuple(backends),
+        regions=tuple(regions),
+        instance_types=tuple(instance_types),
+        spot={"spot": True, "on-demand": False}.get(spot_policy or ""),
+        max_price=max_price,
+        defaults_filter=False,
+    )
+    table, missing = backend_offers.collect(wanted)
+    frame = to_frame(table, missing, given)
+    if max_offers is not None:
+        attrs = frame.attrs
+        frame = frame.head(max_offers)
+        frame.attrs = attrs
+    return frame
+
+
+def load(text: str, *, file: str = "", first_line: int = 1) -> TaskConfiguration:
+    """A configuration from YAML, with variables that it only names taken from this process's environment."""
+    from .models.yaml_source import load_configuration
+
+    return load_configuration(text, file=file, env=os.environ, first_line=first_line)
+
+
+def given(task: TaskConfiguration) -> dict[str, Any]:
+    """The configuration as it goes over the wire: what the user set, and its type."""
+    return {**task.model_dump(mode="json", exclude_unset=True), "type": task.type}
+
+
+def plan(task: TaskConfiguration, *, project: str = "main", max_offers: int = 3) -> Plan:
+    """What ``apply`` would do and cost. Raises ConfigurationError, NotSupportedYet."""
+    return connect().plan(PlanRequest(configuration=given(task), project=project, max_offers=max_offers))
+
+
+def apply(
+    task: TaskConfiguration | str | Path, *, project: str = "main", base: Path | None = None, name: str | None = None
+) -> Run:
+    """Submit a run (a configuration, YAML text, or the path of a YAML file) and return its handle at once. Never asks.
+
+    Relative paths in it begin at ``base``: the file's folder, or the current one. Raises ConfigurationError, NotSupportedYet,
+    NotFound, LimitExceeded, Conflict, StorageFull.
+    """
+    from .client.pack import pack_task
+    from .models.yaml_source import read_file
+
+    if isinstance(task, Path):
+        base = base or task.parent
+        task = load(read_file(task), file=str(task))
+    elif isinstance(task, str):
+        task = load(task)
+    if name is not None:
+        task.name = name
+    client = connect()
+    packed = pack_task(task, base or Path.cwd())
+    try:
+        for archive in packed:
+            client.upload(archive.path, archive.sha256)
+    finally:
+        for archive in packed:
+            archive.path.unlink(missing_ok=True)
+    return client.apply(
+        ApplyRequest(
+            configuration=given(task),
+            project=project,
+            request_key=secrets.token_hex(16),
+            code=[CodeRef(sha256=archive.sha256, path=archive.dest) for archive in packed],
+            context=Context(cwd=str(base or Path.cwd()), python=sys.executable, session=_session()),
+        )
+    )
+
+
+def _session() -> str:
+    return os.environ.get("JPY_SESSION_NAME", "")
+
+
+def run(ref: str, *, project: str = "main") -> Run:
+    """One run by name (the newest of that name) or id. Raises NotFound."""
+    return connect().run(ref, project)
+
+
+def logs(ref: str, *, project: str = "main") -> Log:
+    """Everything stored of a run's log."""
+    return run(ref, project=project).logs()
+
+
+def stop(ref: str, *, project: str = "main", abort: bool = False) -> Run:
+    """Ask a run to end; returns at once."""
+    return run(ref, project=project).stop(abort)
+
+
+def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> pandas.DataFrame:
+    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, duration, exit_code, message, id."""
+    import pandas as pd
+
+    views = [found.view for found in connect().runs(project, all=all, last=last)]
+    rows = [
+        {
+            "name": view.name,
+            "state": str(view.state),
+            "backend": view.backend,
+            "instance_type": view.instance_type,
+            "price": view.price,
+            "cost": view.cost,
+            "submitted": pd.Timestamp(view.submitted_at, unit="s", tz="UTC"),
+            "finished": pd.Timestamp(view.finished_at, unit="s", tz="UTC") if view.finished_at else pd.NaT,
+            "exit_code": view.exit_code,
+            "message": view.message,
+            "id": view.id,
+        }
+        for view in views
+    ]
+    columns = "name state backend instance_type price cost submitted finished exit_code message id".split()
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["exit_code"] = frame["exit_code"].astype("Int64")
+    return frame
+
+
+def backends() -> pandas.DataFrame:
+    """Every backend, and whether it can be used. Needs no engine."""
+    import pandas as pd
+
+    from .backends import registry
+
+    return pd.DataFrame([view.model_dump() for view in registry.views()])
+
+
+def events(*, project: str = "main", run: str = "", after: int = 0, last: int = 100) -> pandas.DataFrame:
+    """The event log: seq, time, actor, kind, name, action, message, id."""
+    import pandas as pd
+
+    found = connect().events(project, after=after, limit=last, run=run)
+    columns = "seq time actor kind name action message id".split()
+    frame = pd.DataFrame([event.model_dump() for event in found], columns=["at", *columns])
+    frame["time"] = pd.to_datetime(frame["at"].astype("float64"), unit="s", utc=True)
+    return frame[columns]
+
+
+def doctor() -> list[dict[str, Any]]:
+    """Checks of this installation: ``[{check, ok, message, hint}]``; a broken engine is a finding, no error."""
+    from .models.errors import DstackJupyterError
+    from .models.home import Home
+
+    home = Home.default()
+    lines: list[dict[str, Any]] = [{"check": "home", "ok": True, "message": str(home.root), "hint": ""}]
+    try:
+        client = connect()
+        info = client.info()
+        what = f"hosted by a {'Jupyter server' if info.host == 'server' else 'process of its own'}, pid {info.pid}"
+        lines.append({"check": "host", "ok": not info.problems, "message": "; ".join([what, *info.problems]), "hint": ""})
+        lines += client.doctor()
+    except DstackJupyterError as error:
+        lines.append({"check": "engine", "ok": False, "message": error.message, "hint": error.hint})
+    return lines
+
+
+def to_json(value: Any) -> str:
+    """JSON of a frame (a list of rows), a run, a log or plain data."""
+    if hasattr(value, "to_json"):
+        return json.dumps(json.loads(value.to_json(orient="records", date_format="iso")), indent=2)
+    if isinstance(value, Run):
+        return value.view.model_dump_json(indent=2)
+    if isinstance(value, Log):
+        return json.dumps({"run": value.run, "text": value.text, "gaps": value.gaps}, indent=2)
+    return json.dumps(value, indent=2, default=str)

@@ -1,0 +1,79 @@
+"""``jupyter dstack``: the same commands from a shell. Exit codes: 0 done, 1 failed, 2 usage, 130 detached."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..models.errors import ConfigurationError, ConfirmationNeeded, DstackJupyterError
+from . import parser
+
+if TYPE_CHECKING:
+    from ..display.logview import View
+    from ..models.runs import RunView
+
+PROG = "jupyter dstack"
+
+
+class TerminalFace:
+    is_notebook = False
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def ask(self, question: str) -> bool:
+        if not sys.stdin.isatty():
+            raise ConfirmationNeeded(f"nobody can be asked here: {question}", hint="add -y to launch without being asked")
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    def view(self, run: RunView) -> View:
+        from ..display.logview import TerminalView
+
+        return TerminalView(run)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script's entry."""
+    try:
+        args = parser.parse(sys.argv[1:] if arguments is None else arguments, PROG)
+    except parser.HelpShown as shown:
+        print(shown.text)
+        return 0
+    except ConfigurationError as error:
+        print("\n".join(error._lines()), file=sys.stderr)
+        return 2
+    try:
+        from .commands import run_command
+
+        result = run_command(args, TerminalFace(), None)
+    except DstackJupyterError as error:
+        print("\n".join(error._lines()), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    if not result.shown:
+        _show(result.value, as_json=getattr(args, "json", False))
+    return 0
+
+
+def _show(value: Any, *, as_json: bool) -> None:
+    from ..api import to_json
+    from .commands import Report
+
+    if as_json:
+        print(to_json(value.lines if isinstance(value, Report) else value))
+    elif isinstance(value, bytes):
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+    elif hasattr(value, "to_string"):
+        print(value.to_string(index=False))
+    elif isinstance(value, list):
+        print("\n".join(str(item) for item in value))
+    elif value is not None:
+        print(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""What each command does: one function per noun, from parsed arguments to an object. Shared by cells and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import api
+from ..client import Run, connect
+from ..display import logview
+from ..display.words import money, plan_line, price
+from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed
+from ..models.states import RunState
+
+if TYPE_CHECKING:
+    from ..models.configurations import TaskConfiguration
+    from ..models.runs import Plan, RunView
+
+LAST_LINES = 20
+
+
+class Face(Protocol):
+    """Where a command is used: a notebook, a terminal IPython, or a shell."""
+
+    is_notebook: bool
+
+    def say(self, text: str) -> None:
+        """A line for the user, on the main thread."""
+
+    def ask(self, question: str) -> bool:
+        """A yes or no. Raises ConfirmationNeeded where nobody can be asked."""
+
+    def view(self, run: RunView) -> logview.View:
+        """A fresh view of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command gives back. ``shown``: the user has seen it, so it is not echoed again."""
+
+    value: Any = None
+    shown: bool = False
+
+
+def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    frame = api.offers(
+        gpu=args.gpu,
+        cpu=args.cpu,
+        memory=args.memory,
+        disk=args.disk,
+        backends=tuple(args.backend),
+        regions=tuple(args.region),
+        instance_types=tuple(args.instance_type),
+        spot_policy=args.spot_policy,
+        max_price=args.max_price,
+        max_offers=args.max_offers,
+    )
+    missing = frame.attrs["missing"]
+    waiting = [line["backend"] for line in missing if line["reason"] == "not available yet"]
+    for line in missing:
+        if line["backend"] not in waiting:
+            hint = f" ({line['hint']})" if line["hint"] else ""
+            face.say(f"no offers of {line['backend']}: {line['reason']}{hint}")
+    if waiting and not args.json:
+        face.say(f"not available yet: {', '.join(waiting)}")
+    return Result(frame)
+
+
+def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    task, base = _configuration(args, body)
+    plan = api.plan(task, project=args.project, max_offers=args.max_offers)
+    if task.name is not None and plan.active_run:
+        # Submitting says so too, but code need not be packed and sent to learn it.
+        raise _active(connect().run(plan.active_run, args.project))
+    if not plan.offers:
+        raise NoCapacity(plan_line(plan), hint="`%dstack offers` shows what there is and which filter removed it")
+    _confirm(plan, face, yes=args.yes)
+    task.name = plan.run_name
+    run = api.apply(task, project=args.project, base=base)
+    if args.detach:
+        face.say(f"run {run.name} was submitted; `%dstack attach {run.name}` follows it")
+        return Result(run)
+    return _follow(run, face)
+
+
+def _active(run: Run) -> Conflict:
+    return Conflict(
+        f"a run named {run.name!r} is active ({run.state})",
+        hint=f"follow it with `%dstack attach {run.name}`, end it with `%dstack stop {run.name}`, or choose another name",
+    )
+
+
+def _configuration(args: argparse.Namespace, body: str | None) -> tuple[TaskConfiguration, Path]:
+    """The configuration of a cell's body or a file with the flags laid over it, and the folder its paths begin at."""
+    from ..models.yaml_source import read_file
+
+    if body is not None and args.file:
+        raise ConfigurationError("a cell's body and -f are two configurations", hint="use `%dstack apply -f FILE` alone")
+    if body is not None:
+        task, base = api.load(body, first_line=2), Path.cwd()
+    elif args.file == "-":
+        task, base = api.load(sys.stdin.read(), file="<stdin>"), Path.cwd()
+    elif args.file:
+        path = Path(args.file).expanduser()
+        task, base = api.load(read_file(path), file=str(path)), path.parent.absolute()
+    else:
+        raise ConfigurationError("apply needs a configuration", hint="`%%dstack apply` with YAML below, or -f FILE")
+    _lay_over(task, args)
+    return task, base
+
+
+def _lay_over(task: TaskConfiguration, args: argparse.Namespace) -> None:
+    """Flags win over the configuration. Raises ConfigurationError that names the flag."""
+    from pydantic import ValidationError
+
+    flags: dict[str, Any] = {
+        "name": args.name,
+        "max_duration": args.max_duration,
+        "max_price": args.max_price,
+        "spot_policy": args.spot_policy,
+        "backends": args.backend or None,
+        "regions": args.region or None,
+        "instance_types": args.instance_type or None,
+    }
+    asked = {key: getattr(args, key) for key in ("gpu", "cpu", "memory", "disk") if getattr(args, key)}
+    try:
+        for key, value in flags.items():
+            if value is not None:
+                setattr(task, key, value)
+        if asked:
+            task.resources = type(task.resources).model_validate(
+                {**task.resources.model_dump(exclude_unset=True), **asked}
+            )
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        flag = "-".join(str(part) for part in fault["loc"][:1])
+        raise ConfigurationError(f"--{flag}: {fault['msg'].removeprefix('Value error, ')}") from None
+    for item in args.env:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigurationError(f"-e {name}: expected NAME=value")
+        task.env = {**task.env, name: value}
+
+
+def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
+    """Show what it costs; ask before money is spent (design §4: price 0 never asks)."""
+    face.say(plan_line(plan))
+    for note in plan.notes:
+        face.say(note)
+    if plan.price == 0:
+        return
+    for offer in plan.offers:
+        spot = " spot" if offer.spot else ""
+        face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
+    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else ", with no end set"
+    if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):
+        raise ConfirmationNeeded("not launched", hint="nothing was started")
+
+
+def _follow(run: Run, face: Face) -> Result:
+    """Show a run until it has ended; an interrupt detaches. Raises RunFailed."""
+    view = face.view(run.view)
+    thread = logview.follow(run.stream(), view)
+    try:
+        logview.wait(thread)
+    except KeyboardInterrupt:
+        text = f"detached: run {run.name} goes on; `%dstack attach {run.name}` follows it, `%dstack stop {run.name}` ends it"
+        say = getattr(view, "say", face.say)
+        say(text)
+        if not face.is_notebook:
+            raise
+        return Result(run, shown=True)
+    check(run)
+    return Result(run, shown=True)
+
+
+def check(run: Run) -> None:
+    """Raises RunFailed for a run that ended without success; one that its user stopped is no failure."""
+    view = run.view
+    if view.state is RunState.DONE or view.reason in ("stopped_by_user", "aborted_by_user"):
+        return
+    lines = run.logs().tail(LAST_LINES).lines
+    raise RunFailed(
+        f"run {run.name} {view.state}: {view.message or view.reason}",
+        hint=f"its log is above; `%dstack logs {run.name}` has all of it, `%dstack events --run {run.name}` the story",
+        run=run.name,
+        exit_code=view.exit_code,
+        last_lines=lines,
+    )
+
+
+def ps(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    return Result(api.ps(project=args.project, all=args.all, last=args.last))
+
+
+def logs(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    run = api.run(args.run, project=args.project)
+    if args.follow:
+        return _follow(run, face)
+    if args.raw:
+        return Result(run.raw())
+    log = run.logs()
+    if args.tail is not None:
+        log = log.tail(args.tail)
+    return Result(log.frame() if args.df else log)
+
+
+def attach(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    return _follow(api.run(args.run, project=args.project), face)
+
+
+def stop(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    run = api.run(args.run, project=args.project)
+    if run.ended:
+        face.say(f"run {run.name} has ended already ({run.state})")
+        return Result(run)
+    run.stop(args.abort)
+    # What ends at once is shown ended; what takes its time is not waited for.
+    deadline = time.monotonic() + 3
+    while not run.ended and time.monotonic() < deadline:
+        time.sleep(0.05)
+        run.refresh()
+    return Result(run)
+
+
+def pull(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    return Result(api.run(args.run, project=args.project).pull(args.path, Path(args.to).expanduser()))
+
+
+def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    return Result(api.backends())
+
+
+def events(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    return Result(api.events(project=args.project, run=args.run, after=args.after, last=args.last))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the doctor found; prints as a list of checks."""
+
+    lines: list[dict[str, Any]]
+
+    @property
+    def ok(self) -> bool:
+        return all(line["ok"] for line in self.lines)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{'ok  ' if line['ok'] else 'BAD '} {line['check']:<12} {line['message']}"
+            + (f"\n     {'':<12} → {line['hint']}" if line["hint"] else "")
+            for line in self.lines
+        )
+
+
+def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    return Result(Report(api.doctor()))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = {
+    "offers": offers,
+    "apply": apply,
+    "ps": ps,
+    "logs": logs,
+    "attach": attach,
+    "stop": stop,
+    "pull": pull,
+    "backends": backends,
+    "events": events,
+    "doctor": doctor,
+}
+
+
+def run_command(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    """Carry out parsed arguments. Raises models.errors only."""
+    try:
+        return COMMANDS[args.noun](args, face, body)
+    finally:
+        for notice in connect().notices:
+            face.say(notice)
+        connect().notices.clear()

@@ -1,0 +1,89 @@
+"""Tab completion of ``%dstack``: commands, flags, backends, runs seen before, files. Never asks anybody: it must be instant."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from . import parser
+
+LINE = re.compile(r"%%?dstack\s+(?P<rest>.*)$")
+TAKES_RUN = ("logs", "attach", "stop", "pull")
+MOST_RUNS = 50
+
+
+class Completer:
+    """One for each shell. ``learn`` is called with every result; ``match`` is an IPython context matcher."""
+
+    def __init__(self) -> None:
+        self._runs: list[str] = []
+        self._flags: dict[str, list[str]] = {}
+
+    def learn(self, value: Any) -> None:
+        """Remember the names of runs in a result."""
+        name = getattr(value, "name", None)
+        found = [name] if isinstance(name, str) else []
+        columns = getattr(value, "columns", ())
+        if "name" in columns and "exit_code" in columns:
+            found += list(value["name"])
+        for run in reversed(found):
+            if run in self._runs:
+                self._runs.remove(run)
+            self._runs.insert(0, run)
+        del self._runs[MOST_RUNS:]
+
+    def candidates(self, line: str) -> tuple[str, list[str]]:
+        """(the word being completed, what it can become) for a line up to the cursor; nothing for other lines."""
+        found = LINE.search(line)
+        if found is None:
+            return "", []
+        words = found["rest"].split(" ")
+        word, before = words[-1], [part for part in words[:-1] if part]
+        if not before:
+            return word, [noun for noun in parser.NOUNS if noun.startswith(word)]
+        noun = parser.ALIASES.get(before[0], before[0])
+        if before[-1] in ("-b", "--backend"):
+            from ..backends import registry
+
+            names = list(registry.entries)
+        elif before[-1] in ("-f", "--file") and noun == "apply":
+            names = _files(word)
+        elif word.startswith("-"):
+            names = self._of_noun(noun)
+        elif noun in TAKES_RUN and len([part for part in before if not part.startswith("-")]) == 1:
+            names = self._runs
+        else:
+            names = []
+        return word, [name for name in names if name.startswith(word)]
+
+    def _of_noun(self, noun: str) -> list[str]:
+        if noun not in parser.NOUNS:
+            return []
+        if noun not in self._flags:
+            actions: list[argparse.Action] = parser.subparser(parser.build(), noun)._actions
+            self._flags[noun] = sorted(flag for action in actions for flag in action.option_strings)
+        return self._flags[noun]
+
+    def match(self, context: Any) -> Any:
+        """IPython calls this on the main thread for every completion."""
+        from IPython.core.completer import SimpleCompletion
+
+        line = context.line_with_cursor[: context.cursor_position]
+        word, found = self.candidates(line)
+        return {
+            "completions": [SimpleCompletion(text=name, type="dstack") for name in found],
+            "matched_fragment": word,
+            "suppress": bool(found),
+        }
+
+
+def _files(word: str) -> list[str]:
+    folder = Path(word).expanduser().parent if word else Path()
+    prefix = word[: len(word) - len(Path(word).name)] if word else ""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [f"{prefix}{e.name}/" if e.is_dir() else f"{prefix}{e.name}" for e in entries if not e.name.startswith(".")]

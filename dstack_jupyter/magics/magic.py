@@ -1,0 +1,111 @@
+"""``%dstack`` and ``%%dstack``: thin faces of ``commands``. Importing this loads neither pandas nor pydantic."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand, output_can_be_silenced
+
+from ..models.errors import ConfigurationError, ConfirmationNeeded
+from . import parser
+from .completer import Completer
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ..display.logview import View
+    from ..models.runs import RunView
+
+
+class ShellFace:
+    """The IPython shell that a command is used from: a kernel's or a terminal's."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.is_notebook = hasattr(shell, "kernel")
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def ask(self, question: str) -> bool:
+        try:
+            return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except KeyboardInterrupt:
+            return False
+        except (EOFError, NotImplementedError) as error:  # StdinNotImplementedError is one
+            raise ConfirmationNeeded(
+                f"nobody can be asked here: {question}", hint="add -y to launch without being asked; nothing was started"
+            ) from error
+
+    def view(self, run: RunView) -> View:
+        from ..display.logview import NotebookView, TerminalView
+
+        return NotebookView(run) if self.is_notebook else TerminalView(run)
+
+
+@magics_class
+class DstackMagics(Magics):  # type: ignore[misc]
+    """Holds the magic and its completer."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self.face = ShellFace(shell)
+        self.completer = Completer()
+
+    @line_cell_magic  # type: ignore[untyped-decorator]
+    @no_var_expand
+    @output_can_be_silenced
+    def dstack(self, line: str, cell: str | None = None) -> Any:
+        """Launch and watch runs: offers, apply, ps, logs, attach, stop, pull, backends, events, doctor.
+
+        `%dstack` alone lists the commands, `%dstack COMMAND -h` explains one. Line magics return objects:
+        `df = %dstack offers`; `%%dstack apply` takes YAML as the cell's body, `-o VAR` stores its run.
+        """
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise ConfigurationError(f"the line cannot be split into words: {error}", hint="close the quotes") from None
+        if cell is not None and (not words or words[0].startswith("-")):
+            words.insert(0, "apply")
+        try:
+            args = parser.parse(words, "dstack")
+        except parser.HelpShown as shown:
+            print(shown.text)
+            return None
+        if cell is not None and args.noun != "apply":
+            raise ConfigurationError(f"%%dstack {args.noun} takes no body", hint=f"use `%dstack {args.noun}`")
+        from .commands import run_command
+
+        result = run_command(args, self.face, cell)
+        self.completer.learn(result.value)
+        if getattr(args, "json", False):
+            from ..api import to_json
+            from .commands import Report
+
+            print(to_json(result.value.lines if isinstance(result.value, Report) else result.value))
+            return None
+        name = getattr(args, "into", None)
+        if name:
+            if not name.isidentifier():
+                raise ConfigurationError(f"-o {name}: this is no name of a variable")
+            self.shell.push({name: result.value})
+            return None
+        # A cell that has shown its run needs no echo of it; a line magic's value is what it is for.
+        return None if result.shown and cell is not None else result.value
+
+
+def register(shell: InteractiveShell) -> None:
+    """Add the magic and its completion to a shell. Called once by ``load_ipython_extension``."""
+    magics = DstackMagics(shell)
+    shell.register_magics(magics)
+    if shell.Completer is not None:
+        shell.Completer.custom_matchers.append(magics.completer.match)
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Take both back."""
+    found = shell.magics_manager.registry.pop("DstackMagics", None)
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("dstack", None)
+    if found is not None and shell.Completer is not None and found.completer.match in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(found.completer.match)

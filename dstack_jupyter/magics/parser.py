@@ -1,0 +1,206 @@
+"""The one parser of ``%dstack``, ``%%dstack`` and ``jupyter dstack``: nouns, flags, help."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..models.errors import ConfigurationError
+
+ALIASES = {"offer": "offers", "event": "events", "backend": "backends", "log": "logs", "run": "ps", "list": "ps"}
+
+
+class HelpShown(Exception):  # noqa: N818 - no error: the user asked for it
+    """``-h`` was given; ``text`` is the help."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises our errors, never exits and never prints."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"`%{self.prog} -h` shows what there is"
+        wrong = re.search(r"unrecognized arguments: (\S+)", message)
+        if wrong:
+            flag = wrong[1].partition("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            hint = f"did you mean {near[0]}?" if near else hint
+        chosen = re.search(r"invalid choice: '([^']+)'", message)
+        if chosen:
+            near = difflib.get_close_matches(chosen[1], [*NOUNS, *ALIASES], 1)
+            message = f"there is no command {chosen[1]!r}"
+            hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(NOUNS)}"
+        raise ConfigurationError(f"{self.prog}: {message}", hint=hint)
+
+    def print_help(self, file: Any = None) -> None:
+        raise HelpShown(self.format_help())
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise HelpShown(message or "")
+
+
+def _project(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", default="main", help="namespace of runs (default: main)")
+
+
+def _output(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("-o", metavar="VAR", dest="into", help=f"store {what} in this variable")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+
+
+def _resources(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the machine must have")
+    group.add_argument("--gpu", help="such as 24GB, A100:80GB:1.., H100:8")
+    group.add_argument("--cpu", help="such as 4.., arm:8")
+    group.add_argument("--memory", help="such as 32GB..")
+    group.add_argument("--disk", help="such as 200GB..")
+    group.add_argument("-b", "--backend", action="append", default=[], metavar="NAME", help="only this backend; repeatable")
+    group.add_argument("-r", "--region", action="append", default=[], metavar="NAME", help="only this region; repeatable")
+    group.add_argument("--instance-type", action="append", default=[], metavar="NAME", help="only this type; repeatable")
+    group.add_argument("--max-price", type=float, metavar="DOLLARS", help="per hour at most")
+    spot = group.add_mutually_exclusive_group()
+    spot.add_argument("--spot", dest="spot_policy", action="store_const", const="spot", help="spot only")
+    spot.add_argument("--on-demand", dest="spot_policy", action="store_const", const="on-demand", help="on-demand only")
+    spot.add_argument("--spot-auto", dest="spot_policy", action="store_const", const="auto", help="both")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="name or id of a run")
+
+
+def _offers(parser: argparse.ArgumentParser) -> None:
+    _resources(parser)
+    parser.add_argument("--max-offers", type=int, metavar="N", help="the cheapest N only")
+    _output(parser, "the DataFrame")
+
+
+def _apply(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--file", metavar="FILE", help="the YAML file (in a cell: the cell's body)")
+    parser.add_argument("-n", "--name", help="name of the run")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask before money is spent")
+    parser.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="no secrets here: cells are saved")
+    parser.add_argument("--max-duration", metavar="DURATION", help="such as 2h: ends the run on the machine itself")
+    parser.add_argument("--max-offers", type=int, default=3, metavar="N", help="offers that the plan shows")
+    _resources(parser)
+    _project(parser)
+    _output(parser, "the run")
+
+
+def _ps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="ended runs too")
+    parser.add_argument("-n", "--last", type=int, metavar="N", help="the last N runs")
+    _project(parser)
+    _output(parser, "the DataFrame")
+
+
+def _logs(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    parser.add_argument("--df", action="store_true", help="a DataFrame with time, job, line")
+    parser.add_argument("--raw", action="store_true", help="the bytes as they are")
+    parser.add_argument("--tail", type=int, metavar="N", help="the last N lines")
+    _project(parser)
+    _output(parser, "the log")
+
+
+def _attach(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    _project(parser)
+    parser.add_argument("-o", metavar="VAR", dest="into", help="store the run in this variable")
+
+
+def _stop(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-x", "--abort", action="store_true", help="kill it at once")
+    parser.add_argument("-y", "--yes", action="store_true", help="accepted for dstack's sake: stopping never asks")
+    _project(parser)
+
+
+def _pull(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("path", metavar="PATH", nargs="?", default=".", help="file or folder in the run's working folder")
+    parser.add_argument("--to", metavar="DIR", default=".", help="where to (default: here)")
+    _project(parser)
+    parser.add_argument("-o", metavar="VAR", dest="into", help="store the list of paths in this variable")
+
+
+def _backends(parser: argparse.ArgumentParser) -> None:
+    _output(parser, "the DataFrame")
+
+
+def _events(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", default="", help="of this run only")
+    parser.add_argument("--after", type=int, default=0, metavar="SEQ", help="after this number")
+    parser.add_argument("-n", "--last", type=int, default=100, metavar="N", help="how many (default: 100)")
+    _project(parser)
+    _output(parser, "the DataFrame")
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+
+
+NOUNS: dict[str, tuple[str, Any]] = {
+    "offers": ("every offer that fits, cheapest first, as a DataFrame", _offers),
+    "apply": ("run a configuration: shows plan and price, launches, streams the log", _apply),
+    "ps": ("runs and their states", _ps),
+    "logs": ("the log of a run", _logs),
+    "attach": ("follow a run: its state and its whole log", _attach),
+    "stop": ("end a run", _stop),
+    "pull": ("copy results of a run to here", _pull),
+    "backends": ("backends and whether they can be used", _backends),
+    "events": ("who did what, when and why", _events),
+    "doctor": ("examine this installation", _doctor),
+}
+
+EXAMPLES = """
+examples:
+  df = %dstack offers --gpu 24GB..        a plain pandas DataFrame
+  %%dstack apply -n train                 YAML in the cell; interrupting it detaches
+  %dstack logs train --df                 the log as a DataFrame
+  %dstack pull train metrics.csv          a result of the run
+"""
+
+
+def build(prog: str = "dstack") -> Parser:
+    """The whole parser; ``prog`` is how the user calls it."""
+    parser = Parser(prog=prog, description="Launch and watch runs.", epilog=EXAMPLES)
+    nouns = parser.add_subparsers(dest="noun", metavar="COMMAND", parser_class=Parser, title="commands")
+    for noun, (text, fill) in NOUNS.items():
+        fill(nouns.add_parser(noun, help=text, description=text, prog=f"{prog} {noun}"))
+    return parser
+
+
+def parse(arguments: Sequence[str], prog: str = "dstack") -> argparse.Namespace:
+    """Arguments as a namespace with ``noun``. Raises HelpShown, ConfigurationError with the nearest word."""
+    words = list(arguments)
+    parser = build(prog)
+    if not words or words[0] in ("help", "-h", "--help"):
+        raise HelpShown(parser.format_help() if len(words) < 2 else _help_of(words[1], prog))
+    words[0] = ALIASES.get(words[0], words[0])
+    found, unknown = parser.parse_known_args(words)
+    if unknown:
+        subparser(parser, words[0]).error(f"unrecognized arguments: {' '.join(unknown)}")
+    return found
+
+
+def subparser(parser: Parser, noun: str) -> Parser:
+    action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found: Parser = action.choices[noun]
+    return found
+
+
+def _help_of(noun: str, prog: str) -> str:
+    noun = ALIASES.get(noun, noun)
+    return subparser(build(prog), noun).format_help() if noun in NOUNS else build(prog).format_help()

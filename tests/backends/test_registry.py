@@ -1,0 +1,172 @@
+"""The registry of backends, the collection of their offers, and the contract that `local` keeps."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dstack_jupyter.backends import registry
+from dstack_jupyter.backends.collect import collect
+from dstack_jupyter.backends.local.compute import LocalBackend, columns
+from dstack_jupyter.machines.facts import GPUFacts, HostFacts
+from dstack_jupyter.models.errors import BackendError, BackendNotAvailable, NotFound
+from dstack_jupyter.models.resources import Resources
+from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.offers.table import Requirements
+
+PAGE = {
+    "vm": [
+        "aws",
+        "azure",
+        "gcp",
+        "lambda",
+        "nebius",
+        "vultr",
+        "cudo",
+        "oci",
+        "datacrunch",
+        "amddevcloud",
+        "digitalocean",
+    ]
+    + ["hotaisle", "cloudrift"],
+    "container": ["kubernetes", "runpod", "vastai"],
+    "on-prem": ["ssh"],
+    "marketplace": ["dstack"],
+    "local": ["local"],
+}
+
+
+class Broken:
+    """A backend of a program's own, whose vendor refuses."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+
+    def offers(self) -> dict[str, list[Any]]:
+        raise BackendError("the key is not valid", hint="make a new one")
+
+    def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
+        raise BackendError("the key is not valid")
+
+    def terminate_instance(self, identity: str, data: dict[str, Any]) -> None:
+        raise BackendError("the key is not valid")
+
+
+@pytest.fixture
+def broken() -> Iterator[str]:
+    module = types.ModuleType("a_program_of_ones_own")
+    module.Broken = Broken  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    registry.register("broken", registry.Entry("Broken", "vm", f"{module.__name__}:Broken"))
+    yield "broken"
+    registry.unregister("broken")
+    del sys.modules[module.__name__]
+
+
+def test_all_names_of_the_page_are_known_with_their_kind() -> None:
+    views = {view.name: view for view in registry.views()}
+    assert {name: view.kind for name, view in views.items()} == {
+        name: kind for kind, names in PAGE.items() for name in names
+    }
+    assert [name for name, view in views.items() if view.status == "ready"] == ["local"]
+    assert all(view.message for view in views.values())
+
+
+@pytest.mark.parametrize("name", [name for names in PAGE.values() for name in names if name != "local"] + ["verda"])
+def test_those_not_built_answer_so(name: str) -> None:
+    with pytest.raises(BackendNotAvailable, match="not available yet"):
+        registry.load(name)
+
+
+def test_an_unknown_name_suggests_a_near_one() -> None:
+    with pytest.raises(NotFound) as caught:
+        registry.load("runpods")
+    assert "runpod" in caught.value.hint
+    with pytest.raises(NotFound):
+        collect(Requirements(Resources(), backends=("awss",)))
+
+
+def test_a_missing_extra_gives_the_line_to_install() -> None:
+    registry.register("extra", registry.Entry("Extra", "vm", "no_such_vendor_sdk.compute:Backend", extra="extra"))
+    try:
+        with pytest.raises(BackendNotAvailable) as caught:
+            registry.load("extra")
+        assert caught.value.hint == 'pip install "dstack-jupyter[extra]"'
+    finally:
+        registry.unregister("extra")
+
+
+def test_a_backend_is_made_once_however_many_threads_ask(broken: str) -> None:
+    Broken.made = 0
+    threads = [threading.Thread(target=registry.load, args=(broken,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Broken.made == 1
+
+
+def test_a_backend_that_fails_says_why_beside_the_others(broken: str) -> None:
+    found, missing = collect(Requirements(Resources()))
+    assert found.columns["backend"] == ["local"]
+    reasons = {line.backend: (line.reason, line.hint) for line in missing}
+    assert reasons[broken] == ("the key is not valid", "make a new one")
+    assert reasons["aws"][0] == "not available yet"
+
+
+def test_only_the_backends_asked_for_are_asked() -> None:
+    found, missing = collect(Requirements(Resources(), backends=("verda", "datacrunch", "local", "local")))
+    assert found.columns["backend"] == ["local"]
+    assert [line.backend for line in missing] == ["datacrunch"]
+
+
+def test_a_filter_that_leaves_nothing_is_named_with_near_gpus() -> None:
+    _, missing = collect(Requirements(Resources.model_validate({"gpu": "A1000"}), backends=("local",)))
+    (line,) = missing
+    assert (line.backend, line.reason) == ("local", "none of its offers passes `gpu name`")
+    assert "A100" in line.hint
+
+
+def test_the_offer_of_this_machine(tmp_path: Path) -> None:
+    found, _ = collect(Requirements(Resources(), backends=("local",)))
+    (offer,) = found.views()
+    assert (offer.backend, offer.region, offer.instance_type, offer.price) == ("local", "local", "local", 0)
+    assert (offer.source, offer.availability) == ("host", "available")
+    assert offer.cpus > 0 and offer.memory_gb > 0
+
+
+def test_local_creates_and_terminates_nothing_however_often() -> None:
+    backend = LocalBackend()
+    (offer,) = collect(Requirements(Resources(), backends=("local",)))[0].views()
+    for _ in range(2):
+        assert backend.create_instance("dj-x-y", offer) == {}
+    for _ in range(2):
+        backend.terminate_instance("dj-x-y", {})
+
+
+def facts(*gpus: GPUFacts, notes: tuple[str, ...] = ()) -> HostFacts:
+    return HostFacts(cpus=4, memory_gb=16, disk_gb=100, disk_free_gb=50, arch="x86", gpus=gpus, notes=notes)
+
+
+def test_gpus_are_offered_as_jobs_count_them() -> None:
+    t4, a100 = GPUFacts("nvidia", "T4", 16), GPUFacts("nvidia", "A100", 80)
+    same = columns(facts(a100, a100))
+    assert (same["gpu_name"], same["gpu_count"], same["gpu_memory_gb"], same["reason"]) == (["A100"], [2], [80], [""])
+    mixed = columns(facts(t4, a100, a100))
+    assert (mixed["gpu_name"], mixed["gpu_count"]) == (["T4"], [1])
+    assert mixed["reason"] == ["2 more GPUs are of another kind and not offered"]
+
+
+def test_a_tool_that_failed_is_told_with_the_offer() -> None:
+    none = columns(facts(notes=("nvidia-smi failed with exit code 9",)))
+    assert (none["gpu_count"], none["gpu_name"], none["gpu_vendor"]) == ([0], [""], [""])
+    assert none["reason"] == ["nvidia-smi failed with exit code 9"]
+    assert none["disk_gb"] == [50]

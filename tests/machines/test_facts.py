@@ -1,0 +1,156 @@
+"""Facts of a machine from the output of vendors' tools, from control groups, and from this machine itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dstack_jupyter.machines import facts
+from dstack_jupyter.machines.facts import GPUFacts, parse_amd_smi, parse_nvidia_smi, parse_rocm_smi
+from dstack_jupyter.models.gpus import near_names, short_name, sold_memory
+
+ROCM_CARD = {  # a card as rocm-smi 6 prints it; ids shortened
+    "VRAM Total Memory (B)": "21458059264",
+    "VRAM Total Used Memory (B)": "27856896",
+    "Card Series": "Radeon RX 7900 XT",
+    "Card Model": "0x744c",
+    "Card Vendor": "Advanced Micro Devices, Inc. [AMD/ATI]",
+    "GFX Version": "gfx1100",
+}
+AMD_CARD = {
+    "gpu": 0,
+    "asic": {"market_name": "AMD Instinct MI300X OAM", "vendor_id": "0x1002", "num_compute_units": 304},
+    "vram": {"type": "HBM3", "vendor": "HYNIX", "size": {"value": 196592, "unit": "MB"}, "bit_width": 8192},
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "memory"),
+    [
+        ("NVIDIA A100-SXM4-80GB, 81920", "A100", 80),
+        ("NVIDIA A100-SXM4-40GB, 40960", "A100", 40),
+        ("NVIDIA H100 80GB HBM3, 81559", "H100", 80),
+        ("NVIDIA H100 NVL, 95830", "H100NVL", 94),
+        ("Tesla T4, 15360", "T4", 16),
+        ("Tesla V100-SXM2-16GB, 16160", "V100", 16),
+        ("NVIDIA L4, 23034", "L4", 24),
+        ("NVIDIA GeForce RTX 4090, 24564", "RTX4090", 24),
+        ("NVIDIA GeForce RTX 3080 Ti, 12288", "RTX3080Ti", 12),
+        ("NVIDIA RTX A6000, 49140", "A6000", 48),
+        ("NVIDIA RTX 6000 Ada Generation, 49140", "RTX6000Ada", 48),
+        ("NVIDIA GB10, [N/A]", "GB10", 0),
+        ("NVIDIA Whatever 1, 2048", "Whatever1", 2),
+    ],
+)
+def test_nvidia_smi(line: str, name: str, memory: float) -> None:
+    assert parse_nvidia_smi(f"{line}\n{line}\n") == [GPUFacts("nvidia", name, memory)] * 2
+
+
+@pytest.mark.parametrize("text", ["", "\n", "No devices were found\n", "a, b, c\n"])
+def test_nvidia_smi_without_devices(text: str) -> None:
+    assert parse_nvidia_smi(text) == []
+
+
+def test_rocm_smi_counts_cards_by_number_and_leaves_out_the_processors_own() -> None:
+    own = {"VRAM Total Memory (B)": "67108864", "Card Series": "Raphael"}
+    big = {"VRAM Total Memory (B)": "206141652992", "Card series": "AMD Instinct MI300X"}
+    text = json.dumps({"card10": big, "card2": ROCM_CARD, "card1": own, "system": {"Driver version": "6.8"}})
+    assert parse_rocm_smi(text) == [GPUFacts("amd", "RX7900XT", 20), GPUFacts("amd", "MI300X", 192)]
+
+
+def test_amd_smi_in_both_forms() -> None:
+    found = [GPUFacts("amd", "MI300X", 192)] * 2
+    assert parse_amd_smi(json.dumps([AMD_CARD, AMD_CARD])) == found
+    assert parse_amd_smi(json.dumps({"gpu_data": [AMD_CARD, {**AMD_CARD, "vram": {"size": "196592 MB"}}]})) == found
+
+
+@pytest.mark.parametrize("parse", [parse_amd_smi, parse_rocm_smi])
+@pytest.mark.parametrize("text", ["", "WARNING: no GPU", "[1]", "1", "null"])
+def test_what_is_not_an_answer(parse: Callable[[str], list[GPUFacts]], text: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        parse(text)
+
+
+def test_names_and_sizes() -> None:
+    assert short_name("NVIDIA RTX PRO 6000 Blackwell Server Edition") == "RTXPRO6000"
+    assert sold_memory("H100", 60.04) == 60.0
+    assert near_names("A10O")[0] in {"A10", "A100"}
+    assert "RTX4090" in near_names("rtx490")
+    assert near_names("h100") == []
+    assert near_names("qqqqqqqq") == []
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_limits_of_control_groups_v2(tmp_path: Path) -> None:
+    membership = "0::/user.slice/session.scope\n"
+    assert facts.cpu_limit(tmp_path, membership) == float("inf")
+    write(tmp_path / "user.slice/session.scope/cpu.max", "max 100000\n")
+    write(tmp_path / "user.slice/session.scope/memory.max", "max\n")
+    write(tmp_path / "user.slice/cpu.max", "150000 100000\n")
+    write(tmp_path / "user.slice/memory.max", "1073741824\n")
+    write(tmp_path / "other.slice/cpu.max", "1000 100000\n")
+    assert facts.cpu_limit(tmp_path, membership) == 1.5
+    assert facts.memory_limit(tmp_path, membership) == 1 << 30
+    # In a container the group named is not there, and the root is the container's own.
+    write(tmp_path / "cpu.max", "50000 100000\n")
+    assert facts.cpu_limit(tmp_path, "0::/docker/0123\n") == 0.5
+
+
+def test_limits_of_control_groups_v1(tmp_path: Path) -> None:
+    membership = "12:memory:/job\n3:cpu,cpuacct:/job\n1:name=systemd:/job\n"
+    write(tmp_path / "cpu/job/cpu.cfs_quota_us", "200000\n")
+    write(tmp_path / "cpu/job/cpu.cfs_period_us", "100000\n")
+    write(tmp_path / "cpu/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path / "cpu/cpu.cfs_period_us", "100000\n")
+    write(tmp_path / "memory/job/memory.limit_in_bytes", "4096\n")
+    assert facts.cpu_limit(tmp_path, membership) == 2
+    assert facts.memory_limit(tmp_path, membership) == 4096
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_tools_on_the_path_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert facts.gpus_of_tools() == ([], [])
+    tool(tmp_path, "nvidia-smi", "echo 'NVIDIA L4, 23034'")
+    tool(tmp_path, "rocm-smi", f"echo '{json.dumps({'card0': ROCM_CARD})}'")
+    assert facts.gpus_of_tools() == ([GPUFacts("nvidia", "L4", 24), GPUFacts("amd", "RX7900XT", 20)], [])
+
+
+def test_a_tool_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool(tmp_path, "amd-smi", "exec sleep 60")
+    assert facts.run_tool("amd-smi", timeout=0.2) == ("", "amd-smi did not answer in 0.2 s")
+    assert facts.run_tool("no-such-tool") == ("", "")
+
+
+def test_a_tool_that_fails_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool(tmp_path, "nvidia-smi", 'echo "couldn\'t communicate with the NVIDIA driver"; exit 9')
+    tool(tmp_path, "rocm-smi", "echo no GPU")
+    found = facts.local_facts(tmp_path / "not" / "made" / "yet")
+    assert found.gpus == ()
+    assert found.notes == (
+        "nvidia-smi failed with exit code 9: couldn't communicate with the NVIDIA driver",
+        "rocm-smi answered in a form that is not known",
+    )
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    found = facts.local_facts(tmp_path)
+    assert 0 < found.cpus <= (os.cpu_count() or 1)
+    assert 0.1 < found.memory_gb <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 + 0.1
+    assert 0 < found.disk_free_gb <= found.disk_gb
+    assert found.arch in ("x86", "arm")
