@@ -15,9 +15,7 @@ NO_OP = {"type": "task", "commands": ["true"]}
 
 
 def apply(client: Client) -> Run:
-    return client.apply(
-        ApplyRequest(configuration=NO_OP, request_key=secrets.token_hex(8), context=Context(cwd="/"))
-    )
+    return client.apply(ApplyRequest(configuration=NO_OP, request_key=secrets.token_hex(8), context=Context(cwd="/")))
 
 
 def figures() -> list[Figure]:

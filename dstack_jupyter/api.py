@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
     from .models.configurations import TaskConfiguration
 
-__all__ = ["Client", "Log", "Run", "apply", "backends", "connect", "events", "logs", "offers", "plan", "ps", "run", "stop"]
+__all__ = [
+    "Client",
+    "Log",
+    "Run",
+    "apply",
+    "backends",
+    "connect",
+    "events",
+    "logs",
+    "offers",
+    "plan",
+    "ps",
+    "run",
+    "stop",
+]
 
 
 def offers(
@@ -81,14 +95,9 @@ def load(text: str, *, file: str = "", first_line: int = 1) -> TaskConfiguration
     return load_configuration(text, file=file, env=os.environ, first_line=first_line)
 
 
-def given(task: TaskConfiguration) -> dict[str, Any]:
-    """The configuration as it goes over the wire: what the user set, and its type."""
-    return {**task.model_dump(mode="json", exclude_unset=True), "type": task.type}
-
-
 def plan(task: TaskConfiguration, *, project: str = "main", max_offers: int = 3) -> Plan:
     """What ``apply`` would do and cost. Raises ConfigurationError, NotSupportedYet."""
-    return connect().plan(PlanRequest(configuration=given(task), project=project, max_offers=max_offers))
+    return connect().plan(PlanRequest(configuration=task.given(), project=project, max_offers=max_offers))
 
 
 def apply(
@@ -100,7 +109,7 @@ def apply(
     NotFound, LimitExceeded, Conflict, StorageFull.
     """
     from .client.pack import pack_task
-    from .models.yaml_source import read_file
+    from .models.yaml_reader import read_file
 
     if isinstance(task, Path):
         base = base or task.parent
@@ -119,7 +128,7 @@ def apply(
             archive.path.unlink(missing_ok=True)
     return client.apply(
         ApplyRequest(
-            configuration=given(task),
+            configuration=task.given(),
             project=project,
             request_key=secrets.token_hex(16),
             code=[CodeRef(sha256=archive.sha256, path=archive.dest) for archive in packed],
@@ -168,7 +177,19 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
         }
         for view in views
     ]
-    columns = "name state backend instance_type price cost submitted finished exit_code message id".split()
+    columns = [
+        "name",
+        "state",
+        "backend",
+        "instance_type",
+        "price",
+        "cost",
+        "submitted",
+        "finished",
+        "exit_code",
+        "message",
+        "id",
+    ]
     frame = pd.DataFrame(rows, columns=columns)
     frame["exit_code"] = frame["exit_code"].astype("Int64")
     return frame
@@ -188,7 +209,7 @@ def events(*, project: str = "main", run: str = "", after: int = 0, last: int = 
     import pandas as pd
 
     found = connect().events(project, after=after, limit=last, run=run)
-    columns = "seq time actor kind name action message id".split()
+    columns = ["seq", "time", "actor", "kind", "name", "action", "message", "id"]
     frame = pd.DataFrame([event.model_dump() for event in found], columns=["at", *columns])
     frame["time"] = pd.to_datetime(frame["at"].astype("float64"), unit="s", utc=True)
     return frame[columns]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..models.errors import BackendNotAvailable, DstackJupyterError
 from ..models.gpus import near_names
-from ..models.runs import Missing
+from ..models.runs import NOT_AVAILABLE_YET, Missing
 from ..offers.table import OfferTable, Requirements
 from . import registry
 
@@ -26,7 +26,13 @@ def collect(wanted: Requirements) -> tuple[OfferTable, list[Missing]]:
             if not columns["backend"]:
                 silent.append(Missing(backend=name, reason="it has no offers"))
         except BackendNotAvailable as error:
-            silent.append(Missing(backend=name, reason="not available yet", hint=error.hint))
+            silent.append(
+                Missing(
+                    backend=name,
+                    reason=NOT_AVAILABLE_YET if not registry.entry(name)[1].module else error.message,
+                    hint=error.hint,
+                )
+            )
         except DstackJupyterError as error:
             silent.append(Missing(backend=name, reason=error.message, hint=error.hint))
     found = everything.query(replace(wanted, backends=asked))

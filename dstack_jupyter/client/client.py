@@ -56,9 +56,7 @@ class Client:
             except BROKEN as error:
                 self.forget()
                 if not remaining:
-                    raise EngineUnavailable(
-                        f"the engine does not answer ({error})", hint="`%dstack doctor` says more"
-                    ) from error
+                    raise EngineUnavailable(f"the engine does not answer ({error})", hint="`%dstack doctor` says more") from error
                 time.sleep(0.1)
         raise AssertionError("unreachable")
 
@@ -66,9 +64,7 @@ class Client:
         """One JSON call. Raises what the engine answers with, EngineUnavailable."""
         body = None if model is None else model.model_dump_json().encode()
         headers = {"Content-Type": "application/json"}
-        return self._retrying(
-            lambda socket: request(socket, method, path, query=query or None, body=body, headers=headers)
-        )
+        return self._retrying(lambda socket: request(socket, method, path, query=query or None, body=body, headers=headers))
 
     def open(self, path: str, /, *, timeout: float = 60.0, **query: Any) -> HTTPResponse:
         """A streaming GET; the caller reads and closes it."""

@@ -112,7 +112,7 @@ def _of_git(folder: Path) -> list[PurePosixPath] | None:
     return [name for name in names if os.path.lexists(folder / name) and not (folder / name).is_dir()]
 
 
-def _ignore_rules(folder: Path, names: tuple[str, ...]) -> list[tuple[PurePosixPath, pathspec.PathSpec]]:
+def _ignore_rules(folder: Path, names: tuple[str, ...]) -> list[tuple[PurePosixPath, pathspec.GitIgnoreSpec]]:
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != ".git"]
@@ -135,7 +135,8 @@ def _write(source: Path, entries: list[tuple[Path, str]], dest: str) -> Packed:
             size = file.tell()
         if size > LARGEST:
             raise _too_large(source, entries, size)
-        digest = hashlib.file_digest(open(name, "rb"), "sha256").hexdigest()
+        with open(name, "rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
     except BaseException:
         os.unlink(name)
         raise

@@ -142,4 +142,3 @@ class Run:
         code = "" if self.exit_code in (None, 0) else f", exit code {self.exit_code}"
         where = f" on {self.view.backend}" if self.view.backend else ""
         return f"<Run {self.name}: {self.state}{code}{where}>"
-

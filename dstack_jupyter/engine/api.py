@@ -59,7 +59,8 @@ def same_user(connection: socket.socket) -> bool:
     if not hasattr(socket, "SO_PEERCRED"):
         return True  # macOS: the folder's 0700 and the socket's 0600 are the guard
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", credentials)[1] == os.getuid()
+    _, user, _ = struct.unpack("3i", credentials)
+    return bool(user == os.getuid())
 
 
 class Handler(web.RequestHandler):
@@ -262,9 +263,7 @@ class EventsHandler(Handler):
         service = await self.context.service()
         after = self.number("after", 0)
         if self.flag("follow"):
-            await self.stream(
-                "application/x-ndjson", with_pings(service.follow_events(project=self.project, after=after))
-            )
+            await self.stream("application/x-ndjson", with_pings(service.follow_events(project=self.project, after=after)))
             return
         limit = min(self.number("limit", 100), 1000)
         run = self.get_query_argument("run", "")

@@ -125,9 +125,7 @@ class AttemptReconciler:
             self._machine(instance).unwatch(attempt_id)
 
 
-def _store(
-    connection: Connection, attempt: Row[Any], instance: Row[Any] | None, report: JobReport, step: steps.Step
-) -> None:
+def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None, report: JobReport, step: steps.Step) -> None:
     """The outcome of one look in one transaction: bytes with their offset, what was lost, and the move."""
     if report.data and not logs.append(connection, attempt.id, attempt.log_offset, report.data):
         # Somebody stored these bytes already; what this look saw is old. The next look reads on from the new offset.

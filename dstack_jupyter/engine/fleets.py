@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row
 
 from ..models.configurations import TaskConfiguration
 from ..models.errors import NoCapacity
-from ..models.runs import OfferView
+from ..models.runs import NOT_AVAILABLE_YET, OfferView
 from ..models.states import AttemptState, Desired, FleetState, InstanceState, Reason
 from .bus import Bus
 from .names import identity, new_id
@@ -88,7 +88,8 @@ class FleetReconciler:
         offers, missing = await self._provisioning.offers(run.configuration)
         try:
             if not offers:
-                why = "; ".join(f"{line.backend}: {line.reason}" for line in missing) or "no backend has an offer"
+                told = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
+                why = "; ".join(f"{line.backend}: {line.reason}" for line in told) or "no backend has an offer"
                 raise NoCapacity(f"no offer fits ({why})")
             instance_id = new_id()
             name = identity(self._installation, instance_id)

@@ -46,9 +46,7 @@ class EngineHost:
     ``released`` is called (on our loop) after a handover: a process then ends.
     """
 
-    def __init__(
-        self, home: Home, kind: Literal["server", "process"], released: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, home: Home, kind: Literal["server", "process"], released: Callable[[], None] | None = None) -> None:
         self.home = home
         self.kind = kind
         self.started_at = time.time()

@@ -33,9 +33,7 @@ def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any],
         "DSTACK_GPUS_PER_NODE": str(len(gpus)),
         "DSTACK_GPUS_NUM": str(len(gpus)),
     }
-    # A run that asked for no GPU sees none: on a shared machine they are exclusive.
-    visible = ",".join(str(number) for number in gpus)
-    hardware = {"CUDA_VISIBLE_DEVICES": visible, "HIP_VISIBLE_DEVICES": visible}
+    hardware = gpu_environment(instance.offer.get("gpu_vendor", ""), gpus)
     return JobSpec(
         attempt_id=attempt.id,
         commands=task.commands,
@@ -46,3 +44,16 @@ def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any],
         max_duration=seconds(task.max_duration),
         stop_duration=seconds(task.stop_duration, STOP_DURATION),
     )
+
+
+def gpu_environment(vendor: str, gpus: list[int]) -> dict[str, str]:
+    """Variables that show a job its GPUs and no others: on a shared machine they are exclusive. None asked for: none seen.
+
+    PCI order is what nvidia-smi counts in, and so what the claims count in; CUDA's own default may differ.
+    """
+    visible = ",".join(str(number) for number in gpus)
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": visible if vendor != "amd" else "",
+        "HIP_VISIBLE_DEVICES": visible if vendor == "amd" else "",
+    }

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from ..backends import registry
 from ..backends.collect import collect
-from ..models.configurations import TaskConfiguration, unsupported
-from ..models.errors import ConfigurationError, NotSupportedYet, Problem
+from ..models.configurations import TaskConfiguration, notes, unsupported
+from ..models.errors import NotSupportedYet
 from ..models.home import Home
 from ..models.runs import Guard, Missing, OfferView, Plan
+from ..models.yaml_reader import Source
+from ..models.yaml_source import validate_task
 from ..offers.table import Requirements
 from .names import run_name
 
@@ -29,26 +29,11 @@ THREADS = 16
 
 def checked(configuration: dict[str, Any]) -> TaskConfiguration:
     """The configuration as a model. Raises ConfigurationError naming every fault, NotSupportedYet for what is not built."""
-    kind = configuration.get("type", "task")
-    if kind != "task":
-        raise NotSupportedYet(f"type {kind!r} is not supported yet", hint="this version runs `type: task`")
-    try:
-        task = TaskConfiguration.model_validate(configuration)
-    except ValidationError as error:
-        problems = [
-            Problem(message=fault["msg"], key=".".join(str(part) for part in fault["loc"]))
-            for fault in error.errors(include_input=False, include_context=False, include_url=False)
-        ]
-        raise ConfigurationError("the configuration is not valid", problems=problems) from None
+    task = validate_task(Source(configuration, ""))
     keys = unsupported(task)
     if keys:
         raise NotSupportedYet(f"not supported yet: {', '.join(keys)}", hint="leave these keys out for now")
     return task
-
-
-def given(task: TaskConfiguration) -> dict[str, Any]:
-    """The configuration as the user gave it: defaults stay out, since only what was asked for filters one's own machines."""
-    return {**task.model_dump(mode="json", exclude_unset=True), "type": task.type}
 
 
 def seconds(duration: int | str | None, default: int = 0) -> int:
@@ -81,6 +66,7 @@ def make_plan(task: TaskConfiguration, offers: list[OfferView], missing: list[Mi
         price=price,
         max_cost=price * duration / 3600 if duration else None,
         guard=guard_of(offers[0], configuration) if offers else no_guard,
+        notes=notes(task),
     )
 
 

@@ -54,9 +54,7 @@ Handler = Callable[[Key], Awaitable[Next]]
 class WorkQueue:
     """Use it from the engine's loop only. ``parallel`` handlers run at once; ``failed`` hears of every exception."""
 
-    def __init__(
-        self, handler: Handler, *, parallel: int = 32, failed: Callable[[Key, Exception], None] | None = None
-    ) -> None:
+    def __init__(self, handler: Handler, *, parallel: int = 32, failed: Callable[[Key, Exception], None] | None = None) -> None:
         self._handler = handler
         self._slots = asyncio.Semaphore(parallel)
         self._failed = failed

@@ -24,7 +24,7 @@ from ..models.states import RUN_END
 from . import doctor, streams
 from .bus import Bus
 from .names import new_id, run_name
-from .provisioning import Provisioning, checked, given, make_plan
+from .provisioning import Provisioning, checked, make_plan
 from .queue import Key
 from .store import events, moves, runs
 from .store.database import Database
@@ -66,7 +66,7 @@ class Service:
     async def plan(self, request: PlanRequest) -> Plan:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
-        offers, missing = await self._provisioning.offers(given(task))
+        offers, missing = await self._provisioning.offers(task.given())
         plan = make_plan(task, offers, missing, request.max_offers)
         plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
         return plan
@@ -207,7 +207,7 @@ def _submission(request: ApplyRequest, task: TaskConfiguration, user: str) -> ru
         type=task.type,
         request_key=request.request_key,
         user=user,
-        configuration={**given(task), "name": name},
+        configuration={**task.given(), "name": name},
         code=[ref.model_dump() for ref in request.code],
         context=request.context.model_dump(),
     )

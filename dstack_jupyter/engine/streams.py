@@ -48,7 +48,14 @@ async def run_frames(
 
 def _visible(view: RunView) -> tuple[object, ...]:
     """What makes a new run frame worth sending: not the growing cost and log size."""
-    return (view.state, view.reason, view.message, view.backend, view.instance_type, tuple(c.message for c in view.conditions))
+    return (
+        view.state,
+        view.reason,
+        view.message,
+        view.backend,
+        view.instance_type,
+        tuple(c.message for c in view.conditions),
+    )
 
 
 def _frame(chunk: logs.Chunk) -> Frame:

@@ -130,9 +130,7 @@ def cpu_limit(root: Path, membership: str) -> float:
     """Cores that the control groups (v2 or v1) below ``root`` allow; infinite where they set no limit."""
     limits = [float("inf")]
     for folder in _groups(root, membership, "cpu"):
-        quota = _numbers(folder / "cpu.max") or _numbers(folder / "cpu.cfs_quota_us") + _numbers(
-            folder / "cpu.cfs_period_us"
-        )
+        quota = _numbers(folder / "cpu.max") or _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
         if len(quota) == 2 and quota[0] > 0 and quota[1] > 0:
             limits.append(quota[0] / quota[1])
     return min(limits)

@@ -115,7 +115,5 @@ def inside(folder: Path, path: str) -> Path:
             there = sorted(entry.name for entry in target.parent.iterdir())[:12]
         except OSError:
             there = []
-        raise NotFound(
-            f"the run left no {path!r}", hint=f"there is: {', '.join(there)}" if there else "the folder is empty"
-        )
+        raise NotFound(f"the run left no {path!r}", hint=f"there is: {', '.join(there)}" if there else "the folder is empty")
     return target

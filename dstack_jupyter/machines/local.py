@@ -12,7 +12,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -71,12 +70,30 @@ def _just_began(folder: Path) -> bool:
     return False
 
 
+def _spawn(command: list[str]) -> int:
+    """Start a supervisor in a session of its own, with nothing of ours: no descriptors, no environment, no ignored signals."""
+    return os.posix_spawn(
+        command[0],
+        command,
+        {"PATH": SYSTEM_PATH},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT),  # Python ignores the first two: a job must not
+    )
+
+
 class LocalMachine:
     """``Machine`` for the computer that the engine runs on. ``jobs`` is the folder of its job folders."""
 
     def __init__(self, jobs: Path) -> None:
         self._jobs = jobs
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, int] = {}
+        self._exits: dict[str, int] = {}
         self._watch = FolderWatch()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="dj-local")
 
@@ -97,15 +114,9 @@ class LocalMachine:
             raise ConfigurationError(f"there is no shell {spec.shell} on this machine", hint="set `shell: sh`")
         try:
             job_folder.write(folder, spec)
-            self._children[spec.attempt_id] = subprocess.Popen(
+            self._children[spec.attempt_id] = _spawn(
                 ["/bin/sh", "-c", job_folder.supervisor_script(), "dj", str(folder)]
-                + [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell],
-                env={"PATH": SYSTEM_PATH},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
+                + [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell]
             )
         except OSError as error:
             if error.errno in DISK_FULL:
@@ -133,8 +144,8 @@ class LocalMachine:
         return JobReport(started=True, data=data, lost="" if alive else self._why_lost(attempt_id))
 
     def _why_lost(self, attempt_id: str) -> str:
-        child = self._children.pop(attempt_id, None)
-        if child is not None and child.returncode == EXIT_NO_SPACE:
+        self._children.pop(attempt_id, None)
+        if self._exits.pop(attempt_id, None) == EXIT_NO_SPACE:
             return f"the disk that holds {self._jobs} is full: the job could not be started"
         return "the job's supervisor is gone: it was killed, or this machine was restarted"
 
@@ -151,13 +162,18 @@ class LocalMachine:
     def _child_runs(self, attempt_id: str) -> bool:
         """Whether the supervisor is our child and lives: true also before it had time to write its pid."""
         child = self._children.get(attempt_id)
-        return child is not None and child.poll() is None
+        if child is None or attempt_id in self._exits:
+            return False
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            self._exits[attempt_id] = os.waitstatus_to_exitcode(status)
+        return not ended
 
     def _collect(self, attempt_id: str) -> None:
         """Wait for a supervisor that has written `exit`: its last instruction. Else it stays a zombie."""
         child = self._children.pop(attempt_id, None)
-        if child is not None:
-            child.wait()
+        if child is not None and self._exits.pop(attempt_id, None) is None:
+            os.waitpid(child, 0)
 
     async def end(self, attempt_id: str, *, abort: bool) -> None:
         await self._run(self._end, attempt_id, signal.SIGUSR1 if abort else signal.SIGTERM)
@@ -182,7 +198,7 @@ class LocalMachine:
         folder = self._folder(attempt_id)
         child = self._children.get(attempt_id)
         # A child that has just been started may not have written its pid yet.
-        self._watch.add(folder, child.pid if child is not None else _supervisor(folder), changed)
+        self._watch.add(folder, child if child is not None else _supervisor(folder), changed)
 
     def unwatch(self, attempt_id: str) -> None:
         self._watch.remove(self._folder(attempt_id))
@@ -211,10 +227,13 @@ class LocalMachine:
 
 def _write_tar(target: Path, descriptor: int) -> None:
     """Write a tar stream of ``target`` into ``descriptor`` and close it; a reader that went away ends it quietly."""
-    with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as pipe:
-        with tarfile.open(fileobj=pipe, mode="w|") as tar:
-            if target.is_dir():
-                for entry in sorted(target.iterdir()):
-                    tar.add(entry, arcname=entry.name)
-            else:
-                tar.add(target, arcname=target.name)
+    with (
+        contextlib.suppress(BrokenPipeError),
+        os.fdopen(descriptor, "wb") as pipe,
+        tarfile.open(fileobj=pipe, mode="w|") as tar,
+    ):
+        if target.is_dir():
+            for entry in sorted(target.iterdir()):
+                tar.add(entry, arcname=entry.name)
+        else:
+            tar.add(target, arcname=target.name)

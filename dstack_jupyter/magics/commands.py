@@ -15,6 +15,7 @@ from ..client import Run, connect
 from ..display import logview
 from ..display.words import money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed
+from ..models.runs import NOT_AVAILABLE_YET
 from ..models.states import RunState
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         max_offers=args.max_offers,
     )
     missing = frame.attrs["missing"]
-    waiting = [line["backend"] for line in missing if line["reason"] == "not available yet"]
+    waiting = [line["backend"] for line in missing if line["reason"] == NOT_AVAILABLE_YET]
     for line in missing:
         if line["backend"] not in waiting:
             hint = f" ({line['hint']})" if line["hint"] else ""
@@ -97,7 +98,7 @@ def _active(run: Run) -> Conflict:
 
 def _configuration(args: argparse.Namespace, body: str | None) -> tuple[TaskConfiguration, Path]:
     """The configuration of a cell's body or a file with the flags laid over it, and the folder its paths begin at."""
-    from ..models.yaml_source import read_file
+    from ..models.yaml_reader import read_file
 
     if body is not None and args.file:
         raise ConfigurationError("a cell's body and -f are two configurations", hint="use `%dstack apply -f FILE` alone")
@@ -133,9 +134,7 @@ def _lay_over(task: TaskConfiguration, args: argparse.Namespace) -> None:
             if value is not None:
                 setattr(task, key, value)
         if asked:
-            task.resources = type(task.resources).model_validate(
-                {**task.resources.model_dump(exclude_unset=True), **asked}
-            )
+            task.resources = type(task.resources).model_validate({**task.resources.model_dump(exclude_unset=True), **asked})
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
         flag = "-".join(str(part) for part in fault["loc"][:1])

@@ -34,7 +34,8 @@ class ShellFace:
             return False
         except (EOFError, NotImplementedError) as error:  # StdinNotImplementedError is one
             raise ConfirmationNeeded(
-                f"nobody can be asked here: {question}", hint="add -y to launch without being asked; nothing was started"
+                f"nobody can be asked here: {question}",
+                hint="add -y to launch without being asked; nothing was started",
             ) from error
 
     def view(self, run: RunView) -> View:
@@ -44,7 +45,7 @@ class ShellFace:
 
 
 @magics_class
-class DstackMagics(Magics):  # type: ignore[misc]
+class DstackMagics(Magics):
     """Holds the magic and its completer."""
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -52,7 +53,7 @@ class DstackMagics(Magics):  # type: ignore[misc]
         self.face = ShellFace(shell)
         self.completer = Completer()
 
-    @line_cell_magic  # type: ignore[untyped-decorator]
+    @line_cell_magic
     @no_var_expand
     @output_can_be_silenced
     def dstack(self, line: str, cell: str | None = None) -> Any:
@@ -88,7 +89,8 @@ class DstackMagics(Magics):  # type: ignore[misc]
         if name:
             if not name.isidentifier():
                 raise ConfigurationError(f"-o {name}: this is no name of a variable")
-            self.shell.push({name: result.value})
+            assert self.shell is not None
+            self.shell.push({name: result.value})  # type: ignore[no-untyped-call]
             return None
         # A cell that has shown its run needs no echo of it; a line magic's value is what it is for.
         return None if result.shown and cell is not None else result.value

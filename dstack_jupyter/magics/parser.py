@@ -13,7 +13,7 @@ from ..models.errors import ConfigurationError
 ALIASES = {"offer": "offers", "event": "events", "backend": "backends", "log": "logs", "run": "ps", "list": "ps"}
 
 
-class HelpShown(Exception):  # noqa: N818 - no error: the user asked for it
+class HelpShown(Exception):
     """``-h`` was given; ``text`` is the help."""
 
     def __init__(self, text: str) -> None:

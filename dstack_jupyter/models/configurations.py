@@ -136,9 +136,7 @@ def unsupported(task: TaskConfiguration) -> list[str]:
     found += ["idle_duration"] if task.idle_duration == 0 else []
     # 0 would mean to kill at once; the launcher's 0 is to wait for ever.
     found += ["stop_duration: 0"] if task.stop_duration == 0 else []
-    found += [
-        f"repos.{key}" for repo in task.repos for key in ("url", "branch", "hash", "if_exists") if getattr(repo, key)
-    ]
+    found += [f"repos.{key}" for repo in task.repos for key in ("url", "branch", "hash", "if_exists") if getattr(repo, key)]
     if task.resources.shm_size is not None:
         found.append("resources.shm_size")
     if task.resources.gpu is not None and task.resources.gpu.compute_capability is not None:

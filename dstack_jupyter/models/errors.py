@@ -96,9 +96,7 @@ class ConfigurationError(DstackJupyterError):
     code = "configuration_error"
     status = 400
 
-    def __init__(
-        self, message: str, *, hint: str = "", request_id: str = "", problems: list[Problem] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", request_id: str = "", problems: list[Problem] | None = None) -> None:
         super().__init__(message, hint=hint, request_id=request_id)
         self.problems = problems or []
 
@@ -110,7 +108,9 @@ class ConfigurationError(DstackJupyterError):
         return [head, *(f"  {problem}" for problem in self.problems), *rest]
 
     def __str__(self) -> str:
-        return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)] + ([f"hint: {self.hint}"] if self.hint else []))
+        return "\n".join(
+            [self.message, *(f"  {problem}" for problem in self.problems)] + ([f"hint: {self.hint}"] if self.hint else [])
+        )
 
 
 class NotSupportedYet(DstackJupyterError):
@@ -203,7 +203,7 @@ def _walk(cls: type[DstackJupyterError]) -> dict[str, type[DstackJupyterError]]:
 def from_envelope(envelope: dict[str, Any]) -> DstackJupyterError:
     """The error that an envelope stands for: what crossed a wire is raised again as the same type."""
     cls = _walk(DstackJupyterError).get(str(envelope.get("code", "")), EngineError)
-    common = {key: str(envelope.get(key) or "") for key in ("hint", "request_id")}
+    common: dict[str, Any] = {key: str(envelope.get(key) or "") for key in ("hint", "request_id")}
     message = str(envelope.get("message") or "the engine answered with an error that has no message")
     details = envelope.get("details") or {}
     if cls is ConfigurationError:

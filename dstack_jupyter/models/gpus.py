@@ -25,9 +25,7 @@ SNAP = 0.07
 """A driver reports a little less than what is on the box (81559 MiB of an 80 GB H100, 15360 of a 16 GB T4)."""
 
 _VENDOR_WORDS = frozenset({"nvidia", "amd", "ati", "geforce", "tesla", "quadro", "instinct", "radeon", "graphics"})
-_FORM = re.compile(
-    r"\d+GB|SXM\d*|PCIE|HBM\w*|OAM|GENERATION|EDITION|SERVER|WORKSTATION|BLACKWELL|MAX|Q|[(/\[].*", re.IGNORECASE
-)
+_FORM = re.compile(r"\d+GB|SXM\d*|PCIE|HBM\w*|OAM|GENERATION|EDITION|SERVER|WORKSTATION|BLACKWELL|MAX|Q|[(/\[].*", re.IGNORECASE)
 """What follows the name: memory, form factor, edition."""
 
 

@@ -38,9 +38,7 @@ def private_folder(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigurationError(
-            f"{path} is not a folder of yours", hint=f"remove it, or name another folder in {ENV_HOME}"
-        )
+        raise ConfigurationError(f"{path} is not a folder of yours", hint=f"remove it, or name another folder in {ENV_HOME}")
     if found.st_mode & 0o077:
         path.chmod(0o700)
     return path
@@ -112,7 +110,7 @@ class Home:
         base = os.environ.get("XDG_RUNTIME_DIR", "")
         candidates = [Path(base)] if base and os.path.isdir(base) and os.access(base, os.W_OK) else []
         candidates.append(Path(tempfile.gettempdir()))
-        candidates.append(Path("/tmp"))
+        candidates.append(Path("/tmp"))  # noqa: S108 - its folder is ours and 0700, or refused
         for candidate in candidates:
             folder = candidate / f"dj-{os.getuid()}-{mark}"
             if len(os.fsencode(folder)) <= 80:

@@ -43,6 +43,10 @@ class OfferView(WireModel):
     price_date: str = ""
 
 
+NOT_AVAILABLE_YET = "not available yet"
+"""The reason of a backend that this version knows by name only."""
+
+
 class Missing(WireModel):
     """A backend that has no row, and why."""
 

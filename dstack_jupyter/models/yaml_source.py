@@ -43,9 +43,7 @@ def load_configuration(
     if missing:
         hint = "set it there, or write NAME=value"
         problems = [
-            source.problem(
-                _env_path(source.data["env"], name), f"{name} has no value, here or in your environment", hint
-            )
+            source.problem(_env_path(source.data["env"], name), f"{name} has no value, here or in your environment", hint)
             for name in missing
         ]
         raise ConfigurationError(INVALID, problems=problems)
@@ -86,9 +84,7 @@ def _problems(source: Source, error: ValidationError) -> list[Problem]:
             before, also = found[path].message, message.removeprefix("expected ")
             message = before if also in before else f"{before} or {also}"
         found[path] = source.problem(path, message, hint)
-    deepest = [
-        path for path in found if path == () or not any(path == other[: len(path)] for other in found if other != path)
-    ]
+    deepest = [path for path in found if path == () or not any(path == other[: len(path)] for other in found if other != path)]
     return sorted((found[path] for path in deepest), key=lambda problem: (problem.line, problem.column))
 
 

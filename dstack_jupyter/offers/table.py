@@ -102,9 +102,7 @@ def _filters(wanted: Requirements) -> list[Filter]:
         found.append(Filter("spot_policy", ("spot",), lambda value: value == spot))
     if (highest := wanted.max_price) is not None:
         found.append(Filter("max_price", ("price",), lambda value: value <= highest))
-    return (
-        found + _resource_filters(wanted) + ([] if wanted.resources.gpu is None else _gpu_filters(wanted.resources.gpu))
-    )
+    return found + _resource_filters(wanted) + ([] if wanted.resources.gpu is None else _gpu_filters(wanted.resources.gpu))
 
 
 def _resource_filters(wanted: Requirements) -> list[Filter]:
@@ -119,9 +117,7 @@ def _resource_filters(wanted: Requirements) -> list[Filter]:
         if asked or wanted.defaults_filter:
             spared = frozenset() if asked else OWN_MACHINES
 
-            def fits(
-                backend: str, value: float, size: CountRange | MemoryRange = size, spared: frozenset[str] = spared
-            ) -> bool:
+            def fits(backend: str, value: float, size: CountRange | MemoryRange = size, spared: frozenset[str] = spared) -> bool:
                 return backend in spared or _within(value, size)
 
             found.append(Filter(name, ("backend", column), fits))

@@ -84,6 +84,4 @@ class ForwardHandler(ExtensionHandlerMixin, APIHandler):  # type: ignore[misc]
 
 
 def handlers() -> list[tuple[str, type[ForwardHandler], dict[str, Any]]]:
-    return [
-        (API + path, ForwardHandler, {"methods": methods, "resource": resource}) for path, methods, resource in ROUTES
-    ]
+    return [(API + path, ForwardHandler, {"methods": methods, "resource": resource}) for path, methods, resource in ROUTES]

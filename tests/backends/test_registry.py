@@ -73,9 +73,7 @@ def broken() -> Iterator[str]:
 
 def test_all_names_of_the_page_are_known_with_their_kind() -> None:
     views = {view.name: view for view in registry.views()}
-    assert {name: view.kind for name, view in views.items()} == {
-        name: kind for kind, names in PAGE.items() for name in names
-    }
+    assert {name: view.kind for name, view in views.items()} == {name: kind for kind, names in PAGE.items() for name in names}
     assert [name for name, view in views.items() if view.status == "ready"] == ["local"]
     assert all(view.message for view in views.values())
 

@@ -22,7 +22,11 @@ UNFINISHED = [state for state in AttemptState if state not in ATTEMPT_END]
 SEEN = [
     attempt.Seen(instance=instance, started=started, ending=ending, lost=lost, refused=refused)
     for instance, started, ending, lost, refused in itertools.product(
-        [None, *InstanceState], [False, True], [None, Ending(0), Ending(1), Ending(143, "stopped")], ["", "gone"], ["", "no"]
+        [None, *InstanceState],
+        [False, True],
+        [None, Ending(0), Ending(1), Ending(143, "stopped")],
+        ["", "gone"],
+        ["", "no"],
     )
     if (ending is None and not lost) or started
 ]
@@ -105,9 +109,7 @@ def test_a_run_that_is_to_end_shows_it_until_it_has() -> None:
     assert run.derive([run.JobNow(AttemptState.RUNNING)], Desired.STOPPED).state is RunState.TERMINATING
 
 
-def fleet_step(
-    attempt_state: AttemptState, *instances: InstanceState, desired: Desired = Desired.RUNNING
-) -> fleet.Step:
+def fleet_step(attempt_state: AttemptState, *instances: InstanceState, desired: Desired = Desired.RUNNING) -> fleet.Step:
     return fleet.next_step(
         [fleet.AttemptNow("a", attempt_state)],
         [fleet.InstanceNow(f"i{number}", state, "a") for number, state in enumerate(instances)],

@@ -48,9 +48,7 @@ def test_what_is_built_is_taken() -> None:
     assert (found.repos[0].local_path, found.repos[0].path) == (".", "repo")
 
 
-@pytest.mark.parametrize(
-    "keys", [{}, EVERYTHING_BUILT, {"ports": ["80:8080", "*:1", 5]}, {"volumes": ["v:/v", "/h:/v"]}]
-)
+@pytest.mark.parametrize("keys", [{}, EVERYTHING_BUILT, {"ports": ["80:8080", "*:1", 5]}, {"volumes": ["v:/v", "/h:/v"]}])
 def test_a_dump_is_read_as_the_same(keys: dict[str, Any]) -> None:
     first = task(**keys)
     dumped = json.loads(json.dumps(first.model_dump(mode="json")))

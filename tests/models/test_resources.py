@@ -28,9 +28,7 @@ def test_memory(text: object, gigabytes: float) -> None:
     assert parse_memory(text) == gigabytes
 
 
-@pytest.mark.parametrize(
-    "text", ["24GiB", "8G", "", "-1GB", -1, math.nan, math.inf, 10**400, True, None, [], "9" * 400]
-)
+@pytest.mark.parametrize("text", ["24GiB", "8G", "", "-1GB", -1, math.nan, math.inf, 10**400, True, None, [], "9" * 400])
 def test_what_is_no_memory(text: object) -> None:
     with pytest.raises(ValueError):
         parse_memory(text)
@@ -55,9 +53,7 @@ def test_ranges(text: object, ends: tuple[int | None, int | None]) -> None:
     assert (memory.min, memory.max) == ends
 
 
-@pytest.mark.parametrize(
-    "text", ["..", "8..4", "", "a", "1...2", {"min": 8, "max": 4}, {}, {"least": 1}, "-1", -1, True]
-)
+@pytest.mark.parametrize("text", ["..", "8..4", "", "a", "1...2", {"min": 8, "max": 4}, {}, {"least": 1}, "-1", -1, True])
 @pytest.mark.parametrize("key", ["memory", "cpu", "disk"])
 def test_what_is_no_range(text: object, key: str) -> None:
     if key == "memory" or text != {}:  # an empty map is the default cpu or disk
@@ -125,9 +121,7 @@ def test_defaults_and_what_was_asked_for() -> None:
 
 @given(SIZES, SIZES, SIZES, st.sampled_from(["A100", "H100,A100", "amd:MI300X"]))
 def test_a_dump_is_read_as_the_same(low: int, more: int, gpus: int, name: str) -> None:
-    first = resources(
-        cpu=f"{low}..{low + more}", memory=f"{low}MB..", gpu=f"{name}:{gpus}", disk={"size": f"..{more}TB"}
-    )
+    first = resources(cpu=f"{low}..{low + more}", memory=f"{low}MB..", gpu=f"{name}:{gpus}", disk={"size": f"..{more}TB"})
     assert Resources.model_validate(first.model_dump(mode="json")) == first
 
 

@@ -26,6 +26,7 @@ from . import migrate
 
 Result = TypeVar("Result")
 
+FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 BATCH = 64
 """Writes that one commit carries at most."""
 FULL_HINT = "free some disk space; nothing was lost, work goes on by itself as soon as there is room"
@@ -35,10 +36,9 @@ def _is_full(error: BaseException | None) -> bool:
     """Whether a full disk is behind an error: SQLite then ends the whole transaction, so a savepoint's end may fail after it."""
     while error is not None:
         original = getattr(error, "orig", error)
-        if isinstance(original, sqlite3.OperationalError):
-            # IOERR is what a full tmpfs or quota answers to the WAL's growth.
-            if original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                return True
+        # IOERR is what a full tmpfs or quota answers to the WAL's growth.
+        if isinstance(original, sqlite3.OperationalError) and original.sqlite_errorcode & 0xFF in FULL_CODES:
+            return True
         error = error.__context__
     return False
 

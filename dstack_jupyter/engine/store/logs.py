@@ -34,22 +34,16 @@ def gap(connection: Connection, attempt_id: str, offset: int, length: int, reaso
     return _advance(connection, attempt_id, offset, length, None, reason)
 
 
-def _advance(
-    connection: Connection, attempt_id: str, offset: int, length: int, data: bytes | None, reason: str
-) -> bool:
+def _advance(connection: Connection, attempt_id: str, offset: int, length: int, data: bytes | None, reason: str) -> bool:
     if length <= 0:
         return True
     moved = connection.execute(
-        update(attempts)
-        .where(attempts.c.id == attempt_id, attempts.c.log_offset == offset)
-        .values(log_offset=offset + length)
+        update(attempts).where(attempts.c.id == attempt_id, attempts.c.log_offset == offset).values(log_offset=offset + length)
     )
     if moved.rowcount != 1:
         return False
     connection.execute(
-        insert(log_chunks).values(
-            attempt_id=attempt_id, offset=offset, length=length, at=now(), data=data, reason=reason
-        )
+        insert(log_chunks).values(attempt_id=attempt_id, offset=offset, length=length, at=now(), data=data, reason=reason)
     )
     return True
 

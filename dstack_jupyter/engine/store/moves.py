@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -35,16 +36,14 @@ def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row
     return attempt, run, connection.execute(newest.limit(1)).one_or_none()
 
 
-def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any], list[Row[Any]], list[Row[Any]]]:
+def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any]], Sequence[Row[Any]]]:
     """(fleet, the run that made it, that run's attempts, the fleet's instances)."""
     fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
     run = connection.execute(select(runs).where(runs.c.id == fleet.run_id)).one()
     states = select(attempts.c.id, attempts.c.state).where(attempts.c.run_id == run.id).order_by(attempts.c.num)
     tried = connection.execute(states).all()
-    rented = connection.execute(
-        select(instances).where(instances.c.fleet_id == fleet_id).order_by(instances.c.created_at)
-    ).all()
-    return fleet, run, list(tried), list(rented)
+    rented = connection.execute(select(instances).where(instances.c.fleet_id == fleet_id).order_by(instances.c.created_at)).all()
+    return fleet, run, tried, rented
 
 
 def open_fleets(connection: Connection) -> list[str]:
@@ -110,9 +109,7 @@ def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
     run_id = connection.execute(
         update(attempts)
         .where(attempts.c.id == attempt_id, attempts.c.state.not_in(ATTEMPT_END))
-        .values(
-            state=end.state, reason=end.reason, message=end.message, exit_code=end.exit_code, finished_at=now()
-        )
+        .values(state=end.state, reason=end.reason, message=end.message, exit_code=end.exit_code, finished_at=now())
         .returning(attempts.c.run_id)
     ).scalar()
     if run_id is None:

@@ -97,9 +97,7 @@ def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
 
 def _name_in_use(connection: Connection, new: Submission) -> Conflict:
     state = connection.execute(
-        select(runs.c.state).where(
-            runs.c.project == new.project, runs.c.name == new.name, runs.c.state.not_in(RUN_END)
-        )
+        select(runs.c.state).where(runs.c.project == new.project, runs.c.name == new.name, runs.c.state.not_in(RUN_END))
     ).scalar()
     return Conflict(
         f"a run named {new.name!r} is active ({state or 'just started'})",
@@ -213,9 +211,7 @@ def views(
 
 def _view(run: Row[Any], tried: list[Row[Any]], rented: list[Row[Any]]) -> RunView:
     newest = rented[-1] if rented else None
-    cost = sum(
-        row.price * max(0.0, (row.finished_at or row.current) - row.started_at) / 3600 for row in rented if row.started_at
-    )
+    cost = sum(row.price * max(0.0, (row.finished_at or row.current) - row.started_at) / 3600 for row in rented if row.started_at)
     return RunView(
         id=run.id,
         project=run.project,

@@ -181,5 +181,10 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("events_by_run", "events", ["run_id", "seq"])
-    for table, end in (("runs", RUN_END), ("attempts", ATTEMPT_END), ("instances", INSTANCE_END), ("fleets", FLEET_END)):
+    for table, end in (
+        ("runs", RUN_END),
+        ("attempts", ATTEMPT_END),
+        ("instances", INSTANCE_END),
+        ("fleets", FLEET_END),
+    ):
         _guard(table, end)
