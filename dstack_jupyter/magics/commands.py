@@ -75,6 +75,7 @@ def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     task, base = _configuration(args, body)
     plan = api.plan(task, project=args.project, max_offers=args.max_offers)
+    _tell(face)
     if task.name is not None and plan.active_run:
         # Submitting says so too, but code need not be packed and sent to learn it.
         raise _active(connect().run(plan.active_run, args.project))
@@ -280,6 +281,11 @@ def run_command(args: argparse.Namespace, face: Face, body: str | None) -> Resul
     try:
         return COMMANDS[args.noun](args, face, body)
     finally:
-        for notice in connect().notices:
-            face.say(notice)
-        connect().notices.clear()
+        _tell(face)
+
+
+def _tell(face: Face) -> None:
+    """What the client has to say to the user, once, on the main thread."""
+    client = connect()
+    while client.notices:
+        face.say(client.notices.pop(0))

@@ -1,0 +1,56 @@
+# Everything a fresh machine needs: Python >= 3.11 with venv, make and git. `make demo` and `make test` do the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup demo lab test test-machines bench screenshot lock clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer with the venv module is needed (Debian: apt-get install python3 python3-venv)"; exit 1; fi
+	@echo "setting up $(VENV) with $$($(PYTHON) --version), a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+setup: $(READY) ## make the virtual environment
+
+demo: $(READY) ## run notebooks/quickstart.ipynb headless; print offers, the run's log and where the notebook is
+	@$(BIN)/python tools/demo.py
+
+lab: $(READY) ## open JupyterLab on the quickstart
+	@$(BIN)/jupyter lab notebooks/quickstart.ipynb
+
+test: $(READY) ## lint, types and all tests but those of `test-machines`
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not machines"
+
+test-machines: $(READY) tools/node_modules/.ready ## JupyterLab in a real browser (Debian: installs chromium when root)
+	@tools/ensure-chromium
+	$(BIN)/python -m pytest -m machines
+
+bench: $(READY) ## print the figures of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+screenshot: $(READY) tools/node_modules/.ready ## docs/quickstart.png from a real JupyterLab
+	@tools/ensure-chromium
+	@$(BIN)/python tools/screenshot.py
+
+tools/node_modules/.ready: tools/package.json tools/package-lock.json
+	@if command -v npm >/dev/null; then cd tools && npm ci --silent --ignore-scripts && touch node_modules/.ready; \
+	else mkdir -p tools/node_modules && touch $@; fi
+
+lock: $(READY) ## write constraints.txt from the present environment
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) out tools/node_modules build dist
