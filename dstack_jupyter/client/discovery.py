@@ -7,7 +7,6 @@ started meanwhile. Nothing is remembered but the home.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from http.client import HTTPException
@@ -16,10 +15,14 @@ from ..models import endpoint
 from ..models.endpoint import API_VERSION
 from ..models.errors import EngineUnavailable
 from ..models.home import ENV_HOME, Home
+from ..processes import ended, spawn_detached
 from ..transport import request
 
 START = 20.0
 """Seconds that a new engine may take to answer."""
+_started: list[int] = []
+"""Engines that this process started and that may have ended since."""
+
 SERVER = 3.0
 """Seconds that a kernel waits for the engine of its own Jupyter server, which may be starting at the same time."""
 
@@ -65,25 +68,20 @@ def _start(home: Home) -> tuple[str, str]:
     """Spawn an engine, detached: it outlives this kernel. Two clients at once end with one engine: the lease decides."""
     home.create()
     env = {**os.environ, ENV_HOME: str(home.root)}
+    for pid in [pid for pid in _started if ended(pid) is not None]:
+        _started.remove(pid)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dstack_jupyter.engine"],
-            env=env,
-            cwd=home.root,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        pid = spawn_detached([sys.executable, "-m", "dstack_jupyter.engine"], env)
     except OSError as error:
         raise EngineUnavailable(f"the engine could not be started: {error}") from error
+    _started.append(pid)
     deadline = time.monotonic() + START
     while time.monotonic() < deadline:
         if socket := alive(home):
             found = endpoint.read(home)
-            ours = found is not None and found.pid == process.pid
-            return socket, f"started an engine (pid {process.pid})" if ours else ""
-        if process.poll() not in (None, 1):  # 1: another engine has the lease, and will answer
+            ours = found is not None and found.pid == pid
+            return socket, f"started an engine (pid {pid})" if ours else ""
+        if ended(pid) not in (None, 1, -1):  # 1: another engine has the lease, and will answer
             break
         time.sleep(0.02)
     raise EngineUnavailable("the engine could not be started", hint=_last_words(home))

@@ -23,7 +23,7 @@ ENV_IDLE = "DSTACK_JUPYTER_IDLE_EXIT"
 
 def log_to(home: Home) -> None:
     """Log into engine.log of the home: 0600, two generations of 1 MiB."""
-    home.create()
+    os.chdir(home.create().root)  # a start folder may be unmounted or removed while we live
     os.umask(0o077)
     handler = logging.handlers.RotatingFileHandler(home.engine_log, maxBytes=1 << 20, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -24,7 +24,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ..models.endpoint import API_ROOT
-from ..models.errors import ConfigurationError, DstackJupyterError, EngineError, LimitExceeded, NotFound, Problem
+from ..models.errors import ConfigurationError, DstackJupyterError, EngineError, Forbidden, LimitExceeded, NotFound, Problem
 from ..models.home import Home
 from ..models.runs import ApplyRequest, EngineInfo, PingFrame, PlanRequest, StopRequest
 from .service_protocol import ServiceProtocol
@@ -72,7 +72,7 @@ class Handler(web.RequestHandler):
     def prepare(self) -> None:
         connection = self.request.connection.stream.socket  # type: ignore[union-attr]
         if not same_user(connection):
-            raise web.HTTPError(403)
+            raise Forbidden("this engine belongs to another user")
 
     def check_xsrf_cookie(self) -> None:
         """No browser speaks to this socket."""

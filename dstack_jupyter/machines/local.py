@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..models.errors import ConfigurationError, NotFound, StorageFull
+from ..processes import ended, spawn_detached
 from . import job_folder
 from .base import JobReport, JobSpec
 from .watch import FolderWatch
@@ -70,23 +71,6 @@ def _just_began(folder: Path) -> bool:
     return False
 
 
-def _spawn(command: list[str]) -> int:
-    """Start a supervisor in a session of its own, with nothing of ours: no descriptors, no environment, no ignored signals."""
-    return os.posix_spawn(
-        command[0],
-        command,
-        {"PATH": SYSTEM_PATH},
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT),  # Python ignores the first two: a job must not
-    )
-
-
 class LocalMachine:
     """``Machine`` for the computer that the engine runs on. ``jobs`` is the folder of its job folders."""
 
@@ -114,9 +98,10 @@ class LocalMachine:
             raise ConfigurationError(f"there is no shell {spec.shell} on this machine", hint="set `shell: sh`")
         try:
             job_folder.write(folder, spec)
-            self._children[spec.attempt_id] = _spawn(
+            self._children[spec.attempt_id] = spawn_detached(
                 ["/bin/sh", "-c", job_folder.supervisor_script(), "dj", str(folder)]
-                + [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell]
+                + [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell],
+                {"PATH": SYSTEM_PATH},
             )
         except OSError as error:
             if error.errno in DISK_FULL:
@@ -164,10 +149,10 @@ class LocalMachine:
         child = self._children.get(attempt_id)
         if child is None or attempt_id in self._exits:
             return False
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            self._exits[attempt_id] = os.waitstatus_to_exitcode(status)
-        return not ended
+        code = ended(child)
+        if code is not None:
+            self._exits[attempt_id] = code
+        return code is None
 
     def _collect(self, attempt_id: str) -> None:
         """Wait for a supervisor that has written `exit`: its last instruction. Else it stays a zombie."""

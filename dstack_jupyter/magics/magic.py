@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.completer import context_matcher
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from ..models.errors import ConfigurationError, ConfirmationNeeded
@@ -52,6 +53,8 @@ class DstackMagics(Magics):
         super().__init__(shell)
         self.face = ShellFace(shell)
         self.completer = Completer()
+        # A plain function: the decorator marks it as one that wants the whole context, which a bound method cannot carry.
+        self.matcher = context_matcher(identifier="dstack")(lambda context: self.completer.match(context))
 
     @line_cell_magic
     @no_var_expand
@@ -101,7 +104,7 @@ def register(shell: InteractiveShell) -> None:
     magics = DstackMagics(shell)
     shell.register_magics(magics)
     if shell.Completer is not None:
-        shell.Completer.custom_matchers.append(magics.completer.match)
+        shell.Completer.custom_matchers.append(magics.matcher)
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -109,5 +112,5 @@ def unregister(shell: InteractiveShell) -> None:
     found = shell.magics_manager.registry.pop("DstackMagics", None)
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("dstack", None)
-    if found is not None and shell.Completer is not None and found.completer.match in shell.Completer.custom_matchers:
-        shell.Completer.custom_matchers.remove(found.completer.match)
+    if found is not None and shell.Completer is not None and found.matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(found.matcher)

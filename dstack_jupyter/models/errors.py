@@ -5,6 +5,7 @@
     DstackJupyterError                 code                  http
     ├── ConfigurationError             configuration_error    400   a YAML or an argument that cannot be understood
     ├── NotSupportedYet                not_supported_yet      501   understood, not built
+    ├── Forbidden                      forbidden              403   another user's engine, or an action that is not allowed
     ├── NotFound                       not_found              404
     ├── Conflict                       conflict               409   an active run has that name, …
     ├── ConfirmationNeeded             confirmation_needed    412   money would be spent and nobody can be asked
@@ -116,6 +117,11 @@ class ConfigurationError(DstackJupyterError):
 class NotSupportedYet(DstackJupyterError):
     code = "not_supported_yet"
     status = 501
+
+
+class Forbidden(DstackJupyterError):
+    code = "forbidden"
+    status = 403
 
 
 class NotFound(DstackJupyterError):

@@ -1,0 +1,60 @@
+"""What all tests share: a state folder of their own, and no engine left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dstack_jupyter import client as client_module
+from dstack_jupyter.models import endpoint
+from dstack_jupyter.models.home import ENV_HOME, Home
+
+
+def wait_until(predicate: Callable[[], object], timeout: float = 20.0, what: str = "") -> None:
+    """Wait for another process: looks again every 10 ms, fails after ``timeout``."""
+    deadline = time.monotonic() + timeout
+    while not predicate():
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what or predicate}"
+        time.sleep(0.01)
+
+
+def end_engine(home: Home) -> None:
+    """End whatever engine process serves this home, and wait until it is gone."""
+    found = endpoint.read(home)
+    if found is None or found.pid == os.getpid():
+        return
+    os.kill(found.pid, signal.SIGTERM)
+    wait_until(lambda: not alive(found.pid), what="the engine's end")
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An empty user: HOME and state folder of the test's own. Its runs and its engine end with the test."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("DSTACK_JUPYTER_IDLE_EXIT", "60")
+    monkeypatch.delenv("DSTACK_JUPYTER_SERVER", raising=False)
+    found = Home(tmp_path / "state")
+    monkeypatch.setenv(ENV_HOME, str(found.root))
+    yield found
+    if endpoint.read(found) is not None:
+        client = client_module.Client(found, start=False)
+        for run in client.runs():
+            run.stop(abort=True).wait(20)
+    end_engine(found)
+    client_module._clients.pop(found, None)
