@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -41,11 +40,10 @@ def server_start(enabled: bool) -> float:
             "JUPYTER_CONFIG_DIR": f"{home}/config",
             "DSTACK_JUPYTER_HOME": f"{home}/state",
         }
-        extensions = json.dumps({"dstack_jupyter_server": enabled})
         command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1"]
         began = time.perf_counter()
         process = subprocess.Popen(
-            [*command, f"--ServerApp.jpserver_extensions={extensions}", f"--ServerApp.root_dir={home}"],
+            [*command, f"--ServerApp.jpserver_extensions=dstack_jupyter_server={enabled}", f"--ServerApp.root_dir={home}"],
             env=env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -181,10 +181,7 @@ class Service:
         return await doctor.examine(self._database, self._home, list(self._problems.values()))
 
     async def _view(self, run_id: str) -> RunView:
-        def read(connection: Connection) -> RunView:
-            return runs.views(connection, run_id=run_id)[0]
-
-        return self._with_conditions(await self._database.read(read))
+        return self._with_conditions(await self._database.read(runs.view, run_id))
 
     def _with_conditions(self, view: RunView) -> RunView:
         keys = [Key("attempt", attempt.id) for attempt in view.attempts]

@@ -54,7 +54,7 @@ class DstackMagics(Magics):
         self.face = ShellFace(shell)
         self.completer = Completer()
         # A plain function: the decorator marks it as one that wants the whole context, which a bound method cannot carry.
-        self.matcher = context_matcher(identifier="dstack")(lambda context: self.completer.match(context))
+        self.matcher = context_matcher(identifier="dstack")(lambda context: self.completer.match(context))  # noqa: PLW0108
 
     @line_cell_magic
     @no_var_expand

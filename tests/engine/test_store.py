@@ -262,7 +262,7 @@ async def test_a_late_end_does_not_overwrite_the_first(database: Database) -> No
     await database.write(moves.end_attempt, new.attempt_id, ended())
     late = End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, "late", 1)
     assert await database.write(moves.end_attempt, new.attempt_id, late) == RunState.DONE
-    view = (await database.read(lambda c: runs.views(c, run_id=new.run_id)))[0]
+    view = await database.read(runs.view, new.run_id)
     assert (view.state, view.exit_code, view.message) == (RunState.DONE, 0, "")
 
 

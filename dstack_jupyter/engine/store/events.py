@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, ScalarSelect, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from ...models.runs import EventView
 from .schema import events, now
+
+# Built once: making an expression costs more than running it, and every move writes one of these.
+INSERT = insert(events).values(
+    at=now(),
+    **{name: bindparam(name) for name in ("actor", "project", "kind", "resource_id", "run_id", "name", "action", "message")},
+)
 
 
 def record(
@@ -16,23 +22,23 @@ def record(
     kind: str,
     resource_id: str,
     action: str,
-    run_id: str | ScalarSelect[str] = "",
+    run_id: str = "",
     name: str = "",
     message: str = "",
 ) -> None:
     """Add one line. ``actor`` is a user's name or ``engine``; ``action`` one word; ``message`` a sentence or ''."""
     connection.execute(
-        insert(events).values(
-            at=now(),
-            actor=actor,
-            project=project,
-            kind=kind,
-            resource_id=resource_id,
-            run_id=run_id,
-            name=name,
-            action=action,
-            message=message,
-        )
+        INSERT,
+        {
+            "actor": actor,
+            "project": project,
+            "kind": kind,
+            "resource_id": resource_id,
+            "run_id": run_id,
+            "name": name,
+            "action": action,
+            "message": message,
+        },
     )
 
 

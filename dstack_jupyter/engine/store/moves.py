@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import NoCapacity
@@ -25,25 +25,39 @@ from ..steps.attempt import End
 from . import events
 from .schema import attempts, fleets, gpu_claims, instances, now, runs
 
+# Built once: making an expression costs more than running it, and the reconcilers run these all the time.
+ATTEMPT = select(attempts).where(attempts.c.id == bindparam("id"))
+RUN = select(runs).where(runs.c.id == bindparam("id"))
+FLEET = select(fleets).where(fleets.c.id == bindparam("id"))
+NEWEST_INSTANCE = (
+    select(instances).where(instances.c.attempt_id == bindparam("id")).order_by(instances.c.created_at.desc()).limit(1)
+)
+INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
+ATTEMPT_STATES = select(attempts.c.id, attempts.c.state).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num)
+RUN_NOW = select(runs.c.project, runs.c.name, runs.c.state, runs.c.desired).where(runs.c.id == bindparam("id"))
+JOBS_NOW = (
+    select(attempts.c.job_id, attempts.c.state, attempts.c.reason, attempts.c.message, attempts.c.exit_code)
+    .where(attempts.c.run_id == bindparam("id"))
+    .order_by(attempts.c.num)
+)
+RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
+
 
 def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None]:
     """(attempt, its run, the instance made for it or None). Raises LookupError for an unknown id."""
-    attempt = connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one_or_none()
+    attempt = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
     if attempt is None:
         raise LookupError(attempt_id)
-    run = connection.execute(select(runs).where(runs.c.id == attempt.run_id)).one()
-    newest = select(instances).where(instances.c.attempt_id == attempt_id).order_by(instances.c.created_at.desc())
-    return attempt, run, connection.execute(newest.limit(1)).one_or_none()
+    run = connection.execute(RUN, {"id": attempt.run_id}).one()
+    return attempt, run, connection.execute(NEWEST_INSTANCE, {"id": attempt_id}).one_or_none()
 
 
 def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any]], Sequence[Row[Any]]]:
-    """(fleet, the run that made it, that run's attempts, the fleet's instances)."""
-    fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
-    run = connection.execute(select(runs).where(runs.c.id == fleet.run_id)).one()
-    states = select(attempts.c.id, attempts.c.state).where(attempts.c.run_id == run.id).order_by(attempts.c.num)
-    tried = connection.execute(states).all()
-    rented = connection.execute(select(instances).where(instances.c.fleet_id == fleet_id).order_by(instances.c.created_at)).all()
-    return fleet, run, tried, rented
+    """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances)."""
+    fleet = connection.execute(FLEET, {"id": fleet_id}).one()
+    run = connection.execute(RUN, {"id": fleet.run_id}).one()
+    tried = connection.execute(ATTEMPT_STATES, {"id": run.id}).all()
+    return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all()
 
 
 def open_fleets(connection: Connection) -> list[str]:
@@ -52,13 +66,11 @@ def open_fleets(connection: Connection) -> list[str]:
 
 def derive_run(connection: Connection, run_id: str) -> RunState:
     """Bring the run's row in line with its attempts; returns its state."""
-    columns = (runs.c.project, runs.c.name, runs.c.state, runs.c.desired)
-    run = connection.execute(select(*columns).where(runs.c.id == run_id)).one()
+    run = connection.execute(RUN_NOW, {"id": run_id}).one()
     if run.state in RUN_END:
         return RunState(run.state)
-    newest = select(attempts.c.job_id, attempts.c.state, attempts.c.reason, attempts.c.message, attempts.c.exit_code)
     jobs: dict[str, run_step.JobNow] = {}
-    for row in connection.execute(newest.where(attempts.c.run_id == run_id).order_by(attempts.c.num)):
+    for row in connection.execute(JOBS_NOW, {"id": run_id}):
         jobs[row.job_id] = run_step.JobNow(AttemptState(row.state), row.reason, row.message, row.exit_code)
     found = run_step.derive(list(jobs.values()), Desired(run.desired))
     if found.state == run.state:
@@ -100,7 +112,7 @@ def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -
         .returning(attempts.c.run_id)
     ).scalar()
     if run_id is None:
-        run_id = connection.execute(select(attempts.c.run_id).where(attempts.c.id == attempt_id)).scalar_one()
+        run_id = connection.execute(RUN_OF, {"id": attempt_id}).scalar_one()
     return derive_run(connection, run_id)
 
 
@@ -113,7 +125,7 @@ def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
         .returning(attempts.c.run_id)
     ).scalar()
     if run_id is None:
-        run_id = connection.execute(select(attempts.c.run_id).where(attempts.c.id == attempt_id)).scalar_one()
+        run_id = connection.execute(RUN_OF, {"id": attempt_id}).scalar_one()
     return derive_run(connection, run_id)
 
 
@@ -197,7 +209,7 @@ def move_instance(
     ).one_or_none()
     if moved is None:
         return
-    run_id = select(attempts.c.run_id).where(attempts.c.id == moved.attempt_id).scalar_subquery()
+    run_id = connection.execute(RUN_OF, {"id": moved.attempt_id}).scalar() or ""
     events.record(
         connection,
         actor="engine",
