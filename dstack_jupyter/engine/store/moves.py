@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from ...models.errors import NoCapacity
 from ...models.runs import Guard, OfferView
@@ -100,33 +102,39 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
     return found.state
 
 
-def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -> RunState:
-    """Move an unfinished attempt on; nothing happens to a finished one. Returns the run's state."""
+@cache
+def _attempt_move(state: AttemptState) -> ReturningUpdate[Any]:
+    """The guarded update that moves an unfinished attempt into ``state``."""
     values: dict[str, Any] = {"state": state}
     if state is AttemptState.RUNNING:
         values["started_at"] = now()
-    run_id = connection.execute(
+    if state in ATTEMPT_END:
+        values["finished_at"] = now()
+        values |= {name: bindparam(f"b_{name}") for name in ("reason", "message", "exit_code")}
+    return (
         update(attempts)
-        .where(attempts.c.id == attempt_id, attempts.c.state.not_in(ATTEMPT_END), attempts.c.state != state)
+        .where(attempts.c.id == bindparam("b_id"), attempts.c.state.not_in(ATTEMPT_END), attempts.c.state != state)
         .values(**values)
         .returning(attempts.c.run_id)
-    ).scalar()
+    )
+
+
+def _move(connection: Connection, attempt_id: str, state: AttemptState, values: dict[str, Any]) -> RunState:
+    run_id = connection.execute(_attempt_move(state), {"b_id": attempt_id, **values}).scalar()
     if run_id is None:
         run_id = connection.execute(RUN_OF, {"id": attempt_id}).scalar_one()
     return derive_run(connection, run_id)
+
+
+def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -> RunState:
+    """Move an unfinished attempt on; nothing happens to a finished one. Returns the run's state."""
+    return _move(connection, attempt_id, state, {})
 
 
 def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
     """Store how an attempt ended, once. Returns the run's state."""
-    run_id = connection.execute(
-        update(attempts)
-        .where(attempts.c.id == attempt_id, attempts.c.state.not_in(ATTEMPT_END))
-        .values(state=end.state, reason=end.reason, message=end.message, exit_code=end.exit_code, finished_at=now())
-        .returning(attempts.c.run_id)
-    ).scalar()
-    if run_id is None:
-        run_id = connection.execute(RUN_OF, {"id": attempt_id}).scalar_one()
-    return derive_run(connection, run_id)
+    values = {"b_reason": end.reason, "b_message": end.message, "b_exit_code": end.exit_code}
+    return _move(connection, attempt_id, end.state, values)
 
 
 def want_instance(
@@ -184,6 +192,24 @@ def claimed_gpus(connection: Connection, host: str) -> set[int]:
     return set(connection.execute(select(gpu_claims.c.gpu).where(gpu_claims.c.host == host)).scalars())
 
 
+@cache
+def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[Any]:
+    """The guarded update that moves an instance into ``state``."""
+    values: dict[str, Any] = {"state": state, "message": bindparam("b_message")}
+    if with_data:
+        values["data"] = bindparam("b_data")
+    if state in (InstanceState.IDLE, InstanceState.BUSY):
+        values["started_at"] = func.coalesce(instances.c.started_at, now())
+    if state is InstanceState.TERMINATED:
+        values["finished_at"] = now()
+    return (
+        update(instances)
+        .where(instances.c.id == bindparam("b_id"), instances.c.state.not_in([state, InstanceState.TERMINATED]))
+        .values(**values)
+        .returning(instances.c.project, instances.c.identity, instances.c.attempt_id)
+    )
+
+
 def move_instance(
     connection: Connection,
     instance_id: str,
@@ -193,20 +219,11 @@ def move_instance(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
-    values: dict[str, Any] = {"state": state, "message": message}
-    if data is not None:
-        values["data"] = data
-    if state in (InstanceState.IDLE, InstanceState.BUSY):
-        values["started_at"] = func.coalesce(instances.c.started_at, now())
     if state is InstanceState.TERMINATED:
-        values["finished_at"] = now()
         connection.execute(delete(gpu_claims).where(gpu_claims.c.instance_id == instance_id))
-    moved = connection.execute(
-        update(instances)
-        .where(instances.c.id == instance_id, instances.c.state.not_in([state, InstanceState.TERMINATED]))
-        .values(**values)
-        .returning(instances.c.project, instances.c.identity, instances.c.attempt_id)
-    ).one_or_none()
+    values = {"b_id": instance_id, "b_message": message}
+    statement = _instance_move(state, with_data=data is not None)
+    moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
     if moved is None:
         return
     run_id = connection.execute(RUN_OF, {"id": moved.attempt_id}).scalar() or ""

@@ -33,56 +33,40 @@ class Submission:
     context: dict[str, Any]
 
 
+SUBMITTED = ("project", "name", "type", "request_key", "user", "configuration", "code", "context", "fleet_id")
+SAME_REQUEST = select(runs.c.id).where(runs.c.project == bindparam("project"), runs.c.request_key == bindparam("key"))
+INSERT_FLEET = insert(fleets).values(
+    state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
+)
+INSERT_RUN = insert(runs).values(
+    state=RunState.SUBMITTED,
+    desired=Desired.RUNNING,
+    submitted_at=now(),
+    **{name: bindparam(name) for name in ("id", *SUBMITTED)},
+)
+INSERT_ATTEMPT = insert(attempts).values(
+    replica=0,
+    job=0,
+    num=0,
+    state=AttemptState.SUBMITTED,
+    submitted_at=now(),
+    **{name: bindparam(name) for name in ("id", "run_id", "job_id")},
+)
+
+
 def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
     """Store a run; the same request again is the same run. Returns (run id, whether it is new). Raises Conflict."""
-    known = connection.execute(
-        select(runs.c.id).where(runs.c.project == new.project, runs.c.request_key == new.request_key)
-    ).scalar()
+    known = connection.execute(SAME_REQUEST, {"project": new.project, "key": new.request_key}).scalar()
     if known is not None:
         return known, False
-    connection.execute(
-        insert(fleets).values(
-            id=new.fleet_id,
-            project=new.project,
-            name=new.name,
-            run_id=new.run_id,
-            state=FleetState.ACTIVE,
-            created_at=now(),
-        )
-    )
+    values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id}
+    connection.execute(INSERT_FLEET, {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id})
     try:
         with connection.begin_nested():
-            connection.execute(
-                insert(runs).values(
-                    id=new.run_id,
-                    project=new.project,
-                    name=new.name,
-                    type=new.type,
-                    request_key=new.request_key,
-                    user=new.user,
-                    state=RunState.SUBMITTED,
-                    desired=Desired.RUNNING,
-                    configuration=new.configuration,
-                    code=new.code,
-                    context=new.context,
-                    fleet_id=new.fleet_id,
-                    submitted_at=now(),
-                )
-            )
+            connection.execute(INSERT_RUN, values)
     except IntegrityError as error:
         raise _name_in_use(connection, new) from error
-    connection.execute(
-        insert(attempts).values(
-            id=new.attempt_id,
-            run_id=new.run_id,
-            job_id=f"{new.run_id}-0-0",
-            replica=0,
-            job=0,
-            num=0,
-            state=AttemptState.SUBMITTED,
-            submitted_at=now(),
-        )
-    )
+    connection.execute(INSERT_ATTEMPT, {"id": new.attempt_id, "run_id": new.run_id, "job_id": f"{new.run_id}-0-0"})
     events.record(
         connection,
         actor=new.user,
