@@ -35,10 +35,11 @@ def card(header: str, body: str) -> str:
 def log_block(lines_html: str, note: str = "") -> str:
     """The tail of a log; ``lines_html`` is HTML of ``ansi.to_html``."""
     above = f'<div style="{MUTED}">{escape(note)}</div>' if note else ""
+    # Reversed columns keep the scroll bar at the end while lines arrive.
     return (
-        f'{above}<pre style="margin:4px 0 0 0;max-height:28em;overflow:auto;'
-        f"font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);"
-        f'white-space:pre-wrap;overflow-wrap:anywhere">{lines_html}</pre>'
+        f'{above}<div style="margin:4px 0 0 0;max-height:28em;overflow:auto;display:flex;flex-direction:column-reverse">'
+        f'<pre style="margin:0;font-family:var(--jp-code-font-family,monospace);'
+        f"font-size:var(--jp-code-font-size,13px);white-space:pre-wrap;overflow-wrap:anywhere\">{lines_html}</pre></div>"
     )
 
 
