@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TOKEN = "lab-test-token"  # noqa: S105 - of a server on loopback that lives for a minute
+TOKEN = "lab-test-token"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,11 @@ def lab(home: Path, root: Path) -> Iterator[Lab]:
     env |= {"JUPYTER_CONFIG_DIR": str(home / "config"), "DSTACK_JUPYTER_HOME": str(home / "state")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     command += ["--ServerApp.port=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root}"]
-    command += ["--LabApp.news_url=", "--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += [
+        "--LabApp.news_url=",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     log = (home / "lab.log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     try:

@@ -39,7 +39,7 @@ def log_block(lines_html: str, note: str = "") -> str:
     return (
         f'{above}<div style="margin:4px 0 0 0;max-height:28em;overflow:auto;display:flex;flex-direction:column-reverse">'
         f'<pre style="margin:0;font-family:var(--jp-code-font-family,monospace);'
-        f"font-size:var(--jp-code-font-size,13px);white-space:pre-wrap;overflow-wrap:anywhere\">{lines_html}</pre></div>"
+        f'font-size:var(--jp-code-font-size,13px);white-space:pre-wrap;overflow-wrap:anywhere">{lines_html}</pre></div>'
     )
 
 

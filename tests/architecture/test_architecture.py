@@ -1,0 +1,92 @@
+"""The import arrows of ARCHITECTURE.md, the lean start, and habits that a reader would trip over."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "dstack_jupyter"
+
+ARROWS = {
+    "_version": set(),
+    "models": {"_version"},
+    "processes": set(),
+    "transport": {"models"},
+    "offers": {"models"},
+    "machines": {"models", "processes"},
+    "display": {"models"},
+    "backends": {"models", "offers", "machines"},
+    "engine": {"_version", "models", "offers", "backends", "machines", "transport", "processes"},
+    "client": {"models", "transport", "processes", "display"},
+    "api": {"client", "models", "offers", "backends"},
+    "magics": {"api", "client", "display", "models", "backends"},
+    "widgets": set(),
+    "kernels": set(),
+    "__init__": {"_version", "magics"},
+    "__main__": {"magics"},
+}
+FORBIDDEN_IN_ENGINE = {"IPython", "ipykernel", "ipywidgets", "jupyter_server", "jupyter_client", "jupyter_core", "pandas"}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute dotted names of what a module imports, inside functions too."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    package = parts[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if "migrations" not in path.parts]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("dstack_jupyter.")}
+    rooms = {name for name in ours if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+    assert rooms - {room} <= ARROWS[room]
+    if room in ("models", "offers", "machines", "backends", "engine") and path.name != "frame.py":
+        assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN_IN_ENGINE
+
+
+def test_loading_the_extension_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, json\nfrom IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\nbefore = set(sys.modules)\n"
+        "shell.run_line_magic('load_ext', 'dstack_jupyter')\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(json.loads(out))
+    heavy = {"pandas", "numpy", "sqlalchemy", "alembic", "asyncssh", "boto3", "botocore", "azure", "google", "kubernetes"}
+    assert not loaded & (heavy | {"tornado", "pydantic", "ipywidgets"}), loaded
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_host_keys_are_never_ignored_and_no_machine_is_named() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in tracked.split("\0"):
+        path = ROOT / name
+        if not name or not path.exists() or path.suffix in (".png", ".lock") or path == Path(__file__).resolve():
+            continue
+        text = path.read_text(errors="replace")
+        for wrong in ("known_hosts=None", "StrictHostKeyChecking", "/work/main", "/root/"):
+            assert wrong not in text, f"{name} holds {wrong}"

@@ -1,0 +1,228 @@
+"""The extension in a real Jupyter server: who hosts the engine, who may ask what, and that a start costs nothing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dstack_jupyter.client import connect
+from dstack_jupyter.models import endpoint
+from dstack_jupyter.models.home import Home
+from tests.client.test_client import apply, whole
+from tests.conftest import alive, wait_until
+
+TOKEN = "server-test-token"
+API = "/dstack_jupyter/api/v1"
+ROUTES = [
+    ("GET", "/info"),
+    ("GET", "/doctor"),
+    ("GET", "/backends"),
+    ("GET", "/events"),
+    ("GET", "/runs"),
+    ("POST", "/runs"),
+    ("POST", "/runs/plan"),
+    ("GET", "/runs/x"),
+    ("POST", "/runs/x/stop"),
+    ("GET", "/runs/x/logs"),
+    ("GET", "/runs/x/logs/raw"),
+    ("GET", "/runs/x/files"),
+]
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        data = None if body is None else json.dumps(body).encode()
+        connection.request(method, API + path, data, headers)
+        response = connection.getresponse()
+        answer = response.status, response.read()
+        connection.close()
+        return answer
+
+    def authorised(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        status, text = self.ask(method, path, body, Authorization=f"token {TOKEN}")
+        return status, json.loads(text)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        self.process.wait(30)
+
+
+def start(home: Home, *more: str) -> Server:
+    folder = home.root.parent
+    runtime = folder / f"runtime-{len(list(folder.glob('runtime-*')))}"
+    command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", *more],
+        env={**os.environ, "JUPYTER_RUNTIME_DIR": str(runtime)},
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / f"{runtime.name}.log").open("wb"),
+    )
+    wait_until(lambda: list(runtime.glob("jpserver-*.json")), 60, "the Jupyter server")
+    return Server(process, json.loads(next(runtime.glob("jpserver-*.json")).read_text())["port"])
+
+
+@pytest.fixture
+def server(home: Home) -> Iterator[Server]:
+    found = start(home)
+    wait_until(lambda: endpoint.read(home) is not None, what="the server's engine")
+    yield found
+    found.stop()
+
+
+def test_the_server_hosts_the_engine_and_clients_find_it(server: Server, home: Home) -> None:
+    client = connect(home)
+    assert (client.info().host, client.info().pid) == ("server", server.process.pid)
+    assert not client.info().store_open  # nobody has asked for anything yet
+    run = apply(client, "echo hi").wait(20)
+    assert run.state == "done"
+    assert client.notices == []
+    status, views = server.authorised("GET", "/runs?all=1")
+    assert (status, [view["name"] for view in views]) == (200, [run.name])
+
+
+def test_a_run_by_rest(server: Server) -> None:
+    wanted = {"configuration": {"type": "task", "commands": ["echo hi"]}, "request_key": "k", "context": {"cwd": "/"}}
+    status, view = server.authorised("POST", "/runs", wanted)
+    assert (status, view["state"]) == (201, "submitted")
+    status, text = server.ask("GET", f"/runs/{view['name']}/logs?follow=1", Authorization=f"token {TOKEN}")
+    frames = [json.loads(line) for line in text.splitlines()]
+    assert frames[-1]["type"] == "end"
+    assert frames[-1]["run"]["state"] == "done"
+    assert server.ask("GET", f"/runs/{view['name']}/logs/raw", Authorization=f"token {TOKEN}") == (200, b"hi\n")
+    status, error = server.authorised("GET", "/runs/nosuch")
+    assert (status, error["code"]) == (404, "not_found")
+    status, error = server.authorised("POST", "/runs/plan", {"configuration": {"type": "task", "resouces": 1, "commands": ["a"]}})
+    assert (status, error["code"]) == (400, "configuration_error")
+    assert error["details"]["problems"][0]["key"] == "resouces"
+
+
+def test_the_engine_ends_with_the_server_and_the_run_goes_on(home: Home, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    server = start(home)
+    wait_until(lambda: endpoint.read(home) is not None)
+    run = apply(connect(home), f"echo one; until [ -e {gate} ]; do sleep 0.02; done; echo two")
+    wait_until(lambda: run.refresh().state == "running")
+    server.stop()
+    gate.touch()
+    assert whole(run) == b"one\ntwo\n"  # a process of its own took over
+    assert connect(home).info().host == "process"
+
+
+def test_a_killed_server_is_followed_by_the_next_one_which_goes_on_by_itself(home: Home, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    server = start(home)
+    wait_until(lambda: endpoint.read(home) is not None)
+    run = apply(connect(home), f"until [ -e {gate} ]; do sleep 0.02; done; echo out")
+    wait_until(lambda: run.refresh().state == "running")
+    server.stop(signal.SIGKILL)
+    second = start(home)
+    try:
+        wait_until(lambda: (endpoint.read(home) or 0) and connect(home).info().pid == second.process.pid)
+        # It found unfinished work, so it did not wait for anybody to ask.
+        wait_until(lambda: connect(home).info().unfinished_runs == 1)
+        gate.touch()
+        assert whole(run) == b"out\n"
+    finally:
+        second.stop()
+
+
+def test_a_process_hands_over_to_a_server_and_a_follower_notices_nothing(home: Home, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    client = connect(home)
+    run = apply(client, f"echo one; until [ -e {gate} ]; do sleep 0.02; done; echo two")
+    first = client.info()
+    assert first.host == "process"
+    server = start(home)
+    try:
+        wait_until(lambda: (endpoint.read(home) or first).pid == server.process.pid, what="the handover")
+        gate.touch()
+        assert whole(run) == b"one\ntwo\n"
+        assert client.info().host == "server"
+        wait_until(lambda: not alive(first.pid))
+    finally:
+        server.stop()
+
+
+def test_of_two_servers_one_acts_and_the_other_takes_over(home: Home) -> None:
+    first, second = start(home), None
+    try:
+        wait_until(lambda: endpoint.read(home) is not None)
+        second = start(home)
+        assert second.authorised("GET", "/info")[1]["pid"] == first.process.pid
+        first.stop(signal.SIGKILL)
+        wait_until(lambda: (found := endpoint.read(home)) is not None and found.pid == second.process.pid, 30)
+        assert second.authorised("GET", "/runs")[0] == 200
+    finally:
+        for server in (first, second):
+            if server is not None:
+                server.stop()
+
+
+def test_every_route_is_closed_to_who_is_not_logged_in(server: Server) -> None:
+    for method, path in ROUTES:
+        status, _ = server.ask(method, path, {} if method == "POST" else None)
+        assert status in (302, 401, 403), (method, path, status)
+        # A cookie alone does not help without its XSRF token; a foreign page does not help with nothing.
+        headers = {"Cookie": "username-127-0-0-1=forged", "Origin": "https://evil.example"}
+        status, _ = server.ask(method, path, {} if method == "POST" else None, **headers)
+        assert status in (302, 401, 403), (method, path, status)
+
+
+def test_the_table_of_this_test_is_the_extension_s_own() -> None:
+    from dstack_jupyter_server import routes
+
+    known = {path.replace("/x", "/" + routes.REF) for _, path in ROUTES}
+    assert known == {path for path, _, _ in routes.ROUTES}
+    assert {method for _, methods, _ in routes.ROUTES for method in methods} == {"GET", "POST"}
+
+
+def test_an_authorizer_that_denies_is_obeyed_everywhere(home: Home) -> None:
+    (home.root.parent / "denying.py").write_text(
+        "from jupyter_server.auth import Authorizer\n"
+        "class Deny(Authorizer):\n"
+        "    def is_authorized(self, handler, user, action, resource):\n"
+        "        return not resource.startswith('dstack_jupyter:')\n"
+    )
+    os.environ["PYTHONPATH"] = str(home.root.parent)
+    try:
+        server = start(home, "--ServerApp.authorizer_class=denying.Deny")
+    finally:
+        del os.environ["PYTHONPATH"]
+    try:
+        for method, path in ROUTES:
+            status, _ = server.ask(method, path, {} if method == "POST" else None, Authorization=f"token {TOKEN}")
+            assert status == 403, (method, path, status)
+    finally:
+        server.stop()
+
+
+def test_what_is_not_in_the_table_does_not_exist(server: Server) -> None:
+    for method, path in (("POST", "/engine/handover"), ("PUT", "/code/" + "0" * 64), ("GET", "/nothing"), ("POST", "/info")):
+        status, _ = server.ask(method, path, {}, Authorization=f"token {TOKEN}")
+        assert status in (404, 405), (method, path, status)
+
+
+def test_importing_the_extension_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, jupyter_server.serverapp\nbefore = set(sys.modules)\n"
+        "import dstack_jupyter_server; dstack_jupyter_server._jupyter_server_extension_points()\n"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(json.loads(out.replace("'", '"')))
+    assert not loaded & {"pandas", "sqlalchemy", "pydantic", "alembic", "asyncssh", "numpy", "boto3"}, loaded
