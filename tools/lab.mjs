@@ -13,7 +13,12 @@ const browser = await chromium.launch({
 });
 const page = await browser.newPage({ viewport: { width: 1280, height: 1500 } });
 const dialogs = [];
-page.on('dialog', dialog => { dialogs.push(dialog.message()); dialog.dismiss(); });
+page.on('dialog', dialog => {
+  // Leaving a page with unsaved changes asks; that is the browser's, not an output's.
+  if (dialog.type() === 'beforeunload') return dialog.accept();
+  dialogs.push(dialog.message());
+  return dialog.dismiss();
+});
 
 async function open(reset) {
   await page.goto(`${base}/lab/tree/${notebook}?token=${token}${reset ? '&reset' : ''}`, { waitUntil: 'domcontentloaded' });

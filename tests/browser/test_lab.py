@@ -56,7 +56,11 @@ def test_the_quickstart_in_a_browser(server: Lab, tmp_path: Path) -> None:
     assert "dialogs: 0" in text
 
 
-WAITING = "%%dstack apply -n long\ntype: task\ncommands:\n  - seq 300; until [ -e {gate} ]; do sleep 0.05; done; seq 301 600; echo the end"
+BODY = """type: task
+commands:
+  - seq 300; until [ -e {gate} ]; do sleep 0.05; done; seq 301 600; echo the end
+"""
+WAITING = "%%dstack apply -n long\n" + BODY
 
 
 def test_a_browser_reload_in_the_middle_of_a_run_loses_nothing(server: Lab, tmp_path: Path) -> None:
@@ -77,10 +81,14 @@ def test_an_interrupt_detaches_and_the_cell_s_output_goes_on(server: Lab, tmp_pa
 
 def test_a_kernel_restart_in_the_middle_of_a_run_loses_nothing(server: Lab, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    attach = "import os\nif os.path.exists('{gate}'):\n    get_ipython().run_line_magic('dstack', 'attach long')\n    print('whole', len(get_ipython().run_line_magic('dstack', 'logs long').lines))"
-    first = "%load_ext dstack_jupyter"
-    launch = f"if not os.path.exists('{gate}'):\n    get_ipython().run_cell_magic('dstack', 'apply -n long', {WAITING.format(gate=gate).partition(chr(10))[2]!r})"
-    name = notebook(server, tmp_path, f"import os\n{first}", launch, attach.format(gate=gate))
+    shell = "import os\nshell = get_ipython()\nshell.run_line_magic('load_ext', 'dstack_jupyter')"
+    body = BODY.format(gate=gate)
+    launch = f"if not os.path.exists('{gate}'):\n    shell.run_cell_magic('dstack', 'apply -n long', {body!r})"
+    attach = (
+        f"if os.path.exists('{gate}'):\n    shell.run_line_magic('dstack', 'attach long')\n"
+        "    print('whole', len(shell.run_line_magic('dstack', 'logs long').lines))"
+    )
+    name = notebook(server, tmp_path, shell, launch, attach)
     steps = ("run", "wait:300", "restart", f"signal:{gate}", "run", "wait:whole 601")
     code, text = server.drive(name, tmp_path / "shot.png", *steps)
     assert code == 0, text
