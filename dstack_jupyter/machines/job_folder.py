@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -72,9 +73,12 @@ def write(folder: Path, spec: JobSpec) -> None:
         raise ConfigurationError(f"working_dir {spec.working_dir} is not a folder on the machine")
     env = {**spec.env, "DSTACK_WORKING_DIR": str(work)}
     for name, text in (("env.sh", env_script(env)), ("commands", command_script(spec.commands))):
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Replaced whole: a supervisor that another launch has started may be reading it this moment.
+        temporary = folder / f".{name}.{secrets.token_hex(4)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
+        os.replace(temporary, folder / name)
 
 
 def unpack(archive: Archive, root: Path) -> None:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,7 @@ class LocalMachine:
         self._jobs = jobs
         self._children: dict[str, int] = {}
         self._exits: dict[str, int] = {}
+        self._spawning = threading.Lock()
         self._watch = FolderWatch()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="dj-local")
 
@@ -96,13 +98,13 @@ class LocalMachine:
             return
         if shutil.which(spec.shell) is None:
             raise ConfigurationError(f"there is no shell {spec.shell} on this machine", hint="set `shell: sh`")
+        command = ["/bin/sh", "-c", job_folder.supervisor_script(), "dj", str(folder)]
+        command += [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell]
         try:
             job_folder.write(folder, spec)
-            self._children[spec.attempt_id] = spawn_detached(
-                ["/bin/sh", "-c", job_folder.supervisor_script(), "dj", str(folder)]
-                + [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell],
-                {"PATH": SYSTEM_PATH},
-            )
+            with self._spawning:
+                if not self._child_runs(spec.attempt_id) and not (folder / "started").exists():
+                    self._children[spec.attempt_id] = spawn_detached(command, {"PATH": SYSTEM_PATH})
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise StorageFull(
