@@ -33,6 +33,14 @@ class Lab:
         return done.returncode, done.stdout + done.stderr
 
 
+def _port(runtime: Path) -> int | None:
+    """The server's port; None while it has not yet written its file whole."""
+    for file in runtime.glob("jpserver-*.json"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return int(json.loads(file.read_text())["port"])
+    return None
+
+
 @contextlib.contextmanager
 def lab(home: Path, root: Path) -> Iterator[Lab]:
     """A running JupyterLab whose user's HOME is ``home``; it ends with the context, and its runs' engine with it."""
@@ -49,11 +57,10 @@ def lab(home: Path, root: Path) -> Iterator[Lab]:
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     try:
         deadline = time.monotonic() + 60
-        while not (found := list((home / "runtime").glob("jpserver-*.json"))):
+        while (port := _port(home / "runtime")) is None:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError(f"JupyterLab did not start: {(home / 'lab.log').read_text()[-2000:]}")
             time.sleep(0.05)
-        port = json.loads(found[0].read_text())["port"]
         yield Lab(f"http://127.0.0.1:{port}", process.pid, home / "state")
     finally:
         process.terminate()

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import pandas
 
 
+MOST_LINES = 2000
+MOST_BYTES = 1 << 20
+"""What a display of a log shows at most: its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Bytes that the engine stored at ``at`` (seconds since the epoch); ``gap`` says why bytes are missing here."""
@@ -101,10 +106,23 @@ class Log:
     def __len__(self) -> int:
         return len(self.raw)
 
+    def shown(self) -> tuple[str, str]:
+        """(the last lines as text, a line that says what is not shown or ''): a display must not carry gigabytes."""
+        end = self.raw[-MOST_BYTES:]
+        lines = end.decode("utf-8", "replace").splitlines()[-MOST_LINES:]
+        total = self.raw.count(b"\n") + (not self.raw.endswith(b"\n") and bool(self.raw))
+        hidden = total - len(lines)
+        return "\n".join(lines), f"… {hidden} earlier lines: .text and .lines have all" if hidden > 0 else ""
+
     def __repr__(self) -> str:
-        return self.text
+        from ..display.ansi import strip
+
+        text, note = self.shown()
+        return "\n".join(part for part in (note, strip(text), *self.gaps) if part)
 
     def _repr_html_(self) -> str:
         from ..display.ansi import to_html
+        from ..display.html import log_block
 
-        return f'<pre class="jp-dstack-log">{to_html(self.text)}</pre>'
+        text, note = self.shown()
+        return log_block(to_html(text), "; ".join(part for part in (note, *self.gaps) if part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -64,16 +65,18 @@ class Run:
         self.view = RunView(**self._client.call("GET", f"/runs/{self.id}", project=self.project))
         return self
 
-    def stream(self, offset: int = 0, follow: bool = True) -> Iterator[Frame]:
+    def stream(self, offset: int = 0, follow: bool = True, timeout: float | None = None) -> Iterator[Frame]:
         """The run's frames: its state when it changes, its log from byte ``offset``, last an EndFrame. Blocks between them.
 
         Goes on through restarts and handovers of the engine, at the very byte where it was cut. Raises EngineUnavailable
-        when there was no engine for a minute.
+        when there was no engine for a minute, TimeoutError after ``timeout`` seconds (the run goes on).
         """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         cut_since: float | None = None
         while True:
             try:
-                for frame in self._frames(offset, follow):
+                silence = max(0.01, min(SILENT, deadline - time.monotonic()))
+                for frame in self._frames(offset, follow, silence):
                     cut_since = None
                     if isinstance(frame, RunFrame | EndFrame):
                         self.view = frame.run
@@ -88,17 +91,21 @@ class Run:
                         yield frame
                     if isinstance(frame, EndFrame):
                         return
+                    if time.monotonic() > deadline:
+                        break
                 raise HTTPException("the stream ended early")
             except (OSError, HTTPException) as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"run {self.name!r} is still {self.state}") from None
                 self._client.forget()
                 cut_since = cut_since or time.monotonic()
                 if time.monotonic() - cut_since > GIVE_UP:
                     raise EngineUnavailable(f"lost sight of run {self.name!r}: {error}") from error
                 time.sleep(0.2)
 
-    def _frames(self, offset: int, follow: bool) -> Iterator[Frame]:
+    def _frames(self, offset: int, follow: bool, silence: float) -> Iterator[Frame]:
         path = f"/runs/{self.id}/logs"
-        with self._client.open(path, timeout=SILENT, project=self.project, offset=offset, follow=int(follow)) as response:
+        with self._client.open(path, timeout=silence, project=self.project, offset=offset, follow=int(follow)) as response:
             for line in lines(response):
                 yield FRAME.validate_json(line)
 
@@ -113,13 +120,9 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> Run:
         """Block until the run has ended. Raises TimeoutError after ``timeout`` seconds (the run goes on)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        # From the end of the log: only the states matter here.
-        for frame in self.stream(offset=1 << 62):
-            if isinstance(frame, EndFrame):
-                break
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"run {self.name!r} is still {self.state}")
+        # From the end of the log: only the states matter here, and the last frame leaves the last view.
+        for _ in self.stream(offset=1 << 62, timeout=timeout):
+            pass
         return self
 
     def stop(self, abort: bool = False) -> Run:

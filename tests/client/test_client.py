@@ -129,6 +129,17 @@ def test_an_interrupt_gets_through_at_once_and_stops_nothing(home: Home) -> None
     assert run.refresh().state == "running"
 
 
+def test_waiting_has_an_end_when_one_is_set(home: Home) -> None:
+    run = apply(connect(home), "sleep 60", env={"KEY": "canary-51f0"})
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="is still"):
+        run.wait(1)
+    assert time.monotonic() - began < 10
+    # What is shown of a run names its variables and hides their values.
+    assert "canary-51f0" not in run.refresh().view.model_dump_json()
+    assert run.view.configuration["env"] == {"KEY": "***"}
+
+
 def test_errors_cross_the_wire_as_themselves(home: Home) -> None:
     client = connect(home)
     run = apply(client, "sleep 60", name="train")
@@ -213,6 +224,16 @@ class TestLog:
         assert log.tail(3).text == "2\n3\n4"
         assert log.tail(99).text == "1\n2\n3\n4"
         assert log.tail(0).text == ""
+
+    def test_a_display_shows_the_end_and_says_what_it_leaves_out(self) -> None:
+        log = Log("r", [Piece(1.0, b"".join(b"%d\n" % number for number in range(5000)))])
+        assert repr(log).startswith("… 3000 earlier lines")
+        assert repr(log).endswith("\n4999")
+        assert "4999" in log._repr_html_()
+        assert "3000 earlier lines" in log._repr_html_()
+        evil = Log("r", [Piece(1.0, b"<b>\x1b]0;t\x07\x1b[31mx"), Piece(2.0, b"", "a gap")])
+        assert repr(evil) == "<b>x\na gap"
+        assert "<b>" not in evil._repr_html_()
 
     def test_an_empty_log(self) -> None:
         assert Log("r").frame().empty

@@ -244,8 +244,14 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
             )
             for row in tried
         ],
-        configuration=run.configuration,
+        configuration=_without_values(run.configuration),
     )
+
+
+def _without_values(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A configuration to be shown: the names of its variables, not their values, which may be keys."""
+    env = configuration.get("env")
+    return {**configuration, "env": dict.fromkeys(env, "***")} if env else configuration
 
 
 def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | None) -> str:
