@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -33,11 +34,16 @@ class Lab:
         return done.returncode, done.stdout + done.stderr
 
 
-def _port(runtime: Path) -> int | None:
-    """The server's port; None while it has not yet written its file whole."""
+def listening_port(runtime: Path) -> int | None:
+    """The port of the server with this runtime folder; None while nobody listens there.
+
+    A server writes its file before it listens, and not in one piece.
+    """
     for file in runtime.glob("jpserver-*.json"):
-        with contextlib.suppress(json.JSONDecodeError):
-            return int(json.loads(file.read_text())["port"])
+        with contextlib.suppress(json.JSONDecodeError, ConnectionRefusedError):
+            port = int(json.loads(file.read_text())["port"])
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            return port
     return None
 
 
@@ -57,7 +63,7 @@ def lab(home: Path, root: Path) -> Iterator[Lab]:
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     try:
         deadline = time.monotonic() + 60
-        while (port := _port(home / "runtime")) is None:
+        while (port := listening_port(home / "runtime")) is None:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError(f"JupyterLab did not start: {(home / 'lab.log').read_text()[-2000:]}")
             time.sleep(0.05)

@@ -35,10 +35,10 @@ def card(header: str, body: str) -> str:
 def log_block(lines_html: str, note: str = "") -> str:
     """The tail of a log; ``lines_html`` is HTML of ``ansi.to_html``."""
     above = f'<div style="{MUTED}">{escape(note)}</div>' if note else ""
-    # Reversed columns keep the scroll bar at the end while lines arrive.
+    # Reversed columns keep the scroll bar at the end while lines arrive; Lab's own style would let <pre> shrink and scroll.
     return (
         f'{above}<div style="margin:4px 0 0 0;max-height:28em;overflow:auto;display:flex;flex-direction:column-reverse">'
-        f'<pre style="margin:0;font-family:var(--jp-code-font-family,monospace);'
+        f'<pre style="margin:0;flex:none;overflow:visible;font-family:var(--jp-code-font-family,monospace);'
         f'font-size:var(--jp-code-font-size,13px);white-space:pre-wrap;overflow-wrap:anywhere">{lines_html}</pre></div>'
     )
 

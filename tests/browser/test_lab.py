@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from tools.lab_server import Lab, lab
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from lab_server import Lab, lab  # noqa: E402
-
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(400)]
 
 

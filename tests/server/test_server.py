@@ -20,6 +20,7 @@ from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import Home
 from tests.client.test_client import apply, whole
 from tests.conftest import alive, wait_until
+from tools.lab_server import listening_port
 
 TOKEN = "server-test-token"
 API = "/dstack_jupyter/api/v1"
@@ -73,8 +74,8 @@ def start(home: Home, *more: str) -> Server:
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
-    wait_until(lambda: list(runtime.glob("jpserver-*.json")), 60, "the Jupyter server")
-    return Server(process, json.loads(next(runtime.glob("jpserver-*.json")).read_text())["port"])
+    wait_until(lambda: listening_port(runtime), 60, "the Jupyter server")
+    return Server(process, listening_port(runtime) or 0)
 
 
 @pytest.fixture
