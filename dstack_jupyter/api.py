@@ -19,7 +19,8 @@ from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 if TYPE_CHECKING:
     import pandas
 
-    from .models.configurations import TaskConfiguration
+    from .models.configurations import AnyRun
+    from .models.fleets import FleetConfiguration
 
 __all__ = [
     "Client",
@@ -88,21 +89,19 @@ def offers(
     return frame
 
 
-def load(text: str, *, file: str = "", first_line: int = 1) -> TaskConfiguration:
+def load(text: str, *, file: str = "", first_line: int = 1) -> AnyRun | FleetConfiguration:
     """A configuration from YAML, with variables that it only names taken from this process's environment."""
     from .models.yaml_source import load_configuration
 
     return load_configuration(text, file=file, env=os.environ, first_line=first_line)
 
 
-def plan(task: TaskConfiguration, *, project: str = "main", max_offers: int = 3) -> Plan:
+def plan(task: AnyRun, *, project: str = "main", max_offers: int = 3) -> Plan:
     """What ``apply`` would do and cost. Raises ConfigurationError, NotSupportedYet."""
     return connect().plan(PlanRequest(configuration=task.given(), project=project, max_offers=max_offers))
 
 
-def apply(
-    task: TaskConfiguration | str | Path, *, project: str = "main", base: Path | None = None, name: str | None = None
-) -> Run:
+def apply(task: AnyRun | str | Path, *, project: str = "main", base: Path | None = None, name: str | None = None) -> Run:
     """Submit a run (a configuration, YAML text, or the path of a YAML file) and return its handle at once. Never asks.
 
     Relative paths in it begin at ``base``: the file's folder, or the current one. Raises ConfigurationError, NotSupportedYet,
@@ -113,13 +112,15 @@ def apply(
 
     if isinstance(task, Path):
         base = base or task.parent
-        task = load(read_file(task), file=str(task))
-    elif isinstance(task, str):
-        task = load(task)
+        found = load(read_file(task), file=str(task))
+    else:
+        found = load(task) if isinstance(task, str) else task
+    if found.type == "fleet":
+        raise ConfigurationError("a fleet is no run", hint="use api.apply_fleet")
     if name is not None:
-        task.name = name
+        found.name = name
     client = connect()
-    packed = pack_task(task, base or Path.cwd())
+    packed = pack_task(found, base or Path.cwd())
     try:
         for archive in packed:
             client.upload(archive.path, archive.sha256)
@@ -128,7 +129,7 @@ def apply(
             archive.path.unlink(missing_ok=True)
     return client.apply(
         ApplyRequest(
-            configuration=task.given(),
+            configuration=found.given(),
             project=project,
             request_key=secrets.token_hex(16),
             code=[CodeRef(sha256=archive.sha256, path=archive.dest) for archive in packed],

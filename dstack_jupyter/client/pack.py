@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import pathspec
 
-from ..models.configurations import TaskConfiguration
+from ..models.configurations import AnyRun
 from ..models.errors import ConfigurationError, LimitExceeded, NotFound
 
 LARGEST = 1 << 30
@@ -37,7 +37,7 @@ class Packed:
     size: int
 
 
-def pack_task(task: TaskConfiguration, base: Path) -> list[Packed]:
+def pack_task(task: AnyRun, base: Path) -> list[Packed]:
     """The archives of a task's ``repos`` and ``files``; relative paths begin at ``base``, the caller's folder.
 
     Raises NotFound, ConfigurationError, LimitExceeded.

@@ -20,6 +20,8 @@ READ = 1 << 20
 """Bytes of log that one look takes: large enough for 350 k lines/s, small enough for one transaction."""
 REST = 0.02
 """Seconds between two looks at a job that writes: bytes are stored in blocks; the first after a silence goes at once."""
+ASK_AGAIN = 0.1
+"""Seconds until a job that could not be told to end is told again."""
 GUARD = 30.0
 """Seconds after which a running job is looked at although nothing woke us."""
 
@@ -92,7 +94,8 @@ class AttemptReconciler:
                 await self._launch(key, attempt, run, instance)
             case steps.AskToEnd(abort):
                 assert instance is not None
-                await self._machine(instance).end(key.id, abort=abort)
+                if not await self._machine(instance).end(key.id, abort=abort):
+                    return Next(guard=ASK_AGAIN)
                 self._asked[key.id] = Desired.ABORTED if abort else Desired.STOPPED
             case steps.Running() | steps.Wait():
                 pass

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from ..models.configurations import TaskConfiguration
+from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
 from ..models.runs import NOT_AVAILABLE_YET, OfferView
 from ..models.states import AttemptState, Desired, FleetState, InstanceState, Reason
@@ -154,7 +154,7 @@ def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView) -> list[
 
     Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
     """
-    gpu = TaskConfiguration.model_validate(run.configuration).resources.gpu
+    gpu = run_configuration(run.configuration).resources.gpu
     count = (gpu.count.min or 0) if gpu is not None else 0
     if offer.backend != "local" or count == 0:
         return []

@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from ..machines.base import Archive, JobSpec
 from ..machines.local import clean_environment
-from ..models.configurations import TaskConfiguration
+from ..models.configurations import run_configuration
 from .provisioning import seconds
 
 STOP_DURATION = 300
@@ -19,7 +19,7 @@ STOP_DURATION = 300
 
 def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> JobSpec:
     """``code_path`` gives the file of an uploaded archive."""
-    task = TaskConfiguration.model_validate(run.configuration)
+    task = run_configuration(run.configuration)
     env = {name: value for name, value in task.env.items() if value is not None}
     gpus = [int(number) for number in instance.data.get("gpus", [])]
     ours = {
@@ -36,7 +36,7 @@ def job_spec(code_path: Callable[[str], Path], attempt: Row[Any], run: Row[Any],
     hardware = gpu_environment(instance.offer.get("gpu_vendor", ""), gpus)
     return JobSpec(
         attempt_id=attempt.id,
-        commands=task.commands,
+        commands=task.script,
         env={**clean_environment(run.context.get("python", "")), **hardware, **env, **ours},
         shell=task.shell or "/bin/bash",
         working_dir=task.working_dir or "",

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 from ..backends import registry
 from ..backends.collect import collect
-from ..models.configurations import TaskConfiguration, notes, unsupported
-from ..models.errors import NotSupportedYet
+from ..models.configurations import AnyRun, notes, run_configuration, unsupported
+from ..models.errors import ConfigurationError, NotSupportedYet
+from ..models.fleets import FleetConfiguration
 from ..models.home import Home
 from ..models.runs import Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
-from ..models.yaml_source import validate_task
+from ..models.yaml_source import validate
 from ..offers.table import Requirements
 from .names import run_name
 
@@ -27,9 +28,11 @@ Result = TypeVar("Result")
 THREADS = 16
 
 
-def checked(configuration: dict[str, Any]) -> TaskConfiguration:
+def checked(configuration: dict[str, Any]) -> AnyRun:
     """The configuration as a model. Raises ConfigurationError naming every fault, NotSupportedYet for what is not built."""
-    task = validate_task(Source(configuration, ""))
+    task = validate(Source(configuration, ""))
+    if isinstance(task, FleetConfiguration):
+        raise ConfigurationError("a fleet is no run", hint="fleets are applied by `POST /fleets`")
     keys = unsupported(task)
     if keys:
         raise NotSupportedYet(f"not supported yet: {', '.join(keys)}", hint="leave these keys out for now")
@@ -50,7 +53,7 @@ def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
     return Guard(kind="engine", text=f"the engine ends the machine when the job has ended; {ends}")
 
 
-def make_plan(task: TaskConfiguration, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
+def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
     """The plan for these offers, cheapest first."""
     configuration = task.model_dump(mode="json")
     configuration["name"] = task.name or run_name()
@@ -82,7 +85,7 @@ class Provisioning:
 
     async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
         """Offers that fit, cheapest first, and why the other backends have none."""
-        wanted = Requirements.of_task(TaskConfiguration.model_validate(configuration))
+        wanted = Requirements.of_task(run_configuration(configuration))
         table, missing = await self._blocking(collect, wanted)
         return table.views(), missing
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 
 from ..backends import registry
 from ..machines.base import Machine
-from ..models.configurations import TaskConfiguration
+from ..models.configurations import AnyRun
 from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, Condition, EventView, Frame, Plan, PlanRequest, RunView
@@ -193,7 +193,7 @@ class Service:
         return view
 
 
-def _submission(request: ApplyRequest, task: TaskConfiguration, user: str) -> runs.Submission:
+def _submission(request: ApplyRequest, task: AnyRun, user: str) -> runs.Submission:
     name = task.name or run_name()
     return runs.Submission(
         run_id=new_id(),

@@ -77,8 +77,11 @@ class Machine(Protocol):
     async def look(self, attempt_id: str, offset: int, limit: int) -> JobReport:
         """The state of a job and up to ``limit`` bytes of its log from ``offset``. Called by the attempt reconciler."""
 
-    async def end(self, attempt_id: str, *, abort: bool) -> None:
-        """Ask a job to stop, or kill it. Returns at once; ``look`` tells when it has ended."""
+    async def end(self, attempt_id: str, *, abort: bool) -> bool:
+        """Ask a job to stop, or kill it; ``look`` tells when it has ended. False: it cannot be told yet, ask again.
+
+        A job that was launched but has not begun never will.
+        """
 
     def watch(self, attempt_id: str, changed: Callable[[], None]) -> None:
         """Call ``changed`` on the loop whenever the job's log or state may have changed, until ``unwatch``."""

@@ -162,24 +162,27 @@ class LocalMachine:
         if child is not None and self._exits.pop(attempt_id, None) is None:
             os.waitpid(child, 0)
 
-    async def end(self, attempt_id: str, *, abort: bool) -> None:
-        await self._run(self._end, attempt_id, signal.SIGUSR1 if abort else signal.SIGTERM)
+    async def end(self, attempt_id: str, *, abort: bool) -> bool:
+        return await self._run(self._end, attempt_id, signal.SIGUSR1 if abort else signal.SIGTERM)
 
-    def _end(self, attempt_id: str, number: signal.Signals) -> None:
-        pid = _supervisor(self._folder(attempt_id))
+    def _end(self, attempt_id: str, number: signal.Signals) -> bool:
+        folder = self._folder(attempt_id)
+        pid = _supervisor(folder)
         if pid is None:
-            return
+            # Between its first breath and its pid nobody can signal a supervisor; one that is dead needs no signal.
+            return (folder / "exit").exists() or not (self._child_runs(attempt_id) or _just_began(folder))
         # A pidfd means this very process or nothing, even if the pid is taken over between the look and the signal.
         with contextlib.suppress(ProcessLookupError):
             if sys.platform != "linux":
                 os.kill(pid, number)
-                return
+                return True
             descriptor = os.pidfd_open(pid)
             try:
-                if _supervisor(self._folder(attempt_id)) == pid:
+                if _supervisor(folder) == pid:
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
+        return True
 
     def watch(self, attempt_id: str, changed: Callable[[], None]) -> None:
         folder = self._folder(attempt_id)

@@ -14,12 +14,13 @@ from .. import api
 from ..client import Run, connect
 from ..display import logview
 from ..display.words import money, plan_line, price
-from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed
+from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, NotSupportedYet, RunFailed
 from ..models.runs import NOT_AVAILABLE_YET
 from ..models.states import RunState
 
 if TYPE_CHECKING:
-    from ..models.configurations import TaskConfiguration
+    from ..models.configurations import AnyRun
+    from ..models.fleets import FleetConfiguration
     from ..models.runs import Plan, RunView
 
 LAST_LINES = 20
@@ -74,6 +75,8 @@ def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     task, base = _configuration(args, body)
+    if task.type == "fleet":
+        raise NotSupportedYet("type 'fleet' is not supported yet")
     plan = api.plan(task, project=args.project, max_offers=args.max_offers)
     _tell(face)
     if task.name is not None and plan.active_run:
@@ -97,7 +100,7 @@ def _active(run: Run) -> Conflict:
     )
 
 
-def _configuration(args: argparse.Namespace, body: str | None) -> tuple[TaskConfiguration, Path]:
+def _configuration(args: argparse.Namespace, body: str | None) -> tuple[AnyRun | FleetConfiguration, Path]:
     """The configuration of a cell's body or a file with the flags laid over it, and the folder its paths begin at."""
     from ..models.yaml_reader import read_file
 
@@ -112,11 +115,14 @@ def _configuration(args: argparse.Namespace, body: str | None) -> tuple[TaskConf
         task, base = api.load(read_file(path), file=str(path)), path.parent.absolute()
     else:
         raise ConfigurationError("apply needs a configuration", hint="`%%dstack apply` with YAML below, or -f FILE")
-    _lay_over(task, args)
+    if task.type != "fleet":
+        _lay_over(task, args)
+    elif args.name:
+        task.name = args.name
     return task, base
 
 
-def _lay_over(task: TaskConfiguration, args: argparse.Namespace) -> None:
+def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
     """Flags win over the configuration. Raises ConfigurationError that names the flag."""
     from pydantic import ValidationError
 

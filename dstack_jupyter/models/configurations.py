@@ -1,4 +1,4 @@
-"""The configuration of a task: every key of both eras, and which of them this version carries out.
+"""The configurations of runs: every key of both eras, and which of them this version carries out.
 
 Facts: reference ``configuration`` §4.1. A key that is understood but not built yet is refused by name, never ignored.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from .base import Model
+from .durations import DurationOrOff
 from .profiles import ProfileParams
 from .resources import Resources
 from .run_parts import Env, FileMapping, Port, Python, RegistryAuth, Repo, Text, User, VolumeMount
@@ -19,7 +20,7 @@ from .run_parts import Env, FileMapping, Port, Python, RegistryAuth, Repo, Text,
 RUN_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
 LONGEST_COMMANDS = 100 * 1024
 """Bytes of all commands together: they are one argument of a shell, and Linux allows 128 KiB for one."""
-OTHER_TYPES = ("dev-environment", "service", "fleet", "volume", "gateway")
+OTHER_TYPES = ("service", "volume", "gateway")
 
 
 class TaskGroup(Model):
@@ -32,12 +33,11 @@ class TaskGroup(Model):
     ports: list[Port] = []
 
 
-class TaskConfiguration(ProfileParams):
-    """``type: task``. ``env`` values that are None were left to the caller's environment: see ``resolve_env``."""
+class RunConfiguration(ProfileParams):
+    """What all runs share. ``env`` values that are None were left to the caller's environment: see ``resolve_env``."""
 
-    type: Literal["task"] = "task"
+    type: str
     name: str | None = None
-    commands: list[Text] = []
     env: Env = {}
     working_dir: Text | None = None
     shell: Text | None = None
@@ -58,8 +58,6 @@ class TaskConfiguration(ProfileParams):
     priority: int | None = Field(default=None, ge=0, le=100)
     volumes: list[VolumeMount] = []
     ports: list[Port] = []
-    nodes: int | None = Field(default=None, ge=1)
-    groups: list[TaskGroup] | None = None
     dstack: bool = False
     budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Dollars that the run may cost: our own key, not dstack's."""
@@ -80,22 +78,21 @@ class TaskConfiguration(ProfileParams):
             raise ValueError("expected sh, bash or an absolute path")
         return value
 
-    @field_validator("commands")
-    @classmethod
-    def _commands(cls, value: list[str]) -> list[str]:
-        if sum(len(command.encode()) + 1 for command in value) > LONGEST_COMMANDS:
-            raise ValueError("the commands are longer than 100 KiB: put them in a script and list it under `files`")
-        return value
-
     @model_validator(mode="after")
-    def _together(self) -> TaskConfiguration:
-        if not self.commands and self.image is None and not self.groups:
-            raise ValueError("either commands or image is needed")
+    def _one_environment(self) -> Self:
         if sum((self.image is not None, self.python is not None, bool(self.docker))) > 1:
             raise ValueError("only one of image, python and docker can be given")
-        if self.groups and self.nodes is not None:
-            raise ValueError("only one of nodes and groups can be given")
         return self
+
+    @property
+    def node_count(self) -> int:
+        """How many jobs the run has."""
+        return 1
+
+    @property
+    def script(self) -> list[str]:
+        """The commands that a job of this run executes; empty: what its image says."""
+        return []
 
     def resolve_env(self, environment: dict[str, str]) -> list[str]:
         """Fill variables that were named without a value from the caller's environment; returns those it lacks."""
@@ -108,6 +105,74 @@ class TaskConfiguration(ProfileParams):
     def given(self) -> dict[str, Any]:
         """What the user gave, as JSON: a program sends this, since defaults that are filled in look like wishes."""
         return {**self.model_dump(mode="json", exclude_unset=True), "type": self.type}
+
+
+def _short_enough(value: list[str]) -> list[str]:
+    if sum(len(command.encode()) + 1 for command in value) > LONGEST_COMMANDS:
+        raise ValueError("the commands are longer than 100 KiB: put them in a script and list it under `files`")
+    return value
+
+
+Commands = Annotated[list[Text], AfterValidator(_short_enough)]
+
+
+class TaskConfiguration(RunConfiguration):
+    """``type: task``."""
+
+    type: Literal["task"] = "task"
+    commands: Commands = []
+    nodes: int | None = Field(default=None, ge=1)
+    groups: list[TaskGroup] | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if not self.commands and self.image is None and not self.groups:
+            raise ValueError("either commands or image is needed")
+        if self.groups and self.nodes is not None:
+            raise ValueError("only one of nodes and groups can be given")
+        return self
+
+    @property
+    def node_count(self) -> int:
+        return self.nodes or 1
+
+    @property
+    def script(self) -> list[str]:
+        return self.commands
+
+
+class DevEnvironmentConfiguration(RunConfiguration):
+    """``type: dev-environment``: a machine to work on, until it is stopped. ``ide`` is optional, as in the newer era.
+
+    Facts: reference ``configuration`` §4.1. ``jupyter`` is our own ide.
+    """
+
+    type: Literal["dev-environment"] = "dev-environment"
+    ide: Literal["vscode", "cursor", "windsurf", "zed", "jupyter"] | None = None
+    version: str | None = None
+    init: Commands = []
+    inactivity_duration: DurationOrOff = None
+
+    @model_validator(mode="after")
+    def _no_entrypoint(self) -> Self:
+        if self.entrypoint is not None:
+            raise ValueError("a dev environment cannot have an entrypoint")
+        if self.dstack and isinstance(self.inactivity_duration, int):
+            raise ValueError("only one of dstack and inactivity_duration can be given")
+        return self
+
+    @property
+    def script(self) -> list[str]:
+        return [*self.init, "exec sleep 2147483647"]
+
+
+AnyRun = TaskConfiguration | DevEnvironmentConfiguration
+RUN_TYPES: dict[str, type[AnyRun]] = {"task": TaskConfiguration, "dev-environment": DevEnvironmentConfiguration}
+
+
+def run_configuration(data: dict[str, Any]) -> AnyRun:
+    """The model of a stored run's configuration."""
+    return RUN_TYPES[data.get("type", "task")].model_validate(data)
 
 
 BUILT = frozenset(
@@ -125,7 +190,7 @@ NEUTRAL: dict[str, Any] = {
 """Values that say in words what happens anyway."""
 
 
-def unsupported(task: TaskConfiguration) -> list[str]:
+def unsupported(task: AnyRun) -> list[str]:
     """Keys that the user set, that mean something, and that this version does not carry out yet."""
     nothing: tuple[Any, ...] = (None, False, 0, "", [], {})
     found = [
@@ -141,12 +206,12 @@ def unsupported(task: TaskConfiguration) -> list[str]:
         found.append("resources.shm_size")
     if task.resources.gpu is not None and task.resources.gpu.compute_capability is not None:
         found.append("resources.gpu.compute_capability")
-    texts = {"commands": task.commands, "env": task.env.values(), "working_dir": [task.working_dir]}
+    texts = {"commands": task.script, "env": task.env.values(), "working_dir": [task.working_dir]}
     found += [f"{key}: ${{{{ … }}}}" for key, values in texts.items() if any("${{" in (text or "") for text in values)]
     return sorted(found)
 
 
-def notes(task: TaskConfiguration) -> list[str]:
+def notes(task: AnyRun) -> list[str]:
     """What a plan should say about keys that change nothing."""
     dead = [f"{key} has no effect, as in dstack" for key in DEAD if getattr(task, key)]
     tags = ["tags are kept with the run; this version creates nothing that could carry them"] if task.tags else []

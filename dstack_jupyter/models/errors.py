@@ -13,7 +13,9 @@
     ├── RunFailed                      run_failed             422   the run ended, and not with success
     ├── BackendError                   backend_error          502
     │   ├── BackendNotAvailable        backend_not_available  501
-    │   └── NoCapacity                 no_capacity            503
+    │   ├── NoCapacity                 no_capacity            503
+    │   └── Unreachable                unreachable            503   a machine does not answer; its jobs may well go on
+    │       └── HostKeyChanged         host_key_changed       502   somebody else may answer there: nothing was sent
     ├── StorageFull                    storage_full           507   the disk under our state is full
     ├── EngineUnavailable              engine_unavailable     503   no engine answers and none could be started
     └── EngineError                    engine_error           500   a defect of ours, with a request id to report
@@ -182,6 +184,16 @@ class BackendNotAvailable(BackendError):
 class NoCapacity(BackendError):
     code = "no_capacity"
     status = 503
+
+
+class Unreachable(BackendError):
+    code = "unreachable"
+    status = 503
+
+
+class HostKeyChanged(Unreachable):
+    code = "host_key_changed"
+    status = 502
 
 
 class StorageFull(DstackJupyterError):

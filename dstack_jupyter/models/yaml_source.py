@@ -1,4 +1,4 @@
-"""A run's configuration from YAML: every fault in one pass, each with its place and, for a wrong key, the nearest right one.
+"""A configuration from YAML: every fault in one pass, each with its place and, for a wrong key, the nearest right one.
 
 No message repeats a value: it may be a secret.
 """
@@ -13,17 +13,19 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .configurations import OTHER_TYPES, TaskConfiguration
+from .configurations import OTHER_TYPES, RUN_TYPES, AnyRun, RunConfiguration
 from .errors import ConfigurationError, NotSupportedYet, Problem
+from .fleets import FleetConfiguration
 from .yaml_reader import KeyPath, Source, read_file, read_yaml
 
+TYPES: dict[str, type[AnyRun] | type[FleetConfiguration]] = {**RUN_TYPES, "fleet": FleetConfiguration}
 INVALID = "the configuration is not valid"
 
 
 def load_configuration(
     text: str | Path, *, file: str = "", env: Mapping[str, str] | None = None, first_line: int = 1
-) -> TaskConfiguration:
-    """The configuration of a run from YAML text, or from the file that a Path names.
+) -> AnyRun | FleetConfiguration:
+    """The configuration of a run or fleet from YAML text, or from the file that a Path names.
 
     ``env`` fills variables that are named without a value. ``file`` is what messages call the text; ``first_line`` the number
     of its first line there (a cell's body starts at 2). Raises ConfigurationError with every fault and its place,
@@ -38,8 +40,8 @@ def load_configuration(
         raise ConfigurationError(INVALID, problems=[problem])
     if "type" not in source.data:
         raise ConfigurationError(INVALID, problems=[source.problem(("type",), "is missing", "add `type: task`")])
-    task = validate_task(source)
-    missing = task.resolve_env(dict(env or {}))
+    found = validate(source)
+    missing = found.resolve_env(dict(env or {})) if isinstance(found, RunConfiguration) else []
     if missing:
         hint = "set it there, or write NAME=value"
         problems = [
@@ -47,33 +49,34 @@ def load_configuration(
             for name in missing
         ]
         raise ConfigurationError(INVALID, problems=problems)
-    return task
+    return found
 
 
-def validate_task(source: Source) -> TaskConfiguration:
+def validate(source: Source) -> AnyRun | FleetConfiguration:
     """The model of a configuration's data. Raises ConfigurationError with every fault, NotSupportedYet for other types."""
     kind = source.data.get("type", "task")
     if kind in OTHER_TYPES:
-        raise NotSupportedYet(f"type {kind!r} is not supported yet", hint="this version runs `type: task`")
-    if kind != "task":
-        near = difflib.get_close_matches(str(kind), ["task", *OTHER_TYPES], 1) if isinstance(kind, str) else []
-        hint = f"did you mean {near[0]!r}?" if near else f"known: task, {', '.join(OTHER_TYPES)}"
+        raise NotSupportedYet(f"type {kind!r} is not supported yet", hint=f"this version knows {', '.join(TYPES)}")
+    model = TYPES.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        near = difflib.get_close_matches(str(kind), [*TYPES, *OTHER_TYPES], 1) if isinstance(kind, str) else []
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join([*TYPES, *OTHER_TYPES])}"
         raise ConfigurationError(INVALID, problems=[source.problem(("type",), "unknown type", hint)])
     try:
-        return TaskConfiguration.model_validate(source.data)
+        return model.model_validate(source.data)
     except ValidationError as error:
-        raise ConfigurationError(INVALID, problems=_problems(source, error)) from None
+        raise ConfigurationError(INVALID, problems=_problems(source, error, model)) from None
 
 
 def _env_path(env: Any, name: str) -> KeyPath:
     return ("env", env.index(name)) if isinstance(env, list) else ("env", name)
 
 
-def _problems(source: Source, error: ValidationError) -> list[Problem]:
+def _problems(source: Source, error: ValidationError, root: type[BaseModel]) -> list[Problem]:
     """One problem for each place: the members of a union each complain, and what lies deepest says most."""
     found: dict[KeyPath, Problem] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        path, model = _inside(source.data, fault["loc"])
+        path, model = _inside(source.data, fault["loc"], root)
         message = _plain(fault["msg"])
         hint = ""
         if fault["type"] == "extra_forbidden":
@@ -95,10 +98,10 @@ def _plain(message: str) -> str:
     return message.replace("a valid dictionary", "a map").replace("a valid string", "text").replace("a valid ", "a ")
 
 
-def _inside(data: Any, location: tuple[str | int, ...]) -> tuple[KeyPath, type[BaseModel]]:
+def _inside(data: Any, location: tuple[str | int, ...], root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel]]:
     """The part of an error's location that is in the data (pydantic adds names of union members), and the model there."""
     path: list[str | int] = []
-    model: type[BaseModel] = TaskConfiguration
+    model = root
     for part in location:
         known = (isinstance(data, dict) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.configurations import TaskConfiguration
+from ..models.configurations import AnyRun
 from ..models.resources import GPU, CountRange, MemoryRange, Resources
 from ..models.runs import OfferView
 
@@ -53,7 +53,7 @@ class Requirements:
     """False for `%dstack offers`: what the user did not ask for is not asked for."""
 
     @classmethod
-    def of_task(cls, task: TaskConfiguration) -> Requirements:
+    def of_task(cls, task: AnyRun) -> Requirements:
         spot = {"spot": True, "on-demand": False, "auto": None, None: False}[task.spot_policy]
         return cls(
             resources=task.resources,

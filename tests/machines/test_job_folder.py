@@ -196,6 +196,12 @@ class TestLocalMachine:
         assert report.ending == Ending(0, "stopped")
         assert report.data.endswith(b"bye\n")
 
+    async def test_a_job_that_just_begins_cannot_be_told_to_end_yet(self, machine: LocalMachine, tmp_path: Path) -> None:
+        (tmp_path / "jobs/a1/started").mkdir(parents=True)
+        assert not await machine.end("a1", abort=True)
+        (tmp_path / "jobs/a1/exit").write_text("0 -")
+        assert await machine.end("a1", abort=True)
+
     async def test_a_killed_supervisor_is_noticed_at_once(self, machine: LocalMachine, tmp_path: Path) -> None:
         await machine.launch(spec("echo $$; exec sleep 30"))
         report = await until(machine, "a1", lambda report: report.data.endswith(b"\n"))

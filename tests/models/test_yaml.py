@@ -89,7 +89,7 @@ def test_a_fault_is_one_clear_sentence(text: str, expected: str) -> None:
 
 
 def test_other_types_are_named() -> None:
-    for kind in ("dev-environment", "service", "fleet", "volume", "gateway"):
+    for kind in ("service", "volume", "gateway"):
         with pytest.raises(NotSupportedYet, match=kind):
             load_configuration(f"type: {kind}\nname: x\n")
 
