@@ -24,10 +24,36 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What one attempt runs. ``env`` holds everything the job sees: nothing is inherited from anybody.
+class Container:
+    """The container that a job runs in. ``command`` is what runs where the job has no commands: the image's own if empty.
 
-    Durations are seconds; ``max_duration`` 0 is none, ``stop_duration`` 0 waits for ever before it kills.
+    ``ports`` are published on the host's loopback; ``host_network`` shares the host's network instead (nodes of one run).
+    ``password`` is handed to Docker for the pull and kept nowhere. Sizes are bytes, 0 is Docker's default.
+    """
+
+    image: str
+    entrypoint: str = ""
+    user: str = ""
+    privileged: bool = False
+    username: str = ""
+    password: str = field(default="", repr=False)
+    shm_size: int = 0
+    cpus: float = 0.0
+    memory: int = 0
+    gpu_vendor: str = ""
+    gpus: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
+    host_network: bool = False
+    volumes: tuple[tuple[str, str, bool], ...] = ()
+    """(path on the host, path in the container, whether its absence is fine)."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What one attempt runs. ``env`` holds what the job sees beyond the machine's own clean environment.
+
+    Durations are seconds; ``max_duration`` 0 is none, ``stop_duration`` 0 waits for ever before it kills. ``container`` None is
+    a process. ``files`` are small texts in the job's folder, by name; ``prepare`` a script of ours that runs before the commands.
     """
 
     attempt_id: str
@@ -39,6 +65,9 @@ class JobSpec:
     max_duration: int = 0
     stop_duration: int = 300
     log_limit: int = LOG_LIMIT
+    container: Container | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    prepare: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +85,18 @@ class JobReport:
     """What a look at a job shows, and the next bytes of its log.
 
     ``started`` is false where no supervisor ever began; ``ending`` is set only together with the last bytes of the log:
-    ``data`` empty or not, nothing follows. ``lost`` says why a job that was started can never tell how it ended.
+    ``data`` empty or not, nothing follows. ``lost`` says why a job that was started can never tell how it ended, and
+    ``interrupted`` that its machine went down under it. ``preparing`` says what a launch that has returned still does (a pull);
+    ``refused`` why it came to nothing.
     """
 
     started: bool
     data: bytes = b""
     ending: Ending | None = None
     lost: str = ""
+    interrupted: bool = False
+    preparing: str = ""
+    refused: str = ""
 
 
 class Machine(Protocol):
@@ -71,7 +105,8 @@ class Machine(Protocol):
     async def launch(self, spec: JobSpec) -> None:
         """Make the job folder and start its supervisor, detached from us. A second call for the attempt changes nothing.
 
-        Called by the attempt reconciler. Raises StorageFull, ConfigurationError (what was asked for cannot run here).
+        Called by the attempt reconciler. May return while it still prepares: ``look`` tells. Raises StorageFull, Unreachable,
+        ConfigurationError (what was asked for cannot run here).
         """
 
     async def look(self, attempt_id: str, offset: int, limit: int) -> JobReport:
@@ -91,6 +126,12 @@ class Machine(Protocol):
 
     def pull(self, attempt_id: str, path: str) -> AsyncIterator[bytes]:
         """A tar stream of ``path`` in the job's working folder. Raises NotFound, ConfigurationError before the first byte."""
+
+    async def ports(self, attempt_id: str) -> dict[int, int]:
+        """For each published port of a job the port of the machine's loopback; a port that is not there is its own."""
+
+    async def finish(self, attempt_id: str) -> None:
+        """Let go of what an ended job holds beyond its folder."""
 
     async def remove(self, attempt_id: str) -> None:
         """Delete the job folder of an ended job."""

@@ -29,7 +29,7 @@ DISPLAY_ONLY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class GPUFacts:
-    vendor: Literal["nvidia", "amd"]
+    vendor: Literal["nvidia", "amd", "intel", "tenstorrent"]
     name: str
     memory_gb: float
     """0 where the tool does not say (memory shared with the processor)."""
@@ -94,6 +94,40 @@ def parse_rocm_smi(text: str) -> list[GPUFacts]:
         total = str(_inner(card, "VRAM Total Memory (B)"))
         product = _inner(card, "Card Series") or _inner(card, "Card series") or "AMD GPU"
         found += _amd(str(product), int(total) / GB if total.isdigit() else 0.0)
+    return found
+
+
+def parse_hl_smi(text: str) -> list[GPUFacts]:
+    """Output of ``hl-smi -Q index,name,memory.total -f csv,noheader``: ``0, HL-225, 98304 MiB`` a line (Intel Gaudi)."""
+    found = []
+    for row in csv.reader(io.StringIO(text), skipinitialspace=True):
+        if len(row) == 3 and row[0].strip().isdigit():
+            name = GAUDI.get(row[1].strip().upper()[:5], "Gaudi")
+            size = row[2].strip().removesuffix("MiB").strip()
+            found.append(GPUFacts("intel", name, sold_memory(name, int(size) / 1024) if size.isdigit() else 0.0))
+    return found
+
+
+GAUDI = {"HL-20": "Gaudi", "HL-22": "Gaudi2", "HL-32": "Gaudi3", "HL-33": "Gaudi3"}
+"""Board names of hl-smi (HL-205, HL-225, HL-325L) by their first five letters."""
+TENSTORRENT = {"n150": 12.0, "n300": 24.0, "p100": 28.0, "p150": 32.0, "p300": 64.0}
+"""GB of each board: tt-smi does not report memory."""
+
+
+def parse_tt_smi(text: str) -> list[GPUFacts]:
+    """Output of ``tt-smi -s``: JSON whose ``device_info`` has one entry a chip; an n300's second chip is part of the first.
+
+    Raises ValueError, TypeError for anything else.
+    """
+    data: Any = json.loads(text[text.find("{") :])
+    devices = _inner(data, "device_info")
+    if not isinstance(devices, list):
+        raise TypeError("expected device_info")
+    found = []
+    for device in devices:
+        words = str(_inner(device, "board_info", "board_type") or "").lower().split()
+        if words and not (len(words) > 1 and words[1] == "r"):
+            found.append(GPUFacts("tenstorrent", words[0], TENSTORRENT.get(words[0].rstrip("abc"), 0.0)))
     return found
 
 

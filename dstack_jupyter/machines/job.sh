@@ -8,8 +8,16 @@
 #   dropped    bytes discarded after LOG_LIMIT, or because the disk was full, then why; made full size at the start
 #   exit       last: "<exit code> <why it was ended: - stopped aborted max_duration>"; when it is there, the log is complete
 # TERM asks the job to stop (KILL follows after STOP_DURATION seconds, 0: never), USR1 kills it at once.
+#   inner      in a container (DJ_INSIDE is set) instead of pid: what the numbers mean outside, only the host knows
 set -u
 umask 077
+pidfile=pid
+if [ -n "${DJ_INSIDE:-}" ]; then
+    # The folders around this one are the host user's alone; who reads the log there is not who writes it here.
+    umask 022
+    pidfile=inner
+    unset DJ_INSIDE
+fi
 folder=$1 log_limit=$2 max_duration=$3 stop_duration=$4 shell=$5
 cd "$folder" || exit 70
 mkdir started 2>/dev/null || exit 0
@@ -85,7 +93,7 @@ collector=$!
     exec setsid "$shell" -c "$(cat "$folder/commands")" commands
 ) >pipe 2>&1 </dev/null &
 child=$!
-echo "$supervisor $start $boot" >pid.new && mv pid.new pid
+echo "$supervisor $start $boot" >pid.new && mv pid.new "$pidfile"
 # A signal that came before there was a child.
 [ -n "$signalled" ] && kill -s KILL -- "-$child" "$child" 2>/dev/null
 

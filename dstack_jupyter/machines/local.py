@@ -94,6 +94,8 @@ class LocalMachine:
 
     def _launch(self, spec: JobSpec) -> None:
         folder = self._folder(spec.attempt_id)
+        if spec.container is not None:
+            raise ConfigurationError("`local` runs processes only: `image` needs a host with Docker")
         if (folder / "started").exists() or self._child_runs(spec.attempt_id):
             return
         if shutil.which(spec.shell) is None:
@@ -206,6 +208,12 @@ class LocalMachine:
         finally:
             os.close(reader)
             await packing
+
+    async def ports(self, attempt_id: str) -> dict[int, int]:
+        return {}
+
+    async def finish(self, attempt_id: str) -> None:
+        """Nothing is left of an ended job but its folder."""
 
     async def remove(self, attempt_id: str) -> None:
         await self._run(shutil.rmtree, self._folder(attempt_id), True)

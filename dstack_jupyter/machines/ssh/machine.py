@@ -1,0 +1,155 @@
+"""``Machine`` for a host reached by SSH: jobs as processes, or in Docker where the job asks for a container."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from ...models.errors import ConfigurationError, DstackJupyterError, Unreachable
+from ..base import Ending, JobReport, JobSpec
+from ..docker.launcher import FOLDER, WORK, DockerLauncher
+from . import bundle
+from .connection import Address, Connections
+from .facts import Hello
+from .host import Host, command
+
+UPLOAD = 1800.0
+"""Seconds that the files of a job may take to travel."""
+FIRST_LOOKS = (0.03, 0.08, 0.15, 0.3, 0.6)
+"""Seconds after a launch at which to look without waiting to be told: the watcher may be napping."""
+
+
+class SSHMachine:
+    """Made by the engine for each host; shares its connection with whoever else has jobs there."""
+
+    def __init__(self, connections: Connections, address: Address, installation: str) -> None:
+        self.host = Host(connections, address)
+        self._docker = DockerLauncher(self.host, installation)
+        self._launching: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, DstackJupyterError] = {}
+        self._boots: dict[str, str] = {}
+
+    async def hello(self) -> Hello:
+        """Facts of the host, as they were when the connection was made. Raises Unreachable, HostKeyChanged."""
+        return (await self.host.session()).hello
+
+    async def launch(self, spec: JobSpec) -> None:
+        if spec.attempt_id in self._launching:
+            return
+        hello = await self.hello()
+        if spec.container is None:
+            await self._launch_process(spec, hello)
+            return
+        if not hello.docker_socket:
+            raise ConfigurationError(f"{self.host.address.hostname} cannot run containers: {hello.docker_problem}")
+        self._refused.pop(spec.attempt_id, None)
+        self._launching[spec.attempt_id] = asyncio.get_running_loop().create_task(self._launch_container(spec, hello))
+
+    async def _launch_process(self, spec: JobSpec, hello: Hello) -> None:
+        env = {"HOME": hello.home, "USER": hello.user, "LOGNAME": hello.user, "PATH": hello.path, "PYTHONUNBUFFERED": "1"}
+        folder = f"{hello.root}/jobs/{spec.attempt_id}"
+        await self._send_folder(spec, hello, "process", folder, f"{folder}/work", env)
+
+    async def _send_folder(self, spec: JobSpec, hello: Hello, mode: str, folder: str, work: str, env: dict[str, str]) -> None:
+        """Make the job folder there (and, with mode ``process``, start it). ``folder``, ``work``: as the job sees them."""
+        arguments = (hello.root, spec.attempt_id, mode, spec.log_limit, spec.max_duration, spec.stop_duration, spec.shell)
+        pieces = bundle.stream(bundle.texts(spec, folder, work, env), [archive.path for archive in spec.archives])
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            await self.host.send(command("launch.sh", *arguments), pieces, limit=UPLOAD)
+
+    async def _launch_container(self, spec: JobSpec, hello: Hello) -> None:
+        try:
+            spec = await self._docker.prepared(spec, hello)
+            await self._send_folder(spec, hello, "folder", FOLDER, WORK, {"PYTHONUNBUFFERED": "1"})
+            await self._docker.start(spec, hello)
+        except DstackJupyterError as error:
+            self._refused[spec.attempt_id] = error
+        finally:
+            self._launching.pop(spec.attempt_id, None)
+            self.host.tell(spec.attempt_id)
+
+    async def look(self, attempt_id: str, offset: int, limit: int) -> JobReport:
+        if attempt_id in self._launching:
+            return JobReport(started=False, preparing=self._docker.progress.get(attempt_id, "sending files"))
+        if (error := self._refused.get(attempt_id)) is not None:
+            if isinstance(error, Unreachable):
+                del self._refused[attempt_id]
+                raise error
+            return JobReport(started=False, refused=f"{error.message}; {error.hint}" if error.hint else error.message)
+        line, data = await self.host.ask(f"look {attempt_id} {offset} {limit}")
+        head, _, dropped = line.partition(" | ")
+        started, live, _, *exit_words = head.split()
+        if started != "1":
+            return JobReport(started=False)
+        if len(data) == limit:
+            return JobReport(started=True, data=data)
+        if exit_words:
+            return JobReport(started=True, data=data, ending=_ending(exit_words, dropped))
+        if live == "1":
+            return JobReport(started=True, data=data)
+        return await self._without_supervisor(attempt_id, data)
+
+    async def _without_supervisor(self, attempt_id: str, data: bytes) -> JobReport:
+        """No supervisor and no ending: it is about to begin, or something took it away."""
+        hello = await self.hello()
+        if (lost := await self._docker.lost(attempt_id, hello)) is None:
+            return JobReport(started=True, data=data)
+        line, _ = await self.host.ask(f"boot {attempt_id}")
+        if line == "other":
+            return JobReport(started=True, data=data, lost="the host was booted while the job ran", interrupted=True)
+        if line == "young":
+            return JobReport(started=True, data=data)
+        return JobReport(started=True, data=data, lost=lost or "the job's supervisor is gone: it was killed")
+
+    async def end(self, attempt_id: str, *, abort: bool) -> bool:
+        launching = self._launching.get(attempt_id)
+        if launching is not None:
+            launching.cancel()
+            await asyncio.wait({launching})
+        number = "USR1" if abort else "TERM"
+        if await self._docker.signal(attempt_id, number, await self.hello()):
+            return True
+        line, _ = await self.host.ask(f"end {attempt_id} {number}")
+        return line != "later"
+
+    def watch(self, attempt_id: str, changed: Callable[[], None]) -> None:
+        self.host.listen(attempt_id, changed)
+        changed()
+        for delay in FIRST_LOOKS:
+            asyncio.get_running_loop().call_later(delay, self.host.tell, attempt_id)
+
+    def unwatch(self, attempt_id: str) -> None:
+        self.host.unlisten(attempt_id)
+        self._refused.pop(attempt_id, None)
+
+    async def pull(self, attempt_id: str, path: str) -> AsyncIterator[bytes]:
+        hello = await self.hello()
+        async for piece in self.host.receive(command("pull.sh", hello.root, attempt_id, path)):
+            yield piece
+
+    async def ports(self, attempt_id: str) -> dict[int, int]:
+        return await self._docker.ports(attempt_id, await self.hello())
+
+    async def finish(self, attempt_id: str) -> None:
+        """An ended job is not watched any more; its container goes, its folder stays for ``pull``."""
+        await self.host.ask(f"forget {attempt_id}")
+        await self._docker.remove(attempt_id, await self.hello())
+
+    async def remove(self, attempt_id: str) -> None:
+        line, _ = await self.host.ask(f"remove {attempt_id}")
+        if line == "left":
+            await self._docker.delete_folder(attempt_id, await self.hello())
+
+    async def close(self) -> None:
+        for task in self._launching.values():
+            task.cancel()
+        await self.host.close()
+
+
+def _ending(words: list[str], dropped: str) -> Ending:
+    """What `exit` and `dropped` say; a host may hold anything there."""
+    code = int(words[0]) if words[0].isdigit() and len(words[0]) < 4 else 255
+    cause = words[1] if len(words) > 1 and words[1] in ("stopped", "aborted", "max_duration") else ""
+    count, _, why = dropped.partition(" ")
+    return Ending(code, cause, int(count) if count.isdigit() and len(count) < 19 else 0, why.removeprefix("cat: ").strip()[:200])
