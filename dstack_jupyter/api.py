@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -21,15 +22,19 @@ if TYPE_CHECKING:
 
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
+    from .models.fleets_view import FleetView
 
 __all__ = [
     "Client",
     "Log",
     "Run",
     "apply",
+    "apply_fleet",
     "backends",
     "connect",
+    "delete_fleet",
     "events",
+    "fleets",
     "logs",
     "offers",
     "plan",
@@ -133,9 +138,62 @@ def apply(task: AnyRun | str | Path, *, project: str = "main", base: Path | None
             project=project,
             request_key=secrets.token_hex(16),
             code=[CodeRef(sha256=archive.sha256, path=archive.dest) for archive in packed],
+            registry_password=_registry_password(found),
             context=Context(cwd=str(base or Path.cwd()), python=sys.executable, session=_session()),
         )
     )
+
+
+def _registry_password(found: AnyRun) -> str:
+    """The password of ``registry_auth``, with a ``${{ env.NAME }}`` taken from this process. Raises ConfigurationError."""
+    if found.registry_auth is None:
+        return ""
+    password = found.registry_auth.password.get_secret_value()
+    named = re.fullmatch(r"\s*\$\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}\s*", password)
+    if named is None:
+        return password
+    if named[1] not in os.environ:
+        raise ConfigurationError(f"registry_auth names the variable {named[1]}, which is not set here")
+    return os.environ[named[1]]
+
+
+def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetView:
+    """Apply a fleet of SSH hosts (a configuration, YAML text, or a file's path). Its hosts are reached afterwards.
+
+    Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises ConfigurationError, NotSupportedYet,
+    Conflict.
+    """
+    from .models.fleets_view import FleetRequest
+    from .models.yaml_reader import read_file
+
+    if isinstance(fleet, Path):
+        base = base or fleet.parent
+        found = load(read_file(fleet), file=str(fleet))
+    else:
+        found = load(fleet) if isinstance(fleet, str) else fleet
+    if found.type != "fleet":
+        raise ConfigurationError(f"a {found.type} is no fleet", hint="use api.apply")
+    where = str((base or Path.cwd()).absolute())
+    return connect().apply_fleet(FleetRequest(configuration=found.given(), project=project, base=where))
+
+
+def fleets(*, project: str = "main") -> pandas.DataFrame:
+    """The hosts of all fleets, one a row: fleet, host, state, runs, cpus, memory_gb, gpu_name, gpu_count, …, message."""
+    import pandas as pd
+
+    columns = ["fleet", "host", "state", "runs", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count"]
+    columns += ["gpu_memory_gb", "docker", "blocks", "busy_blocks", "host_key", "message"]
+    rows = [
+        {**host.model_dump(), "fleet": fleet.name, "host": host.hostname, "state": str(host.state), "runs": ", ".join(host.runs)}
+        for fleet in connect().fleets(project)
+        for host in fleet.hosts
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def delete_fleet(name: str, *, project: str = "main") -> None:
+    """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
+    connect().delete_fleet(name, project)
 
 
 def _session() -> str:
@@ -147,9 +205,9 @@ def run(ref: str, *, project: str = "main") -> Run:
     return connect().run(ref, project)
 
 
-def logs(ref: str, *, project: str = "main") -> Log:
-    """Everything stored of a run's log."""
-    return run(ref, project=project).logs()
+def logs(ref: str, *, project: str = "main", job: int = 0) -> Log:
+    """Everything stored of a run's log; ``job`` is the node's number."""
+    return run(ref, project=project).logs(job)
 
 
 def stop(ref: str, *, project: str = "main", abort: bool = False) -> Run:

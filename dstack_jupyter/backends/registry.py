@@ -29,7 +29,7 @@ class Entry:
 
 _entries: dict[str, Entry] = {
     "local": Entry("This machine", "local", "dstack_jupyter.backends.local.compute:LocalBackend"),
-    "ssh": Entry("SSH fleets", "on-prem"),
+    "ssh": Entry("SSH fleets", "on-prem", "dstack_jupyter.backends.ssh.compute:SSHBackend"),
     "aws": Entry("AWS", "vm", extra="aws"),
     "azure": Entry("Azure", "vm", extra="azure"),
     "gcp": Entry("GCP", "vm", extra="gcp"),
@@ -86,7 +86,7 @@ def load(name: str) -> Backend:
     """The backend, imported on first use. Raises NotFound, BackendNotAvailable (not built, or its extra is not installed)."""
     proper, found = entry(name)
     if not found.module:
-        raise BackendNotAvailable(f"{found.title} is not available yet", hint="this version runs on `local`")
+        raise BackendNotAvailable(f"{found.title} is not available yet", hint="this version runs on `local` and SSH fleets")
     with _loading:
         if proper not in _loaded:
             _loaded[proper] = _make(found)
@@ -113,7 +113,7 @@ def views() -> list[BackendView]:
             kind=found.kind,
             status="not available yet",
             message=f"{found.title}: not available yet",
-            hint="comes with a later version; `local` works today",
+            hint="comes with a later version; `local` and SSH fleets work today",
         )
         for name, found in _entries.items()
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..models.errors import EngineUnavailable
+from ..models.fleets_view import FleetRequest, FleetView
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, Plan, PlanRequest, RunView
 from ..transport import open_response, request
@@ -86,6 +87,23 @@ class Client:
     def apply(self, wanted: ApplyRequest) -> Run:
         """Submit a run and return its handle; it is stored when this returns."""
         return Run(self, RunView(**self.call("POST", "/runs", wanted)))
+
+    def apply_fleet(self, wanted: FleetRequest) -> FleetView:
+        """Apply a fleet; its hosts are reached afterwards: ``fleet`` tells."""
+        return FleetView(**self.call("POST", "/fleets", wanted))
+
+    def fleets(self, project: str = "main") -> list[FleetView]:
+        return [FleetView(**view) for view in self.call("GET", "/fleets", project=project)]
+
+    def fleet(self, name: str, project: str = "main") -> FleetView:
+        return FleetView(**self.call("GET", f"/fleets/{name}", project=project))
+
+    def delete_fleet(self, name: str, project: str = "main") -> None:
+        self.call("DELETE", f"/fleets/{name}", project=project)
+
+    def trust(self, fleet: str, host: str, project: str = "main") -> None:
+        """Forget the pinned key of a host."""
+        self.call("POST", f"/fleets/{fleet}/hosts/{host}/trust", project=project)
 
     def runs(self, project: str = "main", all: bool = False, last: int | None = None) -> list[Run]:
         found = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)

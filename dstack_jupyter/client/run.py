@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -65,22 +65,26 @@ class Run:
         self.view = RunView(**self._client.call("GET", f"/runs/{self.id}", project=self.project))
         return self
 
-    def stream(self, offset: int = 0, follow: bool = True, timeout: float | None = None) -> Iterator[Frame]:
-        """The run's frames: its state when it changes, its log from byte ``offset``, last an EndFrame. Blocks between them.
+    def stream(self, offset: int = 0, follow: bool = True, timeout: float | None = None, *, job: int = 0) -> Iterator[Frame]:
+        """The run's frames: its state when it changes, a job's log from byte ``offset``, last an EndFrame. Blocks between them.
 
-        Goes on through restarts and handovers of the engine, at the very byte where it was cut. Raises EngineUnavailable
-        when there was no engine for a minute, TimeoutError after ``timeout`` seconds (the run goes on).
+        A job that is tried again goes on with its next attempt. Goes on through restarts and handovers of the engine, at the
+        very byte where it was cut. Raises EngineUnavailable when there was no engine for a minute, TimeoutError after
+        ``timeout`` seconds (the run goes on).
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         cut_since: float | None = None
+        attempt = ""
         while True:
             try:
                 silence = max(0.01, min(SILENT, deadline - time.monotonic()))
-                for frame in self._frames(offset, follow, silence):
+                for frame in self._frames(silence, offset=offset, follow=int(follow), job=job, attempt=attempt):
                     cut_since = None
                     if isinstance(frame, RunFrame | EndFrame):
                         self.view = frame.run
-                    elif isinstance(frame, LogFrame):
+                    elif isinstance(frame, LogFrame | GapFrame) and frame.attempt != attempt:
+                        offset, attempt = (0 if attempt else offset), frame.attempt
+                    if isinstance(frame, LogFrame):
                         data = base64.b64decode(frame.data)
                         if frame.offset != offset:
                             raise HTTPException(f"the log goes on at byte {frame.offset}, not {offset}")
@@ -103,19 +107,19 @@ class Run:
                     raise EngineUnavailable(f"lost sight of run {self.name!r}: {error}") from error
                 time.sleep(0.2)
 
-    def _frames(self, offset: int, follow: bool, silence: float) -> Iterator[Frame]:
+    def _frames(self, silence: float, **query: Any) -> Iterator[Frame]:
         path = f"/runs/{self.id}/logs"
-        with self._client.open(path, timeout=silence, project=self.project, offset=offset, follow=int(follow)) as response:
+        with self._client.open(path, timeout=silence, project=self.project, **query) as response:
             for line in lines(response):
                 yield FRAME.validate_json(line)
 
-    def logs(self) -> Log:
-        """Everything that is stored of the run's log by now."""
-        return Log.collect(self.name, self.stream(follow=False))
+    def logs(self, job: int = 0) -> Log:
+        """Everything that is stored of a job's log by now (its newest attempt)."""
+        return Log.collect(self.name, self.stream(follow=False, job=job))
 
-    def raw(self) -> bytes:
+    def raw(self, job: int = 0) -> bytes:
         """The bytes of the log, nothing added; a gap has none."""
-        with self._client.open(f"/runs/{self.id}/logs/raw", project=self.project, offset=0) as response:
+        with self._client.open(f"/runs/{self.id}/logs/raw", project=self.project, offset=0, job=job) as response:
             return response.read()
 
     def wait(self, timeout: float | None = None) -> Run:
@@ -131,14 +135,14 @@ class Run:
         self.view = RunView(**answer)
         return self
 
-    def pull(self, path: str = ".", to: Path | str | None = None) -> list[Path]:
-        """Copy ``path`` of the run's working folder into the folder ``to`` (here); returns what was written.
+    def pull(self, path: str = ".", to: Path | str | None = None, *, job: int = 0) -> list[Path]:
+        """Copy ``path`` of a job's working folder into the folder ``to`` (here); returns what was written.
 
         Raises NotFound, ConfigurationError.
         """
         from .unpack import unpack
 
-        with self._client.open(f"/runs/{self.id}/files", timeout=600, project=self.project, path=path) as response:
+        with self._client.open(f"/runs/{self.id}/files", timeout=600, project=self.project, path=path, job=job) as response:
             return unpack(response, Path(to or "."))
 
     def __repr__(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..models.runs import Plan, RunView
+from ..models.fleets_view import HostView
+from ..models.runs import Attachment, Plan, RunView
 
 
 def money(dollars: float) -> str:
@@ -59,3 +60,23 @@ def plan_line(plan: Plan) -> str:
         f"{plan.run_name}: {first.backend} ({first.cpus:g} CPUs, {first.memory_gb:g} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"
     )
+
+
+def host_line(host: HostView) -> str:
+    """One line about a host of a fleet: what it is, or why it cannot be used."""
+    if host.message:
+        return f"{host.hostname}: {host.message}"
+    gpu = f", {host.gpu_count} × {host.gpu_name} {host.gpu_memory_gb:g} GB" if host.gpu_count else ""
+    blocks = f", {host.blocks} blocks" if host.blocks > 1 else ""
+    runs = "Docker" if host.docker else "processes only"
+    return f"{host.hostname}: {host.state} ({host.cpus:g} CPUs, {host.memory_gb:g} GB{gpu}{blocks}, {runs}), key {host.host_key}"
+
+
+def attachment_lines(name: str, found: Attachment) -> list[str]:
+    """How a running job is reached from the engine's machine."""
+    lines = [f"port {forward.port} is at {forward.url}" for forward in found.forwards]
+    if found.ssh_host:
+        lines.append(f"ssh {found.ssh_host}   (once ~/.ssh/config begins with: {found.ssh_config})")
+    if found.link:
+        lines.append(f"open in {found.ide}: {found.link}")
+    return [*lines, *found.notes]

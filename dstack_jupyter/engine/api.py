@@ -25,6 +25,7 @@ from tornado.iostream import StreamClosedError
 
 from ..models.endpoint import API_ROOT
 from ..models.errors import ConfigurationError, DstackJupyterError, EngineError, Forbidden, LimitExceeded, NotFound, Problem
+from ..models.fleets_view import FleetRequest
 from ..models.home import Home
 from ..models.runs import ApplyRequest, EngineInfo, PingFrame, PlanRequest, StopRequest
 from .service_protocol import ServiceProtocol
@@ -214,6 +215,29 @@ class PlanHandler(Handler):
         self.answer(await (await self.context.service()).plan(self.body(PlanRequest)))
 
 
+class FleetsHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).fleets.list(project=self.project))
+
+    async def post(self) -> None:
+        service = await self.context.service()
+        self.answer(await service.fleets.apply(self.body(FleetRequest), user=self.user), 201)
+
+
+class FleetHandler(Handler):
+    async def get(self, name: str) -> None:
+        self.answer(await (await self.context.service()).fleets.get(name, project=self.project))
+
+    async def delete(self, name: str) -> None:
+        await (await self.context.service()).fleets.delete(name, project=self.project, user=self.user)
+        self.answer({}, 202)
+
+
+class TrustHandler(Handler):
+    async def post(self, name: str, host: str) -> None:
+        self.answer(await (await self.context.service()).fleets.trust(name, host, project=self.project))
+
+
 class RunsHandler(Handler):
     async def get(self) -> None:
         last = self.number("last", 0) or None
@@ -240,14 +264,21 @@ class StopHandler(Handler):
 class LogsHandler(Handler):
     async def get(self, ref: str) -> None:
         service = await self.context.service()
-        frames = service.stream(ref, project=self.project, offset=self.number("offset", 0), follow=self.flag("follow"))
+        frames = service.stream(
+            ref,
+            project=self.project,
+            offset=self.number("offset", 0),
+            follow=self.flag("follow"),
+            job=self.number("job", 0),
+            attempt=self.get_query_argument("attempt", ""),
+        )
         await self.stream("application/x-ndjson", with_pings(frames))
 
 
 class RawLogHandler(Handler):
     async def get(self, ref: str) -> None:
         service = await self.context.service()
-        pieces = service.raw_log(ref, project=self.project, offset=self.number("offset", 0))
+        pieces = service.raw_log(ref, project=self.project, offset=self.number("offset", 0), job=self.number("job", 0))
         await self.stream("application/octet-stream", pieces)
 
 
@@ -255,7 +286,7 @@ class FilesHandler(Handler):
     async def get(self, ref: str) -> None:
         service = await self.context.service()
         path = self.get_query_argument("path", ".", strip=False)
-        await self.stream("application/x-tar", service.pull(ref, project=self.project, path=path))
+        await self.stream("application/x-tar", service.pull(ref, project=self.project, path=path, job=self.number("job", 0)))
 
 
 class EventsHandler(Handler):
@@ -320,6 +351,9 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/engine/handover", HandoverHandler),
     ("/backends", BackendsHandler),
     ("/doctor", DoctorHandler),
+    ("/fleets", FleetsHandler),
+    (f"/fleets/{REF}", FleetHandler),
+    (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),
     (f"/runs/{REF}", RunHandler),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
 from ..machines.base import Ending, JobReport, JobSpec, Machine
 from ..models.errors import ConfigurationError
-from ..models.states import ATTEMPT_END, AttemptState, Desired, InstanceState
+from ..models.states import ATTEMPT_END, AttemptState, Desired, InstanceState, Reason
 from .bus import Bus
+from .nodes import Siblings, ends_with, must_wait
 from .queue import Key, Next
 from .steps import attempt as steps
-from .store import logs, moves
+from .store import hosts, logs, moves
 from .store.database import Database
 
 READ = 1 << 20
@@ -25,13 +26,15 @@ ASK_AGAIN = 0.1
 GUARD = 30.0
 """Seconds after which a running job is looked at although nothing woke us."""
 
-SpecBuilder = Callable[[Row[Any], Row[Any], Row[Any]], JobSpec]
+SpecBuilder = Callable[[Row[Any], Row[Any], Row[Any], Siblings, list[int]], JobSpec]
 
 
 class AttemptReconciler:
     """Handles the ``attempt`` keys of the work queue, on the engine's loop.
 
-    ``machine`` finds the machine of an instance row, ``spec`` makes the job of (attempt, run, instance), ``wake`` adds a key.
+    ``machine`` finds the machine of an instance row, ``spec`` makes the job of (attempt, run, instance, siblings), ``wake`` adds
+    a key. ``condemned`` holds why a guard ends a job, by attempt; ``running`` hears of each job that is first seen running
+    (by this process), ``ended`` of each that has ended.
     """
 
     def __init__(
@@ -41,7 +44,13 @@ class AttemptReconciler:
         machine: Callable[[Row[Any]], Machine],
         spec: SpecBuilder,
         wake: Callable[[Key], None],
+        condemned: dict[str, tuple[Reason, str]],
+        running: Callable[[Row[Any], Row[Any], Row[Any]], Awaitable[None]],
+        ended: Callable[[str], None],
     ) -> None:
+        self._condemned = condemned
+        self._running = running
+        self._ended = ended
         self._database = database
         self._bus = bus
         self._machine = machine
@@ -50,30 +59,50 @@ class AttemptReconciler:
         self._asked: dict[str, Desired] = {}
         self._refused: dict[str, str] = {}
         self._watching: set[str] = set()
+        self._finished: set[str] = set()
 
     async def reconcile(self, key: Key) -> Next:
         """One look and one step; asks to be called again while there is more to do at once."""
-        attempt, run, instance = await self._database.read(moves.load_attempt, key.id)
+        attempt, run, instance, siblings, blocks = await self._database.read(_load, key.id)
         if attempt.state in ATTEMPT_END:
-            self._forget(key.id, instance)
-            return Next()
+            return await self._finish(key, instance)
         report = JobReport(started=False)
         if instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
             report = await self._machine(instance).look(key.id, attempt.log_offset, READ)
+        desired, because = Desired(run.desired), None
+        if desired is Desired.RUNNING:
+            because = self._condemned.get(key.id) or ends_with(attempt, run, siblings)
+            desired = Desired.STOPPED if because else desired
         seen = steps.Seen(
             instance=InstanceState(instance.state) if instance is not None else None,
             instance_message=instance.message if instance is not None else "",
             started=report.started,
             ending=report.ending,
             lost=report.lost,
-            refused=self._refused.get(key.id, ""),
+            refused=self._refused.get(key.id, "") or report.refused,
+            preparing=report.preparing,
+            interrupted=report.interrupted,
+            hold=must_wait(attempt, run, siblings),
+            because=because,
         )
         asked = self._asked.get(key.id, Desired.RUNNING)
-        step = steps.next_step(AttemptState(attempt.state), Desired(run.desired), asked, seen)
-        if report.data or isinstance(step, steps.Running | steps.Book | steps.End):
+        step = steps.next_step(AttemptState(attempt.state), desired, asked, seen)
+        if report.data or isinstance(step, steps.Running | steps.Book | steps.Prepare | steps.End):
             await self._database.write(_store, attempt, instance, report, step)
             self._bus.publish(run.id)
-        return await self._after(key, run, attempt, instance, report, step)
+        if len(siblings) > 1 and isinstance(step, steps.Running | steps.Book | steps.End):
+            for other, _ in siblings:
+                if other.id != key.id:
+                    self._wake(Key("attempt", other.id))
+        return await self._after(key, run, attempt, instance, report, step, siblings, blocks)
+
+    async def _finish(self, key: Key, instance: Row[Any] | None) -> Next:
+        """Let go of what an ended attempt holds: again after a restart, since nobody wrote down that it was done."""
+        self._forget(key.id, instance)
+        if instance is not None and key.id not in self._finished:
+            await self._machine(instance).finish(key.id)
+            self._finished.add(key.id)
+        return Next()
 
     async def _after(
         self,
@@ -83,32 +112,43 @@ class AttemptReconciler:
         instance: Row[Any] | None,
         report: JobReport,
         step: steps.Step,
+        siblings: Siblings,
+        blocks: list[int],
     ) -> Next:
         match step:
             case steps.End():
-                self._forget(key.id, instance)
                 self._wake(Key("fleet", run.fleet_id))
-                return Next()
-            case steps.Book() | steps.Launch():
+                self._wake(Key("run", run.id))
+                self._ended(key.id)
+                return await self._finish(key, instance)
+            case steps.Book():
                 assert instance is not None
-                await self._launch(key, attempt, run, instance)
+                if not must_wait(attempt, run, siblings):
+                    await self._launch(key, attempt, run, instance, siblings, blocks)
+            case steps.Launch():
+                assert instance is not None
+                await self._launch(key, attempt, run, instance, siblings, blocks)
             case steps.AskToEnd(abort):
                 assert instance is not None
                 if not await self._machine(instance).end(key.id, abort=abort):
                     return Next(guard=ASK_AGAIN)
                 self._asked[key.id] = Desired.ABORTED if abort else Desired.STOPPED
-            case steps.Running() | steps.Wait():
-                pass
-        if instance is not None and report.started:
+            case steps.Running() | steps.Prepare() | steps.Wait():
+                if report.started and instance is not None and key.id not in self._watching:
+                    await self._running(attempt, run, instance)
+                    self._bus.publish(run.id)
+        if instance is not None and (report.started or report.preparing):
             self._watch(key, instance)
         if len(report.data) == READ:
             self._wake(key)
             return Next(guard=GUARD)
         return Next(rest=REST if report.data else 0.0, guard=GUARD)
 
-    async def _launch(self, key: Key, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> None:
+    async def _launch(
+        self, key: Key, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]
+    ) -> None:
         try:
-            await self._machine(instance).launch(self._spec(attempt, run, instance))
+            await self._machine(instance).launch(self._spec(attempt, run, instance, siblings, blocks))
         except ConfigurationError as error:
             self._refused[key.id] = f"{error.message}; {error.hint}" if error.hint else error.message
             self._wake(key)
@@ -122,10 +162,20 @@ class AttemptReconciler:
 
     def _forget(self, attempt_id: str, instance: Row[Any] | None) -> None:
         self._asked.pop(attempt_id, None)
+        self._condemned.pop(attempt_id, None)
         self._refused.pop(attempt_id, None)
         if attempt_id in self._watching and instance is not None:
             self._watching.discard(attempt_id)
             self._machine(instance).unwatch(attempt_id)
+
+
+def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:
+    """(attempt, run, instance, all jobs of the run, the blocks that the attempt has booked)."""
+    attempt, run, instance = moves.load_attempt(connection, attempt_id)
+    alone = run.configuration.get("nodes", 1) in (None, 1)
+    siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)
+    blocks = hosts.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
+    return attempt, run, instance, siblings, blocks
 
 
 def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None, report: JobReport, step: steps.Step) -> None:
@@ -138,7 +188,13 @@ def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None,
             assert instance is not None
             moves.book(connection, attempt.id, instance.id)
         case steps.Running():
+            if attempt.message:
+                moves.say_of_attempt(connection, attempt.id, "")
             moves.move_attempt(connection, attempt.id, AttemptState.RUNNING)
+        case steps.Prepare(message):
+            moves.say_of_attempt(connection, attempt.id, message)
+            if message.startswith("pulling") and attempt.state == AttemptState.PROVISIONING:
+                moves.move_attempt(connection, attempt.id, AttemptState.PULLING)
         case steps.End():
             if report.ending is not None and report.ending.dropped:
                 end = attempt.log_offset + len(report.data)

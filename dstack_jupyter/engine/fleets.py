@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row
 from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
 from ..models.runs import NOT_AVAILABLE_YET, OfferView
-from ..models.states import AttemptState, Desired, FleetState, InstanceState, Reason
+from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState, Reason
+from . import placement
 from .bus import Bus
 from .names import identity, new_id
 from .provisioning import Provisioning, guard_of
@@ -23,7 +24,10 @@ from .store.database import Database
 
 
 class FleetReconciler:
-    """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done."""
+    """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
+
+    ``hosts_changed`` hears when hosts were booked.
+    """
 
     def __init__(
         self,
@@ -33,7 +37,9 @@ class FleetReconciler:
         installation: str,
         wake: Callable[[Key], None],
         closed: Callable[[str], None],
+        hosts_changed: Callable[[], None],
     ) -> None:
+        self._hosts_changed = hosts_changed
         self._database = database
         self._bus = bus
         self._provisioning = provisioning
@@ -50,15 +56,15 @@ class FleetReconciler:
         if fleet.state == FleetState.TERMINATED:
             self._closed(key.id)
             return Next()
-        tried = [steps.AttemptNow(row.id, AttemptState(row.state)) for row in attempts]
+        tried = [steps.AttemptNow(row.id, AttemptState(row.state), row.instance_id is not None) for row in attempts]
         rented = {row.id: _Rented.of(row) for row in rows}
         while True:
             now = [steps.InstanceNow(found.id, found.state, found.attempt_id) for found in rented.values()]
-            match steps.next_step(tried, now, Desired(run.desired)):
+            match steps.next_step(tried, now, Desired(run.desired), run_ended=run.state in RUN_END):
                 case steps.Wait():
                     return Next()
                 case steps.Want(attempt_id):
-                    wanted = await self._want(fleet, run, attempt_id)
+                    wanted = await self._place(fleet, run, attempt_id, tried)
                     if wanted is None:
                         self._bus.publish(run.id)
                         self._wake(key)
@@ -83,22 +89,39 @@ class FleetReconciler:
         await self._database.write(moves.move_instance, found.id, state)
         found.state = state
 
-    async def _want(self, fleet: Row[Any], run: Row[Any], attempt_id: str) -> _Rented | None:
-        """Store the intent of an instance; None if there can be none, which ends the attempt."""
+    async def _place(self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow]) -> _Rented | None:
+        """Find a machine for an attempt: book hosts of a fleet, or store the intent of an instance of its own.
+
+        None when the attempt was booked, or ended since nothing can be had: either is stored.
+        """
         offers, missing = await self._provisioning.offers(run.configuration)
+        waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
+        reasons: list[str] = []
         try:
-            if not offers:
+            if any(offer.backend == "ssh" for offer in offers):
+                try:
+                    await self._database.write(placement.book_hosts, run, waiting, offers)
+                    for each in waiting:
+                        self._wake(Key("attempt", each))
+                    self._hosts_changed()
+                    return None
+                except NoCapacity as error:
+                    reasons.append(error.message)
+            own = [offer for offer in offers if offer.backend != "ssh"]
+            if not own or len(waiting) > 1:
                 told = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
-                why = "; ".join(f"{line.backend}: {line.reason}" for line in told) or "no backend has an offer"
-                raise NoCapacity(f"no offer fits ({why})")
+                reasons += [f"{line.backend}: {line.reason}" for line in told]
+                raise NoCapacity(f"no offer fits ({'; '.join(reasons) or 'no backend has an offer'})")
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offers[0])
+            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, own[0])
         except NoCapacity as error:
-            end = End(AttemptState.FAILED, Reason.NO_CAPACITY, error.message)
-            await self._database.write(moves.end_attempt, attempt_id, end)
+            for each in waiting:
+                end = End(AttemptState.FAILED, Reason.NO_CAPACITY, error.message)
+                await self._database.write(moves.end_attempt, each, end)
+            self._wake(Key("run", run.id))
             return None
-        return _Rented(instance_id, InstanceState.PENDING, attempt_id, offers[0].backend, name, offers[0], data)
+        return _Rented(instance_id, InstanceState.PENDING, attempt_id, own[0].backend, name, own[0], data)
 
     async def _create(self, found: _Rented) -> None:
         data = await self._provisioning.create(found.backend, found.identity, found.offer)

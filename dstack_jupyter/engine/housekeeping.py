@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
-from ..machines.base import Machine
+from ..models.errors import Unreachable
 from ..models.home import Home
+from ..models.states import InstanceState
+from .machines import Machines
+from .store import moves
 from .store.database import Database
-from .store.schema import attempts, now, runs
+from .store.schema import attempts, instances, now, runs
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +25,9 @@ EVERY = 6 * 3600.0
 
 
 class Housekeeping:
-    def __init__(self, database: Database, local: Machine, home: Home) -> None:
+    def __init__(self, database: Database, machines: Machines, home: Home) -> None:
         self._database = database
-        self._local = local
+        self._machines = machines
         self._home = home
 
     async def run(self) -> None:
@@ -41,11 +44,38 @@ class Housekeeping:
         ended, needed = await self._database.read(_expired)
         on_disk = {entry.name for entry in self._home.jobs.iterdir()}
         for attempt_id in ended & on_disk:
-            await self._local.remove(attempt_id)
+            await self._machines.local.remove(attempt_id)
+        for attempt_id in await self._database.read(_expired_on_hosts):
+            await self._remove_from_host(attempt_id)
         for archive in self._home.code.glob("*.tar"):
             age = await self._database.read(_age, archive.stat().st_mtime)
             if archive.stem not in needed and age > KEEP:
                 archive.unlink(missing_ok=True)
+
+    async def _remove_from_host(self, attempt_id: str) -> None:
+        """A host that does not answer keeps its folders until the next round."""
+        _, _, instance = await self._database.read(moves.load_attempt, attempt_id)
+        try:
+            if instance is not None and instance.state != InstanceState.TERMINATED:
+                await self._machines.of(instance).remove(attempt_id)
+        except Unreachable as error:
+            log.info("job folder %s: %s", attempt_id, error.message)
+            return
+        await self._database.write(_forget_host, attempt_id)
+
+
+def _expired_on_hosts(connection: Connection) -> list[str]:
+    """Ended attempts whose folder on a host may go."""
+    query = (
+        select(attempts.c.id)
+        .join(instances, instances.c.id == attempts.c.instance_id)
+        .where(instances.c.backend == "ssh", attempts.c.finished_at < now() - KEEP)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def _forget_host(connection: Connection, attempt_id: str) -> None:
+    connection.execute(update(attempts).where(attempts.c.id == attempt_id).values(instance_id=None))
 
 
 def _expired(connection: Connection) -> tuple[set[str], set[str]]:

@@ -20,8 +20,9 @@ from ..models.home import Home
 from ..models.runs import Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
-from ..offers.table import Requirements
+from ..offers.table import UNAVAILABLE, Requirements
 from .names import run_name
+from .placement import needs_container
 
 Result = TypeVar("Result")
 
@@ -73,6 +74,15 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
     )
 
 
+def _why_not_local(task: AnyRun) -> str:
+    """Why this machine cannot run it, whatever its size."""
+    if needs_container(task):
+        return "it runs processes only, and the run asks for a container: `image` and its kin need a host with Docker"
+    if task.node_count > 1:
+        return "it is one machine, and the run has several nodes"
+    return "it belongs to no fleet" if task.fleets else ""
+
+
 class Provisioning:
     """Made by the engine; its methods run on the engine's loop."""
 
@@ -85,9 +95,16 @@ class Provisioning:
 
     async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
         """Offers that fit, cheapest first, and why the other backends have none."""
-        wanted = Requirements.of_task(run_configuration(configuration))
-        table, missing = await self._blocking(collect, wanted)
-        return table.views(), missing
+        task = run_configuration(configuration)
+        table, missing = await self._blocking(collect, Requirements.of_task(task))
+        offers = table.views()
+        reason = _why_not_local(task)
+        if reason and any(offer.backend == "local" for offer in offers):
+            offers = [offer for offer in offers if offer.backend != "local"]
+            missing = [Missing(backend="local", reason=reason), *missing]
+        # At the same price what is in a fleet comes first: a fleet is what the user set up for runs.
+        offers.sort(key=lambda offer: (offer.availability in UNAVAILABLE, offer.price, offer.backend == "local"))
+        return offers, missing
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""

@@ -113,7 +113,8 @@ class WorkQueue:
             log.warning("%s %s: %s; again in %.1f s", *key, error, delay, exc_info=entry.failures == 1)
             if self._failed is not None:
                 self._failed(key, error)
-            found = Next(rest=delay, guard=delay)
+            # A wake may well mean that the cause is gone: it is heard after a second.
+            found = Next(rest=min(delay, 1.0), guard=delay)
         finally:
             entry.running = False
         if self._closed:

@@ -12,22 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, select
 
 from ..backends import registry
 from ..machines.base import Machine
+from ..machines.docker.launcher import WORK
 from ..models.configurations import AnyRun
 from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
-from ..models.runs import ApplyRequest, BackendView, Condition, EventView, Frame, Plan, PlanRequest, RunView
-from ..models.states import RUN_END
+from ..models.runs import ApplyRequest, BackendView, Condition, ConditionType, EventView, Frame, Plan, PlanRequest, RunView
+from ..models.states import RUN_END, AttemptState
 from . import doctor, streams
 from .bus import Bus
+from .fleet_service import FleetService
+from .forwards import Forwards
 from .names import new_id, run_name
+from .policies import next_start
 from .provisioning import Provisioning, checked, make_plan
 from .queue import Key
 from .store import events, moves, runs
 from .store.database import Database
+from .store.schema import now
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Problem:
 
     since: float
     message: str
-    storage: bool = False
+    type: ConditionType = "stuck"
 
 
 class Service:
@@ -53,7 +58,13 @@ class Service:
         submitted: Callable[[str], None],
         wake: Callable[[Key], None],
         problems: dict[Key, Problem],
+        passwords: dict[str, str],
+        forwards: Forwards,
+        fleets: FleetService,
     ) -> None:
+        self.fleets = fleets
+        self._passwords = passwords
+        self._forwards = forwards
         self._database = database
         self._bus = bus
         self._provisioning = provisioning
@@ -83,7 +94,7 @@ class Service:
         tries = 1 if task.name else 10
         while True:
             tries -= 1
-            submission = _submission(request, task, user)
+            submission = await self._database.read(_submission, request, task, user)
             try:
                 run_id, new = await self._database.write(runs.submit, submission)
                 break
@@ -92,7 +103,11 @@ class Service:
                 if not tries:
                     raise
         if new:
+            if request.registry_password:
+                self._passwords[run_id] = request.registry_password
             self._submitted(submission.fleet_id)
+            if submission.next_at is not None:
+                self._wake(Key("run", run_id))
             self._bus.publish(run_id)
         return await self._view(run_id)
 
@@ -117,24 +132,31 @@ class Service:
         if view.state not in RUN_END:
             for attempt in view.attempts:
                 self._wake(Key("attempt", attempt.id))
+            self._wake(Key("run", run_id))
         return view
 
-    async def stream(self, ref: str, *, project: str, offset: int = 0, follow: bool = True) -> AsyncIterator[Frame]:
-        """The run's state and log as frames, from byte ``offset``, until the run has ended (or what is there was sent)."""
+    async def stream(
+        self, ref: str, *, project: str, offset: int = 0, follow: bool = True, job: int = 0, attempt: str = ""
+    ) -> AsyncIterator[Frame]:
+        """The run's state and one job's log as frames, from byte ``offset`` of an attempt (the newest if ''), until the run has
+        ended (or what is there was sent)."""
         run_id = await self._database.read(runs.find, ref, project)
-        async for frame in streams.run_frames(self._database, self._bus, self._view, run_id, offset, follow=follow):
+        frames = streams.run_frames(
+            self._database, self._bus, self._view, run_id, offset, follow=follow, job=job, attempt=attempt
+        )
+        async for frame in frames:
             yield frame
 
-    async def raw_log(self, ref: str, *, project: str, offset: int = 0) -> AsyncIterator[bytes]:
-        """The stored log from byte ``offset``, piece by piece. A gap has no bytes."""
+    async def raw_log(self, ref: str, *, project: str, offset: int = 0, job: int = 0) -> AsyncIterator[bytes]:
+        """The stored log of a job from byte ``offset``, piece by piece. A gap has no bytes. Raises NotFound."""
         view = await self.run(ref, project=project)
-        async for piece in streams.raw_log(self._database, view.attempts[-1].id, offset):
+        async for piece in streams.raw_log(self._database, _attempt_of(view, job), offset):
             yield piece
 
-    async def pull(self, ref: str, *, project: str, path: str) -> AsyncIterator[bytes]:
-        """A tar stream of ``path`` in the run's working folder. Raises NotFound, ConfigurationError."""
+    async def pull(self, ref: str, *, project: str, path: str, job: int = 0) -> AsyncIterator[bytes]:
+        """A tar stream of ``path`` in a job's working folder. Raises NotFound, ConfigurationError."""
         view = await self.run(ref, project=project)
-        attempt, _, instance = await self._database.read(moves.load_attempt, view.attempts[-1].id)
+        attempt, _, instance = await self._database.read(moves.load_attempt, _attempt_of(view, job))
         if instance is None:
             raise NotFound(f"run {view.name!r} never had a machine, so it left no files")
         async for chunk in self._machine(instance).pull(attempt.id, path):
@@ -186,18 +208,28 @@ class Service:
     def _with_conditions(self, view: RunView) -> RunView:
         keys = [Key("attempt", attempt.id) for attempt in view.attempts]
         found = [self._problems[key] for key in keys if key in self._problems]
-        view.conditions = [
-            Condition(type="storage" if problem.storage else "stuck", since=problem.since, message=problem.message)
-            for problem in found
-        ]
+        view.conditions = [Condition(type=problem.type, since=problem.since, message=problem.message) for problem in found]
+        running = next((each for each in reversed(view.attempts) if each.job == 0 and each.state == AttemptState.RUNNING), None)
+        if running is not None:
+            view.attachment = self._forwards.attachment(running.id, WORK)
         return view
 
 
-def _submission(request: ApplyRequest, task: AnyRun, user: str) -> runs.Submission:
+def _attempt_of(view: RunView, job: int) -> str:
+    """The newest attempt of a job. Raises NotFound."""
+    found = next((attempt.id for attempt in reversed(view.attempts) if attempt.job == job), None)
+    if found is None:
+        raise NotFound(f"run {view.name!r} has no job {job}" if view.attempts else f"run {view.name!r} has not started yet")
+    return found
+
+
+def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, user: str) -> runs.Submission:
     name = task.name or run_name()
+    start = next_start(task.given(), connection.execute(select(now())).scalar_one()) if task.schedule else None
     return runs.Submission(
         run_id=new_id(),
-        attempt_id=new_id(),
+        attempt_ids=[] if start else [new_id() for _ in range(task.node_count)],
+        next_at=start,
         fleet_id=new_id(),
         project=request.project,
         name=name,

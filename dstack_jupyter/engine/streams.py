@@ -22,24 +22,33 @@ async def run_frames(
     offset: int,
     *,
     follow: bool,
+    job: int = 0,
+    attempt: str = "",
 ) -> AsyncIterator[Frame]:
-    """Frames from byte ``offset`` of the newest attempt's log; the last one is an EndFrame.
+    """Frames of one job's log from byte ``offset`` of ``attempt`` (its newest if '') on; the last one is an EndFrame.
 
-    The view is read before the log: a run seen ended has its whole log stored, so the read that follows is complete.
+    A job that is tried again goes on with the next attempt's log, from its beginning. The view is read before the log: a run
+    seen ended has its whole log stored, so the read that follows is complete.
     """
     last: RunView | None = None
     with bus.subscribe(run_id) as changed:
         while True:
             changed.clear()
             current = await view(run_id)
-            attempt = current.attempts[-1].id
+            tried = [each for each in current.attempts if each.job == job]
             if last is None or _visible(current) != _visible(last):
                 yield RunFrame(run=current)
                 last = current
-            while offset < current.attempts[-1].log_size:
-                for chunk in await database.read_aside(logs.read, attempt, offset, PIECE):
-                    yield _frame(chunk)
-                    offset = chunk.offset + chunk.length
+            if not attempt and tried:
+                attempt = tried[-1].id
+            at = next((number for number, each in enumerate(tried) if each.id == attempt), len(tried))
+            for each in tried[at:]:
+                if each.id != attempt:
+                    attempt, offset = each.id, 0
+                while offset < each.log_size:
+                    for chunk in await database.read_aside(logs.read, attempt, offset, PIECE):
+                        yield _frame(chunk)
+                        offset = chunk.offset + chunk.length
             if current.ended or not follow:
                 yield EndFrame(run=current)
                 return
@@ -55,6 +64,7 @@ def _visible(view: RunView) -> tuple[object, ...]:
         view.backend,
         view.instance_type,
         tuple(c.message for c in view.conditions),
+        view.attachment,
     )
 
 

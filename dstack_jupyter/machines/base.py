@@ -6,6 +6,7 @@ is idempotent for a given attempt, since the engine repeats what it cannot prove
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +45,10 @@ class Container:
     gpus: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
     host_network: bool = False
-    volumes: tuple[tuple[str, str, bool], ...] = ()
-    """(path on the host, path in the container, whether its absence is fine)."""
+    volumes: tuple[tuple[str, str], ...] = ()
+    """(path on the host, path in the container)."""
+    hosts: tuple[tuple[str, str], ...] = ()
+    """(name, address) of each node, for the container's hosts file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class JobSpec:
     """What one attempt runs. ``env`` holds what the job sees beyond the machine's own clean environment.
 
     Durations are seconds; ``max_duration`` 0 is none, ``stop_duration`` 0 waits for ever before it kills. ``container`` None is
-    a process. ``files`` are small texts in the job's folder, by name; ``prepare`` a script of ours that runs before the commands.
+    a process. ``files`` are small texts in the job's folder, by name; ``prepare`` is sh of ours that runs before the commands,
+    with the job's folder in ``$folder``.
     """
 
     attempt_id: str
@@ -129,6 +133,12 @@ class Machine(Protocol):
 
     async def ports(self, attempt_id: str) -> dict[int, int]:
         """For each published port of a job the port of the machine's loopback; a port that is not there is its own."""
+
+    async def utilization(self, vendor: str, gpus: tuple[int, ...]) -> list[int]:
+        """How busy each of these GPUs is at the moment, in percent; empty where that cannot be told."""
+
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to a port of the machine's loopback. Raises Unreachable."""
 
     async def finish(self, attempt_id: str) -> None:
         """Let go of what an ended job holds beyond its folder."""

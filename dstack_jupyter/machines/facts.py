@@ -62,6 +62,11 @@ def parse_nvidia_smi(text: str) -> list[GPUFacts]:
     return found
 
 
+def parse_utilization(text: str) -> list[int]:
+    """Output of ``nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits``: percent, one GPU a line."""
+    return [int(line) for line in text.split() if line.isdigit()]
+
+
 def parse_amd_smi(text: str) -> list[GPUFacts]:
     """Output of ``amd-smi static --asic --vram --json``: a list of GPUs, which newer versions put under ``gpu_data``.
 

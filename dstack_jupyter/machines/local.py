@@ -21,10 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from ..models.errors import ConfigurationError, NotFound, StorageFull
+from ..models.errors import ConfigurationError, NotFound, StorageFull, Unreachable
 from ..processes import ended, spawn_detached
 from . import job_folder
 from .base import JobReport, JobSpec
+from .facts import parse_utilization, run_tool
 from .watch import FolderWatch
 
 Result = TypeVar("Result")
@@ -211,6 +212,19 @@ class LocalMachine:
 
     async def ports(self, attempt_id: str) -> dict[int, int]:
         return {}
+
+    async def utilization(self, vendor: str, gpus: tuple[int, ...]) -> list[int]:
+        if vendor != "nvidia" or not gpus:
+            return []
+        query = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", ",".join(map(str, gpus)))
+        output, _ = await self._run(run_tool, *query)
+        return parse_utilization(output)
+
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except OSError as error:
+            raise Unreachable(f"nothing answers at port {port}") from error
 
     async def finish(self, attempt_id: str) -> None:
         """Nothing is left of an ended job but its folder."""

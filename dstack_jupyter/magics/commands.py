@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .. import api
 from ..client import Run, connect
 from ..display import logview
-from ..display.words import money, plan_line, price
-from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, NotSupportedYet, RunFailed
-from ..models.runs import NOT_AVAILABLE_YET
+from ..display.words import attachment_lines, host_line, money, plan_line, price
+from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
+from ..models.runs import NOT_AVAILABLE_YET, Frame, RunFrame
 from ..models.states import RunState
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..models.runs import Plan, RunView
 
 LAST_LINES = 20
+FLEET_PATIENCE = 60.0
+"""Seconds that `apply` waits for the hosts of a fleet; they are tried on after that."""
 
 
 class Face(Protocol):
@@ -76,7 +78,7 @@ def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     task, base = _configuration(args, body)
     if task.type == "fleet":
-        raise NotSupportedYet("type 'fleet' is not supported yet")
+        return _apply_fleet(task, base, args, face)
     plan = api.plan(task, project=args.project, max_offers=args.max_offers)
     _tell(face)
     if task.name is not None and plan.active_run:
@@ -91,6 +93,53 @@ def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         face.say(f"run {run.name} was submitted; `%dstack attach {run.name}` follows it")
         return Result(run)
     return _follow(run, face)
+
+
+def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace, face: Face) -> Result:
+    """Apply a fleet and wait until each host can be used or says why not. Raises Unreachable if none can."""
+    view = api.apply_fleet(fleet, project=args.project, base=base)
+    face.say(f"fleet {view.name}: reaching {len(view.hosts)} hosts")
+    told: set[str] = set()
+    deadline = time.monotonic() + FLEET_PATIENCE
+    while not args.detach and time.monotonic() < deadline:
+        for host in view.hosts:
+            if host.id not in told and (host.message or host.state != "pending"):
+                told.add(host.id)
+                face.say(f"  {host_line(host)}")
+        if len(told) == len(view.hosts):
+            break
+        time.sleep(0.1)
+        view = connect().fleet(view.id, args.project)
+    if not args.detach and all(host.message for host in view.hosts):
+        raise Unreachable(
+            f"no host of fleet {view.name} can be used: {view.hosts[0].message}", hint="`%dstack fleets` shows each"
+        )
+    return Result(_fleet_rows(view.name, args))
+
+
+def _fleet_rows(name: str, args: argparse.Namespace) -> Any:
+    frame = api.fleets(project=args.project)
+    return frame[frame["fleet"] == name].reset_index(drop=True)
+
+
+def fleets(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    client = connect()
+    if args.verb in ("delete", "trust", "get") and not args.name:
+        raise ConfigurationError(f"fleets {args.verb} needs a fleet's name", hint="`%dstack fleets` lists them")
+    if args.verb == "delete":
+        client.delete_fleet(args.name, args.project)
+        face.say(f"fleet {args.name}: its hosts are given back")
+        return Result(None, shown=True)
+    if args.verb == "trust":
+        if not args.host:
+            raise ConfigurationError("fleets trust needs a host", hint="`%dstack fleets trust FLEET HOST`")
+        client.trust(args.name, args.host, args.project)
+        face.say(f"the key that {args.host} shows next is pinned")
+        return Result(None, shown=True)
+    if args.verb == "get":
+        client.fleet(args.name, args.project)
+        return Result(_fleet_rows(args.name, args))
+    return Result(api.fleets(project=args.project))
 
 
 def _active(run: Run) -> Conflict:
@@ -134,6 +183,8 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
         "backends": args.backend or None,
         "regions": args.region or None,
         "instance_types": args.instance_type or None,
+        "fleets": args.fleet or None,
+        "retry": True if args.retry else None,
     }
     asked = {key: getattr(args, key) for key in ("gpu", "cpu", "memory", "disk") if getattr(args, key)}
     try:
@@ -168,10 +219,26 @@ def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
         raise ConfirmationNeeded("not launched", hint="nothing was started")
 
 
-def _follow(run: Run, face: Face) -> Result:
-    """Show a run until it has ended; an interrupt detaches. Raises RunFailed."""
+def _until_attachable(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """Frames up to the one that says how the run is reached."""
+    for frame in frames:
+        yield frame
+        if isinstance(frame, RunFrame) and frame.run.attachment is not None:
+            return
+
+
+def _say_attachment(run: Run, face: Face) -> None:
+    """How the run is reached from here."""
+    found = run.view.attachment
+    for line in attachment_lines(run.name, found) if found is not None else ():
+        face.say(line)
+
+
+def _follow(run: Run, face: Face, job: int = 0) -> Result:
+    """Show a run until it has ended (a dev environment: until it can be used); an interrupt detaches. Raises RunFailed."""
     view = face.view(run.view)
-    thread = logview.follow(run.stream(), view)
+    frames = run.stream(job=job)
+    thread = logview.follow(_until_attachable(frames) if run.view.type == "dev-environment" else frames, view)
     try:
         logview.wait(thread)
     except KeyboardInterrupt:
@@ -180,6 +247,9 @@ def _follow(run: Run, face: Face) -> Result:
         say(text)
         if not face.is_notebook:
             raise
+        return Result(run, shown=True)
+    if not run.ended:
+        _say_attachment(run, face)
         return Result(run, shown=True)
     check(run)
     return Result(run, shown=True)
@@ -207,17 +277,19 @@ def ps(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 def logs(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     run = api.run(args.run, project=args.project)
     if args.follow:
-        return _follow(run, face)
+        return _follow(run, face, args.job)
     if args.raw:
-        return Result(run.raw())
-    log = run.logs()
+        return Result(run.raw(args.job))
+    log = run.logs(args.job)
     if args.tail is not None:
         log = log.tail(args.tail)
     return Result(log.frame() if args.df else log)
 
 
 def attach(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return _follow(api.run(args.run, project=args.project), face)
+    run = api.run(args.run, project=args.project)
+    _say_attachment(run, face)
+    return _follow(run, face, args.job)
 
 
 def stop(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -235,7 +307,7 @@ def stop(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 
 def pull(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return Result(api.run(args.run, project=args.project).pull(args.path, Path(args.to).expanduser()))
+    return Result(api.run(args.run, project=args.project).pull(args.path, Path(args.to).expanduser(), job=args.job))
 
 
 def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -271,6 +343,7 @@ def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = {
     "offers": offers,
     "apply": apply,
+    "fleets": fleets,
     "ps": ps,
     "logs": logs,
     "attach": attach,

@@ -10,7 +10,15 @@ from typing import Any, NoReturn
 
 from ..models.errors import ConfigurationError
 
-ALIASES = {"offer": "offers", "event": "events", "backend": "backends", "log": "logs", "run": "ps", "list": "ps"}
+ALIASES = {
+    "offer": "offers",
+    "event": "events",
+    "backend": "backends",
+    "log": "logs",
+    "run": "ps",
+    "list": "ps",
+    "fleet": "fleets",
+}
 
 
 class HelpShown(Exception):
@@ -74,8 +82,10 @@ def _resources(parser: argparse.ArgumentParser) -> None:
     spot.add_argument("--spot-auto", dest="spot_policy", action="store_const", const="auto", help="both")
 
 
-def _run(parser: argparse.ArgumentParser) -> None:
+def _run(parser: argparse.ArgumentParser, *, job: bool = False) -> None:
     parser.add_argument("run", metavar="RUN", help="name or id of a run")
+    if job:
+        parser.add_argument("--job", type=int, default=0, metavar="N", help="the node's number (default: 0, the master)")
 
 
 def _offers(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +101,8 @@ def _apply(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="no secrets here: cells are saved")
     parser.add_argument("--max-duration", metavar="DURATION", help="such as 2h: ends the run on the machine itself")
+    parser.add_argument("--fleet", action="append", default=[], metavar="NAME", help="use hosts of this fleet")
+    parser.add_argument("--retry", action="store_true", help="try again after a failure, for an hour")
     parser.add_argument("--max-offers", type=int, default=3, metavar="N", help="offers that the plan shows")
     _resources(parser)
     _project(parser)
@@ -105,7 +117,7 @@ def _ps(parser: argparse.ArgumentParser) -> None:
 
 
 def _logs(parser: argparse.ArgumentParser) -> None:
-    _run(parser)
+    _run(parser, job=True)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
     parser.add_argument("--df", action="store_true", help="a DataFrame with time, job, line")
     parser.add_argument("--raw", action="store_true", help="the bytes as they are")
@@ -115,7 +127,7 @@ def _logs(parser: argparse.ArgumentParser) -> None:
 
 
 def _attach(parser: argparse.ArgumentParser) -> None:
-    _run(parser)
+    _run(parser, job=True)
     _project(parser)
     parser.add_argument("-o", metavar="VAR", dest="into", help="store the run in this variable")
 
@@ -128,7 +140,7 @@ def _stop(parser: argparse.ArgumentParser) -> None:
 
 
 def _pull(parser: argparse.ArgumentParser) -> None:
-    _run(parser)
+    _run(parser, job=True)
     parser.add_argument("path", metavar="PATH", nargs="?", default=".", help="file or folder in the run's working folder")
     parser.add_argument("--to", metavar="DIR", default=".", help="where to (default: here)")
     _project(parser)
@@ -136,6 +148,16 @@ def _pull(parser: argparse.ArgumentParser) -> None:
 
 
 def _backends(parser: argparse.ArgumentParser) -> None:
+    _output(parser, "the DataFrame")
+
+
+def _fleets(parser: argparse.ArgumentParser) -> None:
+    verbs = ["list", "get", "delete", "trust"]
+    parser.add_argument("verb", nargs="?", default="list", choices=verbs, help="trust: forget the pinned key of a host")
+    parser.add_argument("name", nargs="?", metavar="FLEET", default="")
+    parser.add_argument("host", nargs="?", metavar="HOST", default="")
+    parser.add_argument("-y", "--yes", action="store_true", help="accepted for dstack's sake: giving hosts back never asks")
+    _project(parser)
     _output(parser, "the DataFrame")
 
 
@@ -160,6 +182,7 @@ NOUNS: dict[str, tuple[str, Any]] = {
     "stop": ("end a run", _stop),
     "pull": ("copy results of a run to here", _pull),
     "backends": ("backends and whether they can be used", _backends),
+    "fleets": ("machines of one's own: their hosts, what runs there, what is wrong with them", _fleets),
     "events": ("who did what, when and why", _events),
     "doctor": ("examine this installation", _doctor),
 }

@@ -176,34 +176,23 @@ def run_configuration(data: dict[str, Any]) -> AnyRun:
 
 
 BUILT = frozenset(
-    {"type", "name", "commands", "env", "working_dir", "shell", "resources", "files", "repos"}
-    | {"max_duration", "stop_duration", "max_price", "spot_policy", "backends", "regions", "instance_types", "tags"}
+    {"type", "name", "commands", "env", "working_dir", "shell", "resources", "files", "repos", "nodes", "ports", "priority"}
+    | {"image", "user", "privileged", "entrypoint", "registry_auth", "volumes", "ide", "init", "inactivity_duration"}
+    | {"max_duration", "stop_duration", "max_price", "spot_policy", "backends", "regions", "instance_types", "tags", "fleets"}
+    | {"retry", "schedule", "startup_order", "stop_criteria", "utilization_policy", "idle_duration", "creation_policy"}
 )
 DEAD = ("home_dir", "setup")
 """Keys that dstack itself accepts without effect."""
-NEUTRAL: dict[str, Any] = {
-    "creation_policy": "reuse-or-create",
-    "startup_order": "any",
-    "stop_criteria": "all-done",
-    "nodes": 1,
-}
-"""Values that say in words what happens anyway."""
 
 
 def unsupported(task: AnyRun) -> list[str]:
     """Keys that the user set, that mean something, and that this version does not carry out yet."""
     nothing: tuple[Any, ...] = (None, False, 0, "", [], {})
-    found = [
-        key
-        for key in task.model_fields_set - BUILT - set(DEAD)
-        if (value := getattr(task, key)) not in nothing and value != NEUTRAL.get(key)
-    ]
-    found += ["idle_duration"] if task.idle_duration == 0 else []
+    found = [key for key in task.model_fields_set - BUILT - set(DEAD) if getattr(task, key) not in nothing]
     # 0 would mean to kill at once; the launcher's 0 is to wait for ever.
     found += ["stop_duration: 0"] if task.stop_duration == 0 else []
     found += [f"repos.{key}" for repo in task.repos for key in ("url", "branch", "hash", "if_exists") if getattr(repo, key)]
-    if task.resources.shm_size is not None:
-        found.append("resources.shm_size")
+    found += ["volumes by name" for mount in task.volumes if mount.name is not None]
     if task.resources.gpu is not None and task.resources.gpu.compute_capability is not None:
         found.append("resources.gpu.compute_capability")
     texts = {"commands": task.script, "env": task.env.values(), "working_dir": [task.working_dir]}

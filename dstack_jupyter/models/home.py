@@ -90,6 +90,16 @@ class Home:
     def cache(self) -> Path:
         return private_folder(self.create().root / "cache")
 
+    @property
+    def keys(self) -> Path:
+        """Our own SSH keys."""
+        return private_folder(self.create().root / "keys")
+
+    @property
+    def ssh_config(self) -> Path:
+        """An ssh config of our own, with an entry for each run that can be logged in to."""
+        return private_folder(self.create().root / "ssh") / "config"
+
     def installation(self) -> str:
         """This installation's id, 16 hexadecimal digits, made once; part of the identity of everything we create."""
         path = self.create().root / "installation"

@@ -101,6 +101,8 @@ class ApplyRequest(WireModel):
     """Made by the client, one for each execution of a cell: the same key twice is the same run (R15)."""
     code: list[CodeRef] = []
     context: Context
+    registry_password: str = Field(default="", repr=False)
+    """Kept in memory until the image is there, never stored."""
 
 
 class StopRequest(WireModel):
@@ -108,8 +110,11 @@ class StopRequest(WireModel):
 
 
 class AttemptView(WireModel):
+    """One submission of one job. ``host`` is the machine that it is booked on."""
+
     id: str
     num: int
+    host: str = ""
     replica: int = 0
     job: int = 0
     state: AttemptState
@@ -123,10 +128,32 @@ class AttemptView(WireModel):
     finished_at: float | None = None
 
 
+ConditionType = Literal["stuck", "unreachable", "unknown", "storage"]
+
+
 class Condition(WireModel):
-    type: Literal["stuck", "unreachable", "unknown", "storage"]
+    type: ConditionType
     since: float
     message: str
+
+
+class Forward(WireModel):
+    """A port of a job and where it can be reached on the engine's machine."""
+
+    port: int
+    local_port: int
+    url: str = ""
+
+
+class Attachment(WireModel):
+    """How a running job is reached. ``ssh_host`` is a name that ssh knows once ``ssh_config`` stands in ~/.ssh/config."""
+
+    forwards: list[Forward] = []
+    ssh_host: str = ""
+    ssh_config: str = ""
+    ide: str = ""
+    link: str = ""
+    notes: list[str] = []
 
 
 class RunView(WireModel):
@@ -151,6 +178,7 @@ class RunView(WireModel):
     cost: float = 0.0
     guard: Guard | None = None
     attempts: list[AttemptView] = []
+    attachment: Attachment | None = None
     configuration: dict[str, Any] = {}
     seq: int = 0
 

@@ -11,6 +11,7 @@ from typing import Final
 
 
 class RunState(StrEnum):
+    PENDING = "pending"
     SUBMITTED = "submitted"
     PROVISIONING = "provisioning"
     RUNNING = "running"
@@ -76,3 +77,8 @@ class Reason(StrEnum):
     ABORTED_BY_USER = "aborted_by_user"
     NO_CAPACITY = "failed_to_start_due_to_no_capacity"
     INSTANCE_UNREACHABLE = "instance_unreachable"
+    INTERRUPTED = "interrupted_by_no_capacity"
+    RETRY_LIMIT = "retry_limit_exceeded"
+    ENDED_BY_SERVER = "terminated_by_server"
+    INACTIVITY = "inactivity_duration_exceeded"
+    UTILIZATION = "terminated_due_to_utilization_policy"

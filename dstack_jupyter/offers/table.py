@@ -46,6 +46,8 @@ class Requirements:
     resources: Resources
     backends: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
+    fleets: tuple[str, ...] = ()
+    """Fleets that the run may use; the region of a host is its fleet."""
     instance_types: tuple[str, ...] = ()
     spot: bool | None = None
     max_price: float | None = None
@@ -59,6 +61,7 @@ class Requirements:
             resources=task.resources,
             backends=tuple(task.backends or ()),
             regions=tuple(task.regions or ()),
+            fleets=tuple(each if isinstance(each, str) else str(each.get("name", "")) for each in task.fleets or ()),
             instance_types=tuple(task.instance_types or ()),
             spot=spot,
             max_price=task.max_price,
@@ -97,6 +100,8 @@ def _filters(wanted: Requirements) -> list[Filter]:
     ):
         if values:
             found.append(Filter(name, (column,), frozenset(values).__contains__))
+    if names := frozenset(name.rpartition("/")[2] for name in wanted.fleets):
+        found.append(Filter("fleets", ("backend", "region"), lambda backend, region: backend != "ssh" or region in names))
     # The user's own machines are neither spot nor on-demand; asking for spot alone leaves them out.
     if (spot := wanted.spot) is not None:
         found.append(Filter("spot_policy", ("spot",), lambda value: value == spot))

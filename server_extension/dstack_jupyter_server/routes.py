@@ -25,6 +25,9 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/doctor", ("GET",), "dstack_jupyter:engine"),
     ("/backends", ("GET",), "dstack_jupyter:backends"),
     ("/events", ("GET",), "dstack_jupyter:events"),
+    ("/fleets", ("GET", "POST"), "dstack_jupyter:fleets"),
+    (f"/fleets/{REF}", ("GET", "DELETE"), "dstack_jupyter:fleets"),
+    (f"/fleets/{REF}/hosts/{REF}/trust", ("POST",), "dstack_jupyter:fleets"),
     ("/runs", ("GET", "POST"), "dstack_jupyter:runs"),
     ("/runs/plan", ("POST",), "dstack_jupyter:runs"),
     (f"/runs/{REF}", ("GET",), "dstack_jupyter:runs"),
@@ -50,6 +53,10 @@ class ForwardHandler(ExtensionHandlerMixin, APIHandler):  # type: ignore[misc]
 
     @web.authenticated
     async def post(self) -> None:
+        await self._forward()
+
+    @web.authenticated
+    async def delete(self) -> None:
         await self._forward()
 
     async def _forward(self) -> None:

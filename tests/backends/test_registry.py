@@ -74,11 +74,11 @@ def broken() -> Iterator[str]:
 def test_all_names_of_the_page_are_known_with_their_kind() -> None:
     views = {view.name: view for view in registry.views()}
     assert {name: view.kind for name, view in views.items()} == {name: kind for kind, names in PAGE.items() for name in names}
-    assert [name for name, view in views.items() if view.status == "ready"] == ["local"]
+    assert [name for name, view in views.items() if view.status == "ready"] == ["local", "ssh"]
     assert all(view.message for view in views.values())
 
 
-@pytest.mark.parametrize("name", [name for names in PAGE.values() for name in names if name != "local"] + ["verda"])
+@pytest.mark.parametrize("name", [name for names in PAGE.values() for name in names if name not in ("local", "ssh")] + ["verda"])
 def test_those_not_built_answer_so(name: str) -> None:
     with pytest.raises(BackendNotAvailable, match="not available yet"):
         registry.load(name)

@@ -148,8 +148,8 @@ def test_errors_cross_the_wire_as_themselves(home: Home) -> None:
     assert "%dstack stop train" in conflict.value.hint
     with pytest.raises(NotFound):
         client.run("{r.name}")
-    with pytest.raises(NotSupportedYet, match="image"):
-        apply(client, "true", image="ubuntu")
+    with pytest.raises(NotSupportedYet, match="python"):
+        apply(client, "true", python="3.12")
     run.stop(abort=True)
     assert run.wait(20).view.reason == "aborted_by_user"
 

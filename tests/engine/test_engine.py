@@ -193,8 +193,8 @@ async def test_code_that_was_not_uploaded_is_refused(engine: Engine) -> None:
 
 
 async def test_what_is_not_built_is_refused_by_name(engine: Engine) -> None:
-    with pytest.raises(NotSupportedYet, match="image"):
-        await apply(engine, "true", image="ubuntu")
+    with pytest.raises(NotSupportedYet, match="python"):
+        await apply(engine, "true", python="3.12")
     with pytest.raises(NotSupportedYet, match="service"):
         await engine.service.plan(PlanRequest(configuration={"type": "service"}))
     with pytest.raises(ConfigurationError):

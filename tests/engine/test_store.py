@@ -37,7 +37,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 def submission(name: str = "train", **more: Any) -> runs.Submission:
     values: dict[str, Any] = {
         "run_id": new_id(),
-        "attempt_id": new_id(),
+        "attempt_ids": [new_id()],
+        "next_at": None,
         "fleet_id": new_id(),
         "project": "main",
         "name": name,
@@ -109,7 +110,7 @@ async def test_r4_nothing_leaves_an_end_state(database: Database, table: str, en
                 identity="dj-x-1",
                 project="main",
                 fleet_id=new.fleet_id,
-                attempt_id=new.attempt_id,
+                attempt_id=new.attempt_ids[0],
                 backend="local",
                 region="local",
                 instance_type="local",
@@ -150,7 +151,7 @@ async def test_r2_a_second_active_instance_for_an_attempt_is_refused(database: D
                 identity=f"dj-x-{number}",
                 project="main",
                 fleet_id=new.fleet_id,
-                attempt_id=new.attempt_id,
+                attempt_id=new.attempt_ids[0],
                 backend="local",
                 region="local",
                 instance_type="local",
@@ -189,7 +190,7 @@ async def test_an_active_name_is_taken_and_a_finished_one_is_free(database: Data
     with pytest.raises(Conflict, match="'train' is active") as caught:
         await database.write(runs.submit, submission())
     assert "%dstack attach train" in caught.value.hint
-    assert await database.write(moves.end_attempt, first.attempt_id, ended()) == RunState.DONE
+    assert await database.write(moves.end_attempt, first.attempt_ids[0], ended()) == RunState.DONE
     second = submission()
     assert await database.write(runs.submit, second) == (second.run_id, True)
     assert await database.read(runs.find, "train", "main") == second.run_id
@@ -214,11 +215,11 @@ class TestLog:
     async def test_r13_bytes_are_stored_once_and_only_where_the_log_ends(self, database: Database) -> None:
         new = submission()
         await database.write(runs.submit, new)
-        assert await database.write(logs.append, new.attempt_id, 0, b"hello ")
-        assert not await database.write(logs.append, new.attempt_id, 0, b"hello ")
-        assert not await database.write(logs.append, new.attempt_id, 10, b"late")
-        assert await database.write(logs.append, new.attempt_id, 6, b"world")
-        chunks = await database.read(logs.read, new.attempt_id, 0, 1000)
+        assert await database.write(logs.append, new.attempt_ids[0], 0, b"hello ")
+        assert not await database.write(logs.append, new.attempt_ids[0], 0, b"hello ")
+        assert not await database.write(logs.append, new.attempt_ids[0], 10, b"late")
+        assert await database.write(logs.append, new.attempt_ids[0], 6, b"world")
+        chunks = await database.read(logs.read, new.attempt_ids[0], 0, 1000)
         assert b"".join(chunk.data or b"" for chunk in chunks) == b"hello world"
 
     async def test_reading_begins_at_any_byte(self, database: Database) -> None:
@@ -226,20 +227,20 @@ class TestLog:
         await database.write(runs.submit, new)
         whole = b""
         for piece in (b"abc", b"d", b"efghij"):
-            await database.write(logs.append, new.attempt_id, len(whole), piece)
+            await database.write(logs.append, new.attempt_ids[0], len(whole), piece)
             whole += piece
         for offset in range(len(whole) + 2):
-            chunks = await database.read(logs.read, new.attempt_id, offset, 1000)
+            chunks = await database.read(logs.read, new.attempt_ids[0], offset, 1000)
             assert b"".join(chunk.data or b"" for chunk in chunks) == whole[offset:]
             assert not chunks or chunks[0].offset == offset
 
     async def test_a_gap_is_a_record_with_its_range(self, database: Database) -> None:
         new = submission()
         await database.write(runs.submit, new)
-        await database.write(logs.append, new.attempt_id, 0, b"abc")
-        await database.write(logs.gap, new.attempt_id, 3, 100, "log_limit")
-        await database.write(logs.append, new.attempt_id, 103, b"d")
-        found = [(c.offset, c.length, c.data) for c in await database.read(logs.read, new.attempt_id, 0, 1000)]
+        await database.write(logs.append, new.attempt_ids[0], 0, b"abc")
+        await database.write(logs.gap, new.attempt_ids[0], 3, 100, "log_limit")
+        await database.write(logs.append, new.attempt_ids[0], 103, b"d")
+        found = [(c.offset, c.length, c.data) for c in await database.read(logs.read, new.attempt_ids[0], 0, 1000)]
         assert found == [(0, 3, b"abc"), (3, 100, None), (103, 1, b"d")]
 
     async def test_a_crash_between_bytes_and_offset_stores_neither(self, database: Database) -> None:
@@ -247,7 +248,7 @@ class TestLog:
         await database.write(runs.submit, new)
 
         def half(connection: Connection) -> None:
-            logs.append(connection, new.attempt_id, 0, b"abc")
+            logs.append(connection, new.attempt_ids[0], 0, b"abc")
             raise RuntimeError("crash")
 
         with pytest.raises(RuntimeError):
@@ -259,9 +260,9 @@ class TestLog:
 async def test_a_late_end_does_not_overwrite_the_first(database: Database) -> None:
     new = submission()
     await database.write(runs.submit, new)
-    await database.write(moves.end_attempt, new.attempt_id, ended())
+    await database.write(moves.end_attempt, new.attempt_ids[0], ended())
     late = End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, "late", 1)
-    assert await database.write(moves.end_attempt, new.attempt_id, late) == RunState.DONE
+    assert await database.write(moves.end_attempt, new.attempt_ids[0], late) == RunState.DONE
     view = await database.read(runs.view, new.run_id)
     assert (view.state, view.exit_code, view.message) == (RunState.DONE, 0, "")
 
@@ -279,7 +280,7 @@ async def test_events_say_who_what_when_and_why(database: Database) -> None:
     new = submission()
     await database.write(runs.submit, new)
     end = End(AttemptState.FAILED, Reason.EXITED_WITH_ERROR, "exit code 1", 1)
-    await database.write(moves.end_attempt, new.attempt_id, end)
+    await database.write(moves.end_attempt, new.attempt_ids[0], end)
 
     def read(connection: Connection) -> list[tuple[str, str, str]]:
         found = events.read(connection, project="main", after=0, limit=10, run_id=new.run_id)

@@ -29,6 +29,11 @@ ROUTES = [
     ("GET", "/doctor"),
     ("GET", "/backends"),
     ("GET", "/events"),
+    ("GET", "/fleets"),
+    ("POST", "/fleets"),
+    ("GET", "/fleets/x"),
+    ("DELETE", "/fleets/x"),
+    ("POST", "/fleets/x/hosts/y/trust"),
     ("GET", "/runs"),
     ("POST", "/runs"),
     ("POST", "/runs/plan"),
@@ -189,9 +194,9 @@ def test_every_route_is_closed_to_who_is_not_logged_in(server: Server) -> None:
 def test_the_table_of_this_test_is_the_extension_s_own() -> None:
     from dstack_jupyter_server import routes
 
-    known = {path.replace("/x", "/" + routes.REF) for _, path in ROUTES}
+    known = {path.replace("/x", "/" + routes.REF).replace("/y", "/" + routes.REF) for _, path in ROUTES}
     assert known == {path for path, _, _ in routes.ROUTES}
-    assert {method for _, methods, _ in routes.ROUTES for method in methods} == {"GET", "POST"}
+    assert {method for _, methods, _ in routes.ROUTES for method in methods} == {"GET", "POST", "DELETE"}
 
 
 def test_an_authorizer_that_denies_is_obeyed_everywhere(home: Home) -> None:

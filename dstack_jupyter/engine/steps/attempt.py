@@ -23,6 +23,13 @@ class Seen:
     lost: str = ""
     refused: str = ""
     """Why the machine refused to start the job (a fault of what was asked for); '' if it did not."""
+    preparing: str = ""
+    """What a launch that was begun still does; '' when none is under way."""
+    interrupted: bool = False
+    hold: bool = False
+    """Whether the job must wait for its siblings before it starts."""
+    because: tuple[Reason, str] | None = None
+    """Why the engine itself ends the job, and in words; None where the user does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,13 @@ class Book:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Start the job on the booked instance; repeating it is harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Store what the launch does at the moment."""
+
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,8 @@ class End:
     exit_code: int | None = None
 
 
-Step = Wait | Book | Launch | Running | AskToEnd | End
+Step = Wait | Book | Launch | Prepare | Running | AskToEnd | End
+LAUNCHED = frozenset({AttemptState.PROVISIONING, AttemptState.PULLING})
 
 EXIT_HINTS = {
     126: "a command was found but could not be executed",
@@ -84,27 +99,33 @@ def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Seen)
     if seen.started:
         return _of_started_job(state, desired, asked, seen)
     if desired is not Desired.RUNNING:
-        return _ended_by_user(desired)
+        # A launch may be under way on the machine: it is told first, so that nothing begins after the end.
+        if state in LAUNCHED and asked is not desired and seen.instance is InstanceState.BUSY:
+            return AskToEnd(abort=desired is Desired.ABORTED)
+        return _ended(desired, seen)
     if seen.refused:
         return End(AttemptState.FAILED, Reason.CREATING_ERROR, seen.refused)
+    if seen.preparing:
+        return Prepare(seen.preparing)
     match seen.instance:
         case None | InstanceState.PENDING | InstanceState.PROVISIONING:
             return Wait()
         case InstanceState.IDLE:
             return Book()
         case InstanceState.BUSY:
-            return Launch()
+            return Wait() if seen.hold else Launch()
         case InstanceState.TERMINATING | InstanceState.TERMINATED:
             return End(AttemptState.FAILED, Reason.NO_CAPACITY, seen.instance_message or "no machine could be had")
 
 
 def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen: Seen) -> Step:
     if seen.ending is not None:
-        return _end_of_job(desired, seen.ending)
+        return _end_of_job(desired, seen.ending, seen)
     if seen.lost:
         if desired is not Desired.RUNNING:
-            return _ended_by_user(desired)
-        return End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, seen.lost)
+            return _ended(desired, seen)
+        reason = Reason.INTERRUPTED if seen.interrupted else Reason.EXECUTOR_ERROR
+        return End(AttemptState.FAILED, reason, seen.lost)
     if state in (AttemptState.SUBMITTED, AttemptState.PROVISIONING, AttemptState.PULLING):
         return Running()
     if desired is not Desired.RUNNING and asked is not desired:
@@ -112,18 +133,20 @@ def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen:
     return Wait()
 
 
-def _ended_by_user(desired: Desired, exit_code: int | None = None) -> End:
+def _ended(desired: Desired, seen: Seen, exit_code: int | None = None) -> End:
+    if seen.because is not None:
+        return End(AttemptState.TERMINATED, seen.because[0], seen.because[1], exit_code)
     if desired is Desired.ABORTED:
         return End(AttemptState.ABORTED, Reason.ABORTED_BY_USER, "aborted by the user", exit_code)
     return End(AttemptState.TERMINATED, Reason.TERMINATED_BY_USER, "stopped by the user", exit_code)
 
 
-def _end_of_job(desired: Desired, ending: Ending) -> Step:
+def _end_of_job(desired: Desired, ending: Ending, seen: Seen) -> Step:
     code = ending.exit_code
     if ending.cause == "max_duration":
         return End(AttemptState.TERMINATED, Reason.MAX_DURATION, "ended because max_duration was over", code)
     if ending.cause and desired is not Desired.RUNNING:
-        return _ended_by_user(desired, code)
+        return _ended(desired, seen, code)
     if ending.cause:
         return End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, "ended from outside: somebody signalled the supervisor", code)
     if ending.dropped and "too large" not in ending.dropped_reason.lower():

@@ -21,8 +21,11 @@ class InstanceNow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptNow:
+    """``booked``: it has a place on a machine of another fleet."""
+
     id: str
     state: AttemptState
+    booked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,10 @@ class Close:
 Step = Wait | Want | Create | Release | Terminate | Close
 
 
-def next_step(attempts: Sequence[AttemptNow], instances: Sequence[InstanceNow], desired: Desired) -> Step:
-    """The next step for a run's own fleet."""
+def next_step(
+    attempts: Sequence[AttemptNow], instances: Sequence[InstanceNow], desired: Desired, *, run_ended: bool = True
+) -> Step:
+    """The next step for a run's own fleet. A run that may try again keeps it."""
     unfinished = {attempt.id for attempt in attempts if attempt.state not in ATTEMPT_END}
     for instance in instances:
         match instance.state:
@@ -81,9 +86,9 @@ def next_step(attempts: Sequence[AttemptNow], instances: Sequence[InstanceNow], 
                 return Create(instance.id)
             case _:
                 pass
-    served = {instance.attempt_id for instance in instances}
+    served = {instance.attempt_id for instance in instances} | {attempt.id for attempt in attempts if attempt.booked}
     for attempt in attempts:
         if attempt.id in unfinished and attempt.id not in served and desired is Desired.RUNNING:
             return Want(attempt.id)
     alive = any(instance.state is not InstanceState.TERMINATED for instance in instances)
-    return Close() if not unfinished and not alive else Wait()
+    return Close() if run_ended and not unfinished and not alive else Wait()

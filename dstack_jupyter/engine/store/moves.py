@@ -22,10 +22,11 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
+from ..policies import policy_of
 from ..steps import run as run_step
 from ..steps.attempt import End
 from . import events
-from .schema import attempts, fleets, gpu_claims, instances, now, runs
+from .schema import attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 ATTEMPT = select(attempts).where(attempts.c.id == bindparam("id"))
@@ -35,13 +36,30 @@ NEWEST_INSTANCE = (
     select(instances).where(instances.c.attempt_id == bindparam("id")).order_by(instances.c.created_at.desc()).limit(1)
 )
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
-ATTEMPT_STATES = select(attempts.c.id, attempts.c.state).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num)
-RUN_NOW = select(runs.c.project, runs.c.name, runs.c.state, runs.c.desired).where(runs.c.id == bindparam("id"))
-JOBS_NOW = (
-    select(attempts.c.job_id, attempts.c.state, attempts.c.reason, attempts.c.message, attempts.c.exit_code)
+INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
+ATTEMPT_STATES = (
+    select(attempts.c.id, attempts.c.state, attempts.c.instance_id, attempts.c.job)
     .where(attempts.c.run_id == bindparam("id"))
-    .order_by(attempts.c.num)
+    .order_by(attempts.c.num, attempts.c.job)
 )
+RUN_NOW = select(
+    runs.c.project, runs.c.name, runs.c.state, runs.c.desired, runs.c.configuration, runs.c.submitted_at, now().label("current")
+).where(runs.c.id == bindparam("id"))
+JOBS_NOW = (
+    select(
+        attempts.c.job_id,
+        attempts.c.state,
+        attempts.c.reason,
+        attempts.c.message,
+        attempts.c.exit_code,
+        attempts.c.num,
+        attempts.c.submitted_at,
+        attempts.c.finished_at,
+    )
+    .where(attempts.c.run_id == bindparam("id"))
+    .order_by(attempts.c.num, attempts.c.job)
+)
+SIBLINGS = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
 RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 
@@ -51,10 +69,20 @@ def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row
     if attempt is None:
         raise LookupError(attempt_id)
     run = connection.execute(RUN, {"id": attempt.run_id}).one()
+    if attempt.instance_id is not None:
+        return attempt, run, connection.execute(INSTANCE, {"id": attempt.instance_id}).one()
     return attempt, run, connection.execute(NEWEST_INSTANCE, {"id": attempt_id}).one_or_none()
 
 
-def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any]], Sequence[Row[Any]]]:
+def load_siblings(connection: Connection, run_id: str) -> list[tuple[Row[Any], Row[Any] | None]]:
+    """(newest attempt, the instance it is booked on or None) of each job of a run, in the order of their numbers."""
+    newest = {row.job: row for row in connection.execute(SIBLINGS, {"id": run_id})}
+    return [(newest[job], connection.execute(INSTANCE, {"id": newest[job].instance_id}).one_or_none()) for job in sorted(newest)]
+
+
+def load_fleet(
+    connection: Connection, fleet_id: str
+) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
     """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances)."""
     fleet = connection.execute(FLEET, {"id": fleet_id}).one()
     run = connection.execute(RUN, {"id": fleet.run_id}).one()
@@ -63,7 +91,9 @@ def load_fleet(connection: Connection, fleet_id: str) -> tuple[Row[Any], Row[Any
 
 
 def open_fleets(connection: Connection) -> list[str]:
-    return list(connection.execute(select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END))).scalars())
+    """Fleets that runs made for themselves and that are not closed: unfinished work."""
+    query = select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END), fleets.c.run_id.is_not(None))
+    return list(connection.execute(query).scalars())
 
 
 def derive_run(connection: Connection, run_id: str) -> RunState:
@@ -73,13 +103,27 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
         return RunState(run.state)
     jobs: dict[str, run_step.JobNow] = {}
     for row in connection.execute(JOBS_NOW, {"id": run_id}):
-        jobs[row.job_id] = run_step.JobNow(AttemptState(row.state), row.reason, row.message, row.exit_code)
-    found = run_step.derive(list(jobs.values()), Desired(run.desired))
-    if found.state == run.state:
-        return found.state
-    values: dict[str, Any] = {"state": found.state}
+        jobs[row.job_id] = run_step.JobNow(
+            AttemptState(row.state), row.reason, row.message, row.exit_code, row.num, row.submitted_at, row.finished_at
+        )
+    policy = policy_of(run.configuration, run.current)
+    found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
+    if found.state != run.state:
+        move_run(connection, run_id, found, project=run.project, name=run.name)
+    return found.state
+
+
+def move_run(
+    connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str, actor: str = "engine"
+) -> None:
+    """Store a run's new state, with its event."""
+    values: dict[str, Any] = {"state": found.state, "next_at": found.next_at}
     if found.state is RunState.RUNNING:
         values["started_at"] = func.coalesce(runs.c.started_at, now())
+    if found.state is RunState.PENDING:
+        values["message"] = found.message
+    elif found.state not in RUN_END:
+        values["message"] = ""
     if found.state in RUN_END:
         values |= {
             "reason": found.reason,
@@ -91,15 +135,14 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
     events.record(
         connection,
         actor="engine",
-        project=run.project,
+        project=project,
         kind="run",
         resource_id=run_id,
         run_id=run_id,
-        name=run.name,
+        name=name,
         action=found.state,
         message=found.message,
     )
-    return found.state
 
 
 @cache
@@ -131,9 +174,21 @@ def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -
     return _move(connection, attempt_id, state, {})
 
 
+def say_of_attempt(connection: Connection, attempt_id: str, message: str) -> None:
+    """What an unfinished attempt does at the moment, for people."""
+    unfinished = (attempts.c.id == attempt_id) & attempts.c.state.not_in(ATTEMPT_END)
+    connection.execute(update(attempts).where(unfinished).values(message=message))
+
+
 def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
-    """Store how an attempt ended, once. Returns the run's state."""
+    """Store how an attempt ended, once, and free what it had booked. Returns the run's state."""
     values = {"b_reason": end.reason, "b_message": end.message, "b_exit_code": end.exit_code}
+    freed = connection.execute(
+        delete(bookings).where(bookings.c.attempt_id == attempt_id).returning(bookings.c.instance_id)
+    ).scalars()
+    for instance_id in set(freed):
+        if connection.execute(select(bookings.c.block).where(bookings.c.instance_id == instance_id).limit(1)).scalar() is None:
+            move_instance(connection, instance_id, InstanceState.IDLE)
     return _move(connection, attempt_id, end.state, values)
 
 
@@ -243,6 +298,7 @@ def move_instance(
 def book(connection: Connection, attempt_id: str, instance_id: str) -> RunState:
     """The attempt takes its idle instance: one transaction, so that nobody sees the half of it."""
     move_instance(connection, instance_id, InstanceState.BUSY)
+    connection.execute(update(attempts).where(attempts.c.id == attempt_id).values(instance_id=instance_id))
     return move_attempt(connection, attempt_id, AttemptState.PROVISIONING)
 
 

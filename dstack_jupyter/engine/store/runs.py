@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,21 @@ from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NotFound
 from ...models.runs import AttemptView, Guard, RunView
-from ...models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, RunState
+from ...models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
 from . import events
 from .schema import attempts, fleets, instances, now, runs
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A run as it enters the store, with its first attempt and the fleet that it makes for itself."""
+    """A run as it enters the store, with its first attempts and the fleet that it makes for itself.
+
+    ``attempt_ids``: one for each job; none where a schedule starts it at ``next_at``.
+    """
 
     run_id: str
-    attempt_id: str
+    attempt_ids: list[str]
+    next_at: float | None
     fleet_id: str
     project: str
     name: str
@@ -39,18 +43,15 @@ INSERT_FLEET = insert(fleets).values(
     state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
 )
 INSERT_RUN = insert(runs).values(
-    state=RunState.SUBMITTED,
     desired=Desired.RUNNING,
     submitted_at=now(),
-    **{name: bindparam(name) for name in ("id", *SUBMITTED)},
+    **{name: bindparam(name) for name in ("id", "state", "next_at", *SUBMITTED)},
 )
 INSERT_ATTEMPT = insert(attempts).values(
     replica=0,
-    job=0,
-    num=0,
     state=AttemptState.SUBMITTED,
     submitted_at=now(),
-    **{name: bindparam(name) for name in ("id", "run_id", "job_id")},
+    **{name: bindparam(name) for name in ("id", "run_id", "job_id", "job", "num")},
 )
 
 
@@ -59,14 +60,16 @@ def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
     known = connection.execute(SAME_REQUEST, {"project": new.project, "key": new.request_key}).scalar()
     if known is not None:
         return known, False
-    values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id}
+    values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id, "next_at": new.next_at}
+    values["state"] = RunState.SUBMITTED if new.attempt_ids else RunState.PENDING
     connection.execute(INSERT_FLEET, {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id})
     try:
         with connection.begin_nested():
             connection.execute(INSERT_RUN, values)
     except IntegrityError as error:
         raise _name_in_use(connection, new) from error
-    connection.execute(INSERT_ATTEMPT, {"id": new.attempt_id, "run_id": new.run_id, "job_id": f"{new.run_id}-0-0"})
+    for job, attempt_id in enumerate(new.attempt_ids):
+        _insert_attempt(connection, attempt_id, new.run_id, job, 0)
     events.record(
         connection,
         actor=new.user,
@@ -78,6 +81,18 @@ def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
         action="submitted",
     )
     return new.run_id, True
+
+
+def _insert_attempt(connection: Connection, attempt_id: str, run_id: str, job: int, num: int) -> None:
+    values = {"id": attempt_id, "run_id": run_id, "job_id": f"{run_id}-0-{job}", "job": job, "num": num}
+    connection.execute(INSERT_ATTEMPT, values)
+
+
+def insert_attempts(connection: Connection, run_id: str, nodes: int, new_id: Callable[[], str]) -> None:
+    """A further attempt of each job of a run."""
+    last = connection.execute(select(func.max(attempts.c.num)).where(attempts.c.run_id == run_id)).scalar()
+    for job in range(nodes):
+        _insert_attempt(connection, new_id(), run_id, job, 0 if last is None else last + 1)
 
 
 def _name_in_use(connection: Connection, new: Submission) -> Conflict:
@@ -157,14 +172,51 @@ def unfinished(connection: Connection) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows]
 
 
+def waiting(connection: Connection) -> list[str]:
+    """Runs that wait for their time; those of the highest priority first."""
+    rows = connection.execute(select(runs.c.id, runs.c.configuration).where(runs.c.state == RunState.PENDING)).all()
+    return [row.id for row in sorted(rows, key=lambda row: -(row.configuration.get("priority") or 0))]
+
+
+def for_capacity(connection: Connection) -> list[str]:
+    """Runs that wait because no machine could be had, those of the highest priority first; each may try now."""
+    without = select(attempts.c.id).where(attempts.c.run_id == runs.c.id, attempts.c.reason == Reason.NO_CAPACITY)
+    rows = connection.execute(
+        select(runs.c.id, runs.c.configuration, runs.c.submitted_at).where(
+            runs.c.state == RunState.PENDING,
+            runs.c.desired == Desired.RUNNING,
+            runs.c.message.like("%trying again"),
+            without.exists(),
+        )
+    ).all()
+    found = sorted(rows, key=lambda row: (-(row.configuration.get("priority") or 0), row.submitted_at))
+    ids = [row.id for row in found]
+    connection.execute(update(runs).where(runs.c.id.in_(ids), runs.c.state == RunState.PENDING).values(next_at=now()))
+    return ids
+
+
+def just_ended(connection: Connection) -> list[str]:
+    """Attempts on hosts that ended within the hour: something of them may be left there after a crash."""
+    query = (
+        select(attempts.c.id)
+        .join(instances, instances.c.id == attempts.c.instance_id)
+        .where(instances.c.backend == "ssh", attempts.c.finished_at > now() - 3600)
+    )
+    return list(connection.execute(query).scalars())
+
+
 def count_unfinished(connection: Connection) -> int:
     return connection.execute(select(func.count()).select_from(runs).where(runs.c.state.not_in(RUN_END))).scalar_one()
 
 
 ONE = select(runs).where(runs.c.id == bindparam("id"))
-ATTEMPTS_OF_ONE = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num)
+ATTEMPTS_OF_ONE = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
 INSTANCES_OF_ONE = (
     select(instances, now().label("current")).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
+)
+BOOKED_BY_ONE = select(instances, now().label("current")).where(
+    instances.c.backend == "ssh",
+    instances.c.id.in_(select(attempts.c.instance_id).where(attempts.c.run_id == bindparam("id"))),
 )
 
 
@@ -172,7 +224,9 @@ def view(connection: Connection, run_id: str) -> RunView:
     """One run as it looks from outside. Built of prepared statements: every follower calls it at every change."""
     run = connection.execute(ONE, {"id": run_id}).one()
     tried = connection.execute(ATTEMPTS_OF_ONE, {"id": run_id}).all()
-    return _view(run, tried, connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all())
+    rented = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
+    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if len(rented) < len(tried) else []
+    return _view(run, tried, [*rented, *booked])
 
 
 def views(
@@ -193,8 +247,15 @@ def views(
     found = connection.execute(query).all()
     ids = [row.id for row in found]
     tried: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.num)):
+    for row in connection.execute(select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.num, attempts.c.job)):
         tried.setdefault(row.run_id, []).append(row)
+    used = {row.instance_id for rows in tried.values() for row in rows if row.instance_id is not None}
+    hosts = {
+        row.id: row
+        for row in connection.execute(
+            select(instances, now().label("current")).where(instances.c.id.in_(used), instances.c.backend == "ssh")
+        )
+    }
     rented: dict[str, list[Row[Any]]] = {}
     for row in connection.execute(
         select(instances, now().label("current"))
@@ -202,12 +263,25 @@ def views(
         .order_by(instances.c.created_at)
     ):
         rented.setdefault(row.fleet_id, []).append(row)
-    return [_view(run, tried.get(run.id, []), rented.get(run.fleet_id, [])) for run in found]
+    return [
+        _view(
+            run,
+            mine := tried.get(run.id, []),
+            [*rented.get(run.fleet_id, []), *(hosts[host] for host in {row.instance_id for row in mine} if host in hosts)],
+        )
+        for run in found
+    ]
 
 
 def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) -> RunView:
-    newest = rented[-1] if rented else None
-    cost = sum(row.price * max(0.0, (row.finished_at or row.current) - row.started_at) / 3600 for row in rented if row.started_at)
+    by_id = {row.id: row for row in rented}
+    booked = [by_id[row.instance_id] for row in tried if row.instance_id in by_id]
+    last = tried[-1].num if tried else 0
+    nodes = [by_id[row.instance_id].instance_type for row in tried if row.num == last and row.instance_id in by_id]
+    newest = booked[-1] if booked else rented[-1] if rented else None
+    # A host of the user's own costs nothing, and its time is not one run's.
+    paid = [row for row in rented if row.started_at and row.price]
+    cost = sum(row.price * max(0.0, (row.finished_at or row.current) - row.started_at) / 3600 for row in paid)
     return RunView(
         id=run.id,
         project=run.project,
@@ -223,7 +297,7 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
         exit_code=run.exit_code,
         backend=newest.backend if newest else "",
         region=newest.region if newest else "",
-        instance_type=newest.instance_type if newest else "",
+        instance_type=", ".join(nodes) or (newest.instance_type if newest else ""),
         price=newest.price if newest else None,
         cost=cost,
         guard=Guard(**newest.guard) if newest else None,
@@ -231,6 +305,7 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
             AttemptView(
                 id=row.id,
                 num=row.num,
+                host=by_id[row.instance_id].instance_type if row.instance_id in by_id else "",
                 replica=row.replica,
                 job=row.job,
                 state=AttemptState(row.state),
@@ -261,5 +336,5 @@ def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | 
     if run.state == RunState.SUBMITTED:
         return instance.message if instance is not None and instance.message else "looking for a machine"
     if run.state == RunState.PROVISIONING:
-        return "preparing the machine and starting the job"
+        return next((row.message for row in tried if row.message and not row.finished_at), "preparing the machine")
     return tried[-1].message if tried else ""

@@ -85,6 +85,8 @@ runs = Table(
     Column("context", JSON, nullable=False),
     Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
     Column("submitted_at", Float, nullable=False),
+    # When a pending run tries again or begins.
+    Column("next_at", Float),
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("exit_code", Integer),
@@ -116,6 +118,8 @@ attempts = Table(
     Column("reason", String(64), nullable=False, default=""),
     Column("message", Text, nullable=False, default=""),
     Column("exit_code", Integer),
+    # The instance that it is booked on, or was.
+    Column("instance_id", String(16)),
     # Offset n means: bytes [0, n) of the log are stored exactly once, or are an explicit gap (R13).
     Column("log_offset", Integer, nullable=False, default=0),
     Column("submitted_at", Float, nullable=False),
@@ -134,11 +138,22 @@ fleets = Table(
     Column("name", String(64), nullable=False),
     # The run that made this fleet for itself; such a fleet goes with its last instance.
     Column("run_id", String(16)),
+    # What a user applied; NULL for a run's own fleet.
+    Column("configuration", JSON),
+    Column("user", String(128), nullable=False, default=""),
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     _state(FleetState),
     Index("fleets_by_run", "run_id"),
+    Index(
+        "one_active_fleet_per_name",
+        "project",
+        "name",
+        unique=True,
+        sqlite_where=text(f"run_id IS NULL AND state NOT IN ({_quoted(FLEET_END)})"),
+        postgresql_where=text(f"run_id IS NULL AND state NOT IN ({_quoted(FLEET_END)})"),
+    ),
 )
 
 instances = Table(
@@ -182,6 +197,24 @@ gpu_claims = Table(
     Column("host", String(64), primary_key=True),
     Column("gpu", Integer, primary_key=True),
     Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), nullable=False),
+)
+
+bookings = Table(
+    "bookings",
+    metadata,
+    # A block of a fleet's machine has one job: the key refuses a second, whoever races.
+    Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
+    Column("block", Integer, primary_key=True),
+    Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT"), nullable=False),
+    Index("bookings_by_attempt", "attempt_id"),
+)
+
+host_keys = Table(
+    "host_keys",
+    metadata,
+    Column("endpoint", String(512), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("pinned_at", Float, nullable=False),
 )
 
 log_chunks = Table(

@@ -207,7 +207,7 @@ class DockerLauncher:
 def create_body(spec: JobSpec, container: Container, folder: str, installation: str) -> dict[str, Any]:
     """The body of ``POST /containers/create``."""
     binds = [f"{folder}:{FOLDER}", f"{folder}/work:{WORK}"]
-    binds += [f"{source}:{path}" for source, path, _ in container.volumes]
+    binds += [f"{source}:{path}" for source, path in container.volumes]
     host: dict[str, Any] = {
         "Binds": binds,
         "NetworkMode": "host" if container.host_network else "bridge",
@@ -215,6 +215,8 @@ def create_body(spec: JobSpec, container: Container, folder: str, installation: 
         # What the job says is in its folder; Docker keeping it too would fill the disk twice.
         "LogConfig": {"Type": "none"},
     }
+    if container.hosts:
+        host["ExtraHosts"] = [f"{name}:{address}" for name, address in container.hosts]
     if container.shm_size:
         host["ShmSize"] = container.shm_size
     if container.cpus:

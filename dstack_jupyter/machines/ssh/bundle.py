@@ -32,10 +32,11 @@ def unpack_script(spec: JobSpec) -> str:
 def texts(spec: JobSpec, folder: str, work: str, env: dict[str, str]) -> dict[str, str]:
     """The small files of a job folder. ``folder`` and ``work`` are it and its working folder as the job sees them."""
     working_dir = spec.working_dir if os.path.isabs(spec.working_dir) else os.path.join(work, spec.working_dir).rstrip("/")
-    prepare = f". {shlex.quote(f'{folder}/prepare.sh')}\n" if spec.prepare else ""
+    # In the job's own session, so that what it starts ends with the job.
+    prepare = f'folder={shlex.quote(folder)}\n. "$folder/prepare.sh"\n' if spec.prepare else ""
     found = {
-        "env.sh": job_folder.env_script({**env, **spec.env, "DSTACK_WORKING_DIR": working_dir}) + prepare,
-        "commands": job_folder.command_script(spec.commands),
+        "env.sh": job_folder.env_script({**env, **spec.env, "DSTACK_WORKING_DIR": working_dir}),
+        "commands": prepare + job_folder.command_script(spec.commands),
         "job.sh": job_folder.supervisor_script(),
         "unpack.sh": unpack_script(spec),
         **spec.files,

@@ -16,7 +16,7 @@ echo >"$root/live/$id"
 if [ "$mode" = folder ]; then
     # A container's user is anybody; nobody else gets through the folders above, which are 0700.
     chmod 777 . work
-    chmod 644 env.sh commands job.sh
+    for file in ./*; do [ -f "$file" ] && chmod 644 "$file"; done
     echo ready
     exit 0
 fi

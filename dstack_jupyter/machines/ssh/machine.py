@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from ...models.errors import ConfigurationError, DstackJupyterError, Unreachable
+from ...models.errors import ConfigurationError, Conflict, DstackJupyterError, Unreachable
 from ..base import Ending, JobReport, JobSpec
 from ..docker.launcher import FOLDER, WORK, DockerLauncher
+from ..facts import parse_utilization
 from . import bundle
-from .connection import Address, Connections
+from .connection import Address, Connections, run
 from .facts import Hello
 from .host import Host, command
 
@@ -23,8 +25,10 @@ FIRST_LOOKS = (0.03, 0.08, 0.15, 0.3, 0.6)
 class SSHMachine:
     """Made by the engine for each host; shares its connection with whoever else has jobs there."""
 
-    def __init__(self, connections: Connections, address: Address, installation: str) -> None:
+    def __init__(self, connections: Connections, address: Address, installation: str, fleet: str) -> None:
         self.host = Host(connections, address)
+        self._installation = installation
+        self._fleet = fleet
         self._docker = DockerLauncher(self.host, installation)
         self._launching: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, DstackJupyterError] = {}
@@ -33,6 +37,29 @@ class SSHMachine:
     async def hello(self) -> Hello:
         """Facts of the host, as they were when the connection was made. Raises Unreachable, HostKeyChanged."""
         return (await self.host.session()).hello
+
+    async def claim(self, fleet: str) -> None:
+        """Make the host this installation's, for one fleet. Raises Conflict with the owner's name where it is another's."""
+        line = await self._claim("claim", fleet)
+        if line.startswith("theirs"):
+            _, owner, their_fleet, who = (line.split() + ["?"] * 4)[:4]
+            whose = f"fleet {their_fleet}" + ("" if owner == self._installation else f" of installation {owner} ({who})")
+            raise Conflict(
+                f"{self.host.address.hostname} belongs to {whose}",
+                hint="delete that fleet there first; if it is gone for good, remove /var/tmp/dstack_jupyter.claim on the host",
+            )
+        self._fleet = fleet
+
+    async def unclaim(self) -> None:
+        """Give the host back."""
+        await self._claim("release", self._fleet)
+
+    async def _claim(self, verb: str, fleet: str) -> str:
+        session = await self.host.session()
+        code, output, errors = await run(session.connection, command("claim.sh", verb, self._installation, fleet))
+        if code:
+            raise Unreachable(f"{self.host.address.hostname}: {errors.decode('utf-8', 'replace').strip()}")
+        return output.decode("utf-8", "replace").strip()
 
     async def launch(self, spec: JobSpec) -> None:
         if spec.attempt_id in self._launching:
@@ -130,6 +157,23 @@ class SSHMachine:
 
     async def ports(self, attempt_id: str) -> dict[int, int]:
         return await self._docker.ports(attempt_id, await self.hello())
+
+    async def utilization(self, vendor: str, gpus: tuple[int, ...]) -> list[int]:
+        if vendor != "nvidia" or not gpus:
+            return []
+        session = await self.host.session()
+        query = f"nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits -i {','.join(map(str, gpus))}"
+        code, output, _ = await run(session.connection, query)
+        return parse_utilization(output.decode("utf-8", "replace")) if code == 0 else []
+
+    async def connect(self, port: int) -> tuple[Any, Any]:
+        import asyncssh
+
+        session = await self.host.session()
+        try:
+            return await session.connection.open_connection("127.0.0.1", port, encoding=None)
+        except (OSError, asyncssh.Error) as error:
+            raise Unreachable(f"{self.host.address.hostname}: nothing answers at port {port}") from error
 
     async def finish(self, attempt_id: str) -> None:
         """An ended job is not watched any more; its container goes, its folder stays for ``pull``."""

@@ -13,7 +13,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-RUN = ("done", "failed", "provisioning", "running", "submitted", "terminated", "terminating")
+RUN = ("done", "failed", "pending", "provisioning", "running", "submitted", "terminated", "terminating")
 RUN_END = ("done", "failed", "terminated")
 ATTEMPT = ("aborted", "done", "failed", "provisioning", "pulling", "running", "submitted", "terminated", "terminating")
 ATTEMPT_END = ("aborted", "done", "failed", "terminated")
@@ -59,12 +59,23 @@ def upgrade() -> None:
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("run_id", sa.String(16)),
+        sa.Column("configuration", sa.JSON),
+        sa.Column("user", sa.String(128), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("finished_at", sa.Float),
         _known(FLEET),
     )
     op.create_index("fleets_by_run", "fleets", ["run_id"])
+    active_fleet = sa.text(f"run_id IS NULL AND state NOT IN ({_quoted(FLEET_END)})")
+    op.create_index(
+        "one_active_fleet_per_name",
+        "fleets",
+        ["project", "name"],
+        unique=True,
+        sqlite_where=active_fleet,
+        postgresql_where=active_fleet,
+    )
     op.create_table(
         "runs",
         sa.Column("id", sa.String(16), primary_key=True),
@@ -82,6 +93,7 @@ def upgrade() -> None:
         sa.Column("context", sa.JSON, nullable=False),
         sa.Column("fleet_id", sa.String(16), sa.ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
         sa.Column("submitted_at", sa.Float, nullable=False),
+        sa.Column("next_at", sa.Float),
         sa.Column("started_at", sa.Float),
         sa.Column("finished_at", sa.Float),
         sa.Column("exit_code", sa.Integer),
@@ -111,6 +123,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(64), nullable=False),
         sa.Column("message", sa.Text, nullable=False),
         sa.Column("exit_code", sa.Integer),
+        sa.Column("instance_id", sa.String(16)),
         sa.Column("log_offset", sa.Integer, nullable=False),
         sa.Column("submitted_at", sa.Float, nullable=False),
         sa.Column("started_at", sa.Float),
@@ -155,6 +168,19 @@ def upgrade() -> None:
         sa.Column("host", sa.String(64), primary_key=True),
         sa.Column("gpu", sa.Integer, primary_key=True),
         sa.Column("instance_id", sa.String(16), sa.ForeignKey("instances.id", ondelete="RESTRICT"), nullable=False),
+    )
+    op.create_table(
+        "bookings",
+        sa.Column("instance_id", sa.String(16), sa.ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
+        sa.Column("block", sa.Integer, primary_key=True),
+        sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="RESTRICT"), nullable=False),
+    )
+    op.create_index("bookings_by_attempt", "bookings", ["attempt_id"])
+    op.create_table(
+        "host_keys",
+        sa.Column("endpoint", sa.String(512), primary_key=True),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("pinned_at", sa.Float, nullable=False),
     )
     op.create_table(
         "log_chunks",

@@ -1,0 +1,34 @@
+"""Hosts of SSH fleets as a backend. The engine reaches them and writes what it finds; here it is read, without an engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...models.errors import BackendError
+from ...models.home import Home
+from ...models.runs import OfferView
+
+COLUMNS = tuple(name for name in OfferView.model_fields)
+
+
+class SSHBackend:
+    """``backends.base.Backend`` for hosts of the user's own. They are booked, never created or ended."""
+
+    def offers(self) -> dict[str, list[Any]]:
+        path = Home.default().cache / "hosts.json"
+        try:
+            rows = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            rows = []
+        except ValueError as error:
+            raise BackendError(f"{path} cannot be read", hint="it is written anew when the engine starts: remove it") from error
+        return {name: [row.get(name, "") for row in rows] for name in COLUMNS}
+
+    def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
+        """Never called: hosts are booked."""
+        raise BackendError("a host of an SSH fleet cannot be created")
+
+    def terminate_instance(self, identity: str, data: dict[str, Any]) -> None:
+        """Never called: the host is the user's."""
+        raise BackendError("a host of an SSH fleet cannot be ended")

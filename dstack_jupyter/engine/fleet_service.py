@@ -1,0 +1,154 @@
+"""What anybody outside may ask of fleets. All of it runs on the engine's loop; every error is one of ``models.errors``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..machines.ssh.connection import Address
+from ..models import fleets as model
+from ..models.errors import ConfigurationError, NotFound, NotSupportedYet
+from ..models.fleets import FleetConfiguration, ProxyJump, SSHHost, SSHParams
+from ..models.fleets_view import FleetRequest, FleetView
+from ..models.yaml_reader import Source
+from ..models.yaml_source import validate
+from .bus import Bus
+from .names import identity, new_id, run_name
+from .queue import Key
+from .store import hosts
+from .store.database import Database
+
+
+class FleetService:
+    """``wake`` adds to the work queue; ``forget`` lets go of the machine of a host."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        installation: str,
+        wake: Callable[[Key], None],
+        forget: Callable[[str], None],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._installation = installation
+        self._wake = wake
+        self._forget = forget
+
+    async def apply(self, request: FleetRequest, *, user: str) -> FleetView:
+        """Store a fleet, or bring the one of that name in line, and begin to reach its hosts.
+
+        Raises ConfigurationError, NotSupportedYet, Conflict (a host that changes runs a job).
+        """
+        fleet = checked(request.configuration)
+        name = fleet.name or run_name()
+        assert fleet.ssh_config is not None
+        new = [self._host(fleet, fleet.ssh_config, host, request.base) for host in fleet.ssh_config.hosts]
+
+        def store(connection: Any) -> tuple[str, list[str]]:
+            return hosts.apply_fleet(
+                connection,
+                fleet_id=new_id(),
+                name=name,
+                project=request.project,
+                user=user,
+                configuration={**fleet.given(), "name": name},
+                hosts=new,
+            )
+
+        _, touched = await self._database.write(store)
+        self._bus.publish_all()
+        for instance_id in touched:
+            self._wake(Key("host", instance_id))
+        return await self.get(name, project=request.project)
+
+    def _host(self, fleet: FleetConfiguration, params: SSHParams, host: SSHHost, base: str) -> hosts.NewHost:
+        instance_id = new_id()
+        address = address_of(params, host, base)
+        data = {
+            "address": address.to_json(),
+            "endpoint": address.endpoint,
+            "blocks_wanted": host.blocks if host.blocks is not None else fleet.blocks,
+            "internal_ip": host.internal_ip or "",
+            "network": params.network or "",
+        }
+        hostname = host.hostname if address.port == 22 else f"{host.hostname}:{address.port}"
+        return hosts.NewHost(instance_id, identity(self._installation, instance_id), hostname, data)
+
+    async def list(self, *, project: str) -> list[FleetView]:
+        return await self._database.read_aside(hosts.fleet_views, project, fingerprint)
+
+    async def get(self, name: str, *, project: str) -> FleetView:
+        """One fleet by name or id. Raises NotFound."""
+        found = await self._database.read(hosts.find_fleet, name, project)
+        return next(view for view in await self.list(project=project) if view.id == found.id)
+
+    async def delete(self, name: str, *, project: str, user: str) -> None:
+        """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
+        _, touched = await self._database.write(hosts.delete_fleet, name, project, user)
+        self._bus.publish_all()
+        for instance_id in touched:
+            self._wake(Key("host", instance_id))
+
+    async def trust(self, name: str, hostname: str, *, project: str) -> FleetView:
+        """Forget the pinned key of a host, which was reinstalled, say: the next contact pins the key that it shows then."""
+        view = await self.get(name, project=project)
+        host = next((host for host in view.hosts if hostname in (host.hostname, host.id)), None)
+        if host is None:
+            raise NotFound(
+                f"fleet {name} has no host {hostname}", hint=f"hosts: {', '.join(each.hostname for each in view.hosts)}"
+            )
+        row, _ = await self._database.read(hosts.load_host, host.id)
+        await self._database.write(hosts.unpin, row.data["endpoint"])
+        self._forget(host.id)
+        self._wake(Key("host", host.id))
+        return view
+
+
+def checked(configuration: dict[str, Any]) -> FleetConfiguration:
+    """The configuration as a model. Raises ConfigurationError, NotSupportedYet for what is not built."""
+    fleet = validate(Source(configuration, ""))
+    if not isinstance(fleet, FleetConfiguration):
+        raise ConfigurationError(f"a {fleet.type} is no fleet")
+    if fleet.nodes is not None:
+        raise NotSupportedYet("not supported yet: fleets of cloud machines (nodes)", hint="fleets with ssh_config work")
+    keys = model.unsupported(fleet)
+    if keys:
+        raise NotSupportedYet(f"not supported yet: {', '.join(keys)}", hint="leave these keys out for now")
+    return fleet
+
+
+def address_of(params: SSHParams, host: SSHHost, base: str) -> Address:
+    """Where a host is reached, the fleet's defaults filled in; key files are absolute, relative ones begin at ``base``."""
+
+    def key(name: str | None) -> str:
+        if not name:
+            return ""
+        path = Path(name).expanduser()
+        return str(path if path.is_absolute() else Path(base or os.sep) / path)
+
+    def jump(found: ProxyJump | None) -> Address | None:
+        if found is None:
+            return None
+        return Address(found.hostname, found.port, found.user, key(found.identity_file or params.identity_file))
+
+    return Address(
+        host.hostname,
+        host.port or params.port or 22,
+        host.user or params.user or "",
+        key(host.identity_file or params.identity_file),
+        jump(host.proxy_jump or params.proxy_jump),
+    )
+
+
+def fingerprint(key: str) -> str:
+    """What `ssh-keygen -l` prints of a key; '' for none."""
+    if not key:
+        return ""
+    digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")

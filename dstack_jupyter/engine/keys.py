@@ -1,0 +1,67 @@
+"""Our own SSH keys: one of the installation in ``keys/``, and those of runs, which are derived and stored nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from ..models.home import Home, write_private
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """``private`` in OpenSSH's form, ``public`` as ``<algorithm> <base64>``."""
+
+    private: str
+    public: str
+
+
+def _pair(seed: bytes) -> KeyPair:
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    return KeyPair(private, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
+
+
+class Keys:
+    """Cheap to make; files appear when first asked for. Blocks briefly."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @property
+    def file(self) -> Path:
+        """The private key that we log in with where no other is named, made on first use, 0600; its ``.pub`` beside it."""
+        path = self._home.keys / "id_ed25519"
+        if not path.exists():
+            pair = _pair(secrets.token_bytes(32))
+            fresh = path.with_name(f".id.{secrets.token_hex(4)}")
+            write_private(fresh, pair.private.encode())
+            try:
+                os.link(fresh, path)  # fails where another process was first
+                write_private(path.with_name("id_ed25519.pub"), f"{pair.public} dstack_jupyter\n".encode())
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return path
+
+    @property
+    def public(self) -> str:
+        return self.file.with_name("id_ed25519.pub").read_text().strip()
+
+    def _seed(self) -> bytes:
+        path = self._home.keys / "seed"
+        if not path.exists():
+            write_private(path, secrets.token_bytes(32))
+        return path.read_bytes()
+
+    def of_run(self, run_id: str, use: str) -> KeyPair:
+        """A key of a run for one use (``nodes``, ``host-0``): the same whenever it is asked for."""
+        return _pair(hmac.new(self._seed(), f"{run_id} {use}".encode(), hashlib.sha256).digest())

@@ -1,0 +1,67 @@
+"""The machines behind instance rows: this one, and one SSH machine for each host of a fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from ..machines.base import Machine
+from ..machines.local import LocalMachine
+from ..machines.ssh.connection import Address, Connections
+from ..machines.ssh.machine import SSHMachine
+from ..models.home import Home
+from .keys import Keys
+from .store import hosts
+from .store.database import Database
+
+
+class StoredPins:
+    """``machines.ssh.connection.Pins`` in the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, endpoint: str) -> str:
+        return await self._database.read(hosts.pinned, endpoint)
+
+    async def put(self, endpoint: str, key: str) -> None:
+        await self._database.write(hosts.pin, endpoint, key)
+
+
+class Machines:
+    """Use it from the engine's loop."""
+
+    def __init__(self, home: Home, database: Database, keys: Keys, installation: str) -> None:
+        self.local = LocalMachine(home.jobs)
+        self._installation = installation
+        self._keys = keys
+        self._pins = StoredPins(database)
+        self._connections: Connections | None = None
+        self._hosts: dict[str, tuple[Address, SSHMachine]] = {}
+
+    def of(self, instance: Row[Any]) -> Machine:
+        return self.host(instance) if instance.backend == "ssh" else self.local
+
+    def host(self, instance: Row[Any]) -> SSHMachine:
+        """The machine of a fleet's host; made anew when its address has changed."""
+        address = Address.of_json(instance.data["address"])
+        known = self._hosts.get(instance.id)
+        if known is None or known[0] != address:
+            if self._connections is None:
+                self._connections = Connections(self._pins, self._keys.file)
+            machine = SSHMachine(self._connections, address, self._installation, instance.region)
+            self._hosts[instance.id] = (address, machine)
+            return machine
+        return known[1]
+
+    def forget(self, instance_id: str) -> None:
+        """A host was given back."""
+        self._hosts.pop(instance_id, None)
+
+    async def close(self) -> None:
+        await self.local.close()
+        for _, machine in self._hosts.values():
+            await machine.close()
+        if self._connections is not None:
+            await self._connections.close()

@@ -1,0 +1,70 @@
+"""Which hosts of SSH fleets a run gets: a function of the store, run inside the transaction that books them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from ..models.configurations import AnyRun, run_configuration
+from ..models.errors import NoCapacity
+from ..models.runs import OfferView
+from .store import hosts
+
+
+def needs_container(run: AnyRun) -> bool:
+    """Whether a process cannot do what was asked for."""
+    return bool(run.image or run.privileged or run.user or run.registry_auth or run.entrypoint or run.volumes) or (
+        run.resources.shm_size is not None
+    )
+
+
+def blocks_needed(run: AnyRun, offer: dict[str, Any], blocks: int) -> int:
+    """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not."""
+    if blocks == 1:
+        return 1
+    resources = run.resources
+    gpu = (resources.gpu.count.min or 0) if resources.gpu is not None else 0
+    shares = [gpu / offer["gpu_count"] if gpu and offer["gpu_count"] else 0.0]
+    if "cpu" in resources.model_fields_set and resources.cpu.count.min:
+        shares.append(resources.cpu.count.min / offer["cpus"])
+    if "memory" in resources.model_fields_set and resources.memory.min:
+        shares.append(resources.memory.min / offer["memory_gb"])
+    return max(1, math.ceil(max(shares) * blocks - 1e-9))
+
+
+def book_hosts(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
+    """Book a host for each attempt, all or nothing; the nodes of one run on different hosts of one fleet.
+
+    Raises NoCapacity that says what is in the way. Called by the fleet reconciler, in a write transaction.
+    """
+    task = run_configuration(run.configuration)
+    fitting = {(offer.region, offer.instance_type) for offer in offers if offer.backend == "ssh"}
+    rows = [row for row in hosts.usable_hosts(connection, run.project) if (row.region, row.instance_type) in fitting]
+    if needs_container(task):
+        without = [row.instance_type for row in rows if not row.data.get("docker")]
+        rows = [row for row in rows if row.data.get("docker")]
+        if not rows and without:
+            raise NoCapacity(f"ssh: the run needs a container, and {', '.join(without)} cannot run Docker")
+    free = hosts.free_blocks(connection, rows)
+    wanted = {row.id: blocks_needed(task, row.offer, int(row.data.get("blocks", 1))) for row in rows}
+    by_fleet: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        if len(free[row.id]) >= wanted[row.id]:
+            by_fleet.setdefault(row.fleet_id, []).append(row)
+    for found in by_fleet.values():
+        # The fullest that still has room: big jobs keep finding whole hosts.
+        found.sort(key=lambda row: len(free[row.id]))
+        if len(found) >= len(attempt_ids):
+            chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
+            wishes = [hosts.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)]
+            hosts.book(connection, wishes)
+            return
+    if not rows:
+        raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")
+    if len(attempt_ids) > 1:
+        most = max((len(found) for found in by_fleet.values()), default=0)
+        raise NoCapacity(f"ssh: {len(attempt_ids)} free hosts of one fleet are needed, {most} of {len(rows)} are free")
+    raise NoCapacity(f"ssh: all {len(rows)} hosts that fit are busy")

@@ -1,0 +1,329 @@
+"""SSH fleets in the store: their hosts, which blocks of them are booked by whom, and the keys that they are known by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ...models.errors import Conflict, NoCapacity, NotFound
+from ...models.fleets_view import FleetView, HostView
+from ...models.states import FLEET_END, AttemptState, FleetState, InstanceState
+from . import events, moves
+from .schema import attempts, bookings, fleets, host_keys, instances, now, runs
+
+LIVING = instances.c.state.not_in([InstanceState.TERMINATED])
+
+
+@dataclass(frozen=True, slots=True)
+class NewHost:
+    """A host of a fleet that is applied. ``data`` holds its address, blocks and internal IP."""
+
+    id: str
+    identity: str
+    hostname: str
+    data: dict[str, Any]
+
+
+def find_fleet(connection: Connection, name: str, project: str) -> Row[Any]:
+    """The active fleet of a name or id. Raises NotFound with the names that there are."""
+    active = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
+    found = connection.execute(active.where((fleets.c.name == name) | (fleets.c.id == name))).one_or_none()
+    if found is None:
+        names = ", ".join(row.name for row in connection.execute(active.order_by(fleets.c.name)))
+        raise NotFound(f"there is no fleet {name!r}", hint=f"fleets: {names}" if names else "no fleet was applied yet")
+    return found
+
+
+def apply_fleet(
+    connection: Connection,
+    *,
+    fleet_id: str,
+    name: str,
+    project: str,
+    user: str,
+    configuration: dict[str, Any],
+    hosts: Sequence[NewHost],
+) -> tuple[str, list[str]]:
+    """Store a fleet, or bring an active one of that name in line: hosts are added, changed or let go.
+
+    Returns (its id, the instances to look at). Raises Conflict for a host that runs a job and is changed or left out.
+    """
+    known = connection.execute(
+        select(fleets).where(
+            fleets.c.project == project, fleets.c.name == name, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END)
+        )
+    ).one_or_none()
+    if known is None:
+        connection.execute(
+            insert(fleets).values(
+                id=fleet_id,
+                project=project,
+                name=name,
+                run_id=None,
+                configuration=configuration,
+                user=user,
+                state=FleetState.ACTIVE,
+                created_at=now(),
+            )
+        )
+        _event(connection, user, project, "fleet", fleet_id, name, "applied")
+    else:
+        fleet_id = known.id
+        if known.state != FleetState.ACTIVE:
+            raise Conflict(f"fleet {name} is being deleted", hint="apply it again when it is gone")
+        connection.execute(update(fleets).where(fleets.c.id == fleet_id).values(configuration=configuration))
+        _event(connection, user, project, "fleet", fleet_id, name, "updated")
+    present = {
+        row.instance_type: row for row in connection.execute(select(instances).where(instances.c.fleet_id == fleet_id, LIVING))
+    }
+    touched: list[str] = []
+    wanted = {host.hostname for host in hosts}
+    for hostname, row in present.items():
+        if hostname not in wanted and row.state != InstanceState.TERMINATING:
+            let_go(connection, row, f"{hostname} was taken out of fleet {name}")
+            touched.append(row.id)
+    for host in hosts:
+        there = present.get(host.hostname)
+        if there is None:
+            _insert(connection, fleet_id, name, project, host)
+            touched.append(host.id)
+        elif any(there.data.get(key) != value for key, value in host.data.items()):
+            if _booked(connection, there.id):
+                raise Conflict(f"host {host.hostname} runs a job", hint="stop it first, then apply the fleet again")
+            connection.execute(
+                update(instances)
+                .where(instances.c.id == there.id)
+                .values(data={**there.data, **host.data}, state=InstanceState.PENDING, message="")
+            )
+            touched.append(there.id)
+    return fleet_id, touched
+
+
+def _insert(connection: Connection, fleet_id: str, fleet: str, project: str, host: NewHost) -> None:
+    connection.execute(
+        insert(instances).values(
+            id=host.id,
+            identity=host.identity,
+            project=project,
+            fleet_id=fleet_id,
+            attempt_id=None,
+            backend="ssh",
+            region=fleet,
+            instance_type=host.hostname,
+            price=0.0,
+            offer={},
+            data=host.data,
+            guard={"kind": "none", "text": "the host is yours and costs nothing here"},
+            state=InstanceState.PENDING,
+            created_at=now(),
+        )
+    )
+
+
+def _event(connection: Connection, actor: str, project: str, kind: str, id: str, name: str, action: str, text: str = "") -> None:
+    events.record(
+        connection, actor=actor, project=project, kind=kind, resource_id=id, run_id="", name=name, action=action, message=text
+    )
+
+
+def _booked(connection: Connection, instance_id: str) -> list[str]:
+    query = (
+        select(runs.c.name)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .join(bookings, bookings.c.attempt_id == attempts.c.id)
+        .where(bookings.c.instance_id == instance_id)
+    )
+    return sorted(set(connection.execute(query).scalars()))
+
+
+def let_go(connection: Connection, row: Row[Any], why: str) -> None:
+    """Begin to release a host. Raises Conflict while it runs a job."""
+    running = _booked(connection, row.id)
+    if running:
+        raise Conflict(f"host {row.instance_type} runs {', '.join(running)}", hint=f"`%dstack stop {running[0]}` first")
+    moves.move_instance(connection, row.id, InstanceState.TERMINATING, message=why)
+
+
+def delete_fleet(connection: Connection, name: str, project: str, user: str) -> tuple[str, list[str]]:
+    """Begin to delete a fleet: all its hosts, or none. Returns (its id, the instances to look at). Raises NotFound, Conflict."""
+    fleet = find_fleet(connection, name, project)
+    rows = connection.execute(select(instances).where(instances.c.fleet_id == fleet.id, LIVING)).all()
+    for row in rows:
+        let_go(connection, row, f"fleet {fleet.name} is deleted")
+    connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING))
+    _event(connection, user, project, "fleet", fleet.id, fleet.name, "delete")
+    close_if_empty(connection, fleet.id)
+    return fleet.id, [row.id for row in rows]
+
+
+def close_if_empty(connection: Connection, fleet_id: str) -> bool:
+    """A fleet that is to go ends with its last host. Returns whether it has ended."""
+    state = connection.execute(select(fleets.c.state).where(fleets.c.id == fleet_id)).scalar_one()
+    living = connection.execute(select(instances.c.id).where(instances.c.fleet_id == fleet_id, LIVING).limit(1)).scalar()
+    if state == FleetState.TERMINATING and living is None:
+        moves.close_fleet(connection, fleet_id)
+        return True
+    return state in FLEET_END
+
+
+def load_host(connection: Connection, instance_id: str) -> tuple[Row[Any], Row[Any]]:
+    """(instance, its fleet)."""
+    row = connection.execute(select(instances).where(instances.c.id == instance_id)).one()
+    return row, connection.execute(select(fleets).where(fleets.c.id == row.fleet_id)).one()
+
+
+def open_hosts(connection: Connection) -> list[str]:
+    """Hosts of all fleets that are not gone."""
+    return list(connection.execute(select(instances.c.id).where(instances.c.backend == "ssh", LIVING)).scalars())
+
+
+def note(connection: Connection, instance_id: str, *, message: str, offer: dict[str, Any], data: dict[str, Any]) -> None:
+    """Store what was learned of a host; one that can be used and was not before becomes idle."""
+    row = connection.execute(select(instances).where(instances.c.id == instance_id)).one()
+    values: dict[str, Any] = {"message": message, "data": {**row.data, **data}}
+    if offer:
+        values["offer"] = offer
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(**values))
+    if not message and row.state == InstanceState.PENDING:
+        moves.move_instance(connection, instance_id, InstanceState.IDLE)
+    elif message and message != row.message:
+        _event(
+            connection, "engine", row.project, "instance", instance_id, row.identity, "problem", f"{row.instance_type}: {message}"
+        )
+
+
+def offers(connection: Connection) -> list[dict[str, Any]]:
+    """The rows of the offers table: every host that is understood, busy ones and those in trouble with their reason."""
+    rows = connection.execute(
+        select(instances).where(instances.c.backend == "ssh", LIVING).order_by(instances.c.created_at)
+    ).all()
+    free = free_blocks(connection, rows)
+    found = []
+    for row in rows:
+        if not row.offer:
+            continue
+        availability, reason = "idle" if free[row.id] else "busy", row.offer.get("reason", "")
+        if row.message or row.state not in (InstanceState.IDLE, InstanceState.BUSY):
+            availability, reason = "not_available", row.message
+        found.append({**row.offer, "availability": availability, "reason": reason})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Blocks of one host for one attempt."""
+
+    attempt_id: str
+    instance_id: str
+    count: int
+
+
+def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, list[int]]:
+    """The blocks of each host that nobody has booked."""
+    taken: dict[str, set[int]] = {}
+    ids = [row.id for row in rows]
+    for found in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
+        taken.setdefault(found.instance_id, set()).add(found.block)
+    return {
+        row.id: [block for block in range(int(row.data.get("blocks", 1))) if block not in taken.get(row.id, ())] for row in rows
+    }
+
+
+def usable_hosts(connection: Connection, project: str) -> list[Row[Any]]:
+    """Hosts that jobs may use: reached, understood and without a problem, in the order of their fleets."""
+    query = (
+        select(instances)
+        .where(
+            instances.c.backend == "ssh",
+            instances.c.project == project,
+            instances.c.message == "",
+            instances.c.state.in_([InstanceState.IDLE, InstanceState.BUSY]),
+        )
+        .order_by(instances.c.created_at, instances.c.id)
+    )
+    return list(connection.execute(query))
+
+
+def book(connection: Connection, wishes: Sequence[Wish]) -> None:
+    """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
+    rows = connection.execute(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes]))).all()
+    free = free_blocks(connection, rows)
+    try:
+        with connection.begin_nested():
+            for wish in wishes:
+                blocks = [free[wish.instance_id].pop(0) for _ in range(wish.count)]
+                for block in blocks:
+                    connection.execute(
+                        insert(bookings).values(instance_id=wish.instance_id, block=block, attempt_id=wish.attempt_id)
+                    )
+    except (IntegrityError, IndexError) as error:
+        raise NoCapacity("the hosts that fit are busy") from error
+    for wish in wishes:
+        connection.execute(update(attempts).where(attempts.c.id == wish.attempt_id).values(instance_id=wish.instance_id))
+        moves.move_instance(connection, wish.instance_id, InstanceState.BUSY)
+        moves.move_attempt(connection, wish.attempt_id, AttemptState.PROVISIONING)
+
+
+def blocks_of(connection: Connection, attempt_id: str) -> list[int]:
+    query = select(bookings.c.block).where(bookings.c.attempt_id == attempt_id).order_by(bookings.c.block)
+    return list(connection.execute(query).scalars())
+
+
+def pinned(connection: Connection, endpoint: str) -> str:
+    return connection.execute(select(host_keys.c.key).where(host_keys.c.endpoint == endpoint)).scalar() or ""
+
+
+def pin(connection: Connection, endpoint: str, key: str) -> None:
+    connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint))
+    connection.execute(insert(host_keys).values(endpoint=endpoint, key=key, pinned_at=now()))
+
+
+def unpin(connection: Connection, endpoint: str) -> None:
+    """Forget a host key, so that the next contact is a first one."""
+    connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint))
+
+
+def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[FleetView]:
+    """The fleets that users applied and that are not gone; ``fingerprint`` makes one of a host's endpoint."""
+    query = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
+    found = []
+    for fleet in connection.execute(query.order_by(fleets.c.name)).all():
+        rows = connection.execute(
+            select(instances).where(instances.c.fleet_id == fleet.id, LIVING).order_by(instances.c.created_at)
+        ).all()
+        free = free_blocks(connection, rows)
+        found.append(
+            FleetView(
+                id=fleet.id,
+                project=fleet.project,
+                name=fleet.name,
+                state=FleetState(fleet.state),
+                user=fleet.user,
+                created_at=fleet.created_at,
+                hosts=[_host_view(connection, row, free[row.id], fingerprint) for row in rows],
+                configuration=fleet.configuration or {},
+            )
+        )
+    return found
+
+
+def _host_view(connection: Connection, row: Row[Any], free: list[int], fingerprint: Any) -> HostView:
+    shown = {name: row.offer[name] for name in HostView.model_fields if name in row.offer}
+    blocks = int(row.data.get("blocks", 1))
+    return HostView(
+        **shown,
+        id=row.id,
+        hostname=row.instance_type,
+        state=InstanceState(row.state),
+        message=row.message,
+        docker=bool(row.data.get("docker")),
+        blocks=blocks,
+        busy_blocks=blocks - len(free),
+        runs=_booked(connection, row.id),
+        host_key=fingerprint(pinned(connection, row.data.get("endpoint", ""))),
+        notes=list(row.data.get("notes", [])),
+    )
