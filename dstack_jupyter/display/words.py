@@ -56,8 +56,9 @@ def plan_line(plan: Plan) -> str:
         return f"no offer fits ({reasons})"
     first = plan.offers[0]
     gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
+    where = first.backend if first.instance_type in ("", first.backend) else f"{first.backend} {first.instance_type}"
     return (
-        f"{plan.run_name}: {first.backend} ({first.cpus:g} CPUs, {first.memory_gb:g} GB{gpu}), "
+        f"{plan.run_name}: {where} ({first.cpus:g} CPUs, {first.memory_gb:g} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"
     )
 

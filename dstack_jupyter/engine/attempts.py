@@ -60,6 +60,7 @@ class AttemptReconciler:
         self._refused: dict[str, str] = {}
         self._watching: set[str] = set()
         self._finished: set[str] = set()
+        self._seen_running: set[str] = set()
 
     async def reconcile(self, key: Key) -> Next:
         """One look and one step; asks to be called again while there is more to do at once."""
@@ -134,8 +135,9 @@ class AttemptReconciler:
                     return Next(guard=ASK_AGAIN)
                 self._asked[key.id] = Desired.ABORTED if abort else Desired.STOPPED
             case steps.Running() | steps.Prepare() | steps.Wait():
-                if report.started and instance is not None and key.id not in self._watching:
+                if report.started and instance is not None and key.id not in self._seen_running:
                     await self._running(attempt, run, instance)
+                    self._seen_running.add(key.id)
                     self._bus.publish(run.id)
         if instance is not None and (report.started or report.preparing):
             self._watch(key, instance)
@@ -162,6 +164,7 @@ class AttemptReconciler:
 
     def _forget(self, attempt_id: str, instance: Row[Any] | None) -> None:
         self._asked.pop(attempt_id, None)
+        self._seen_running.discard(attempt_id)
         self._condemned.pop(attempt_id, None)
         self._refused.pop(attempt_id, None)
         if attempt_id in self._watching and instance is not None:

@@ -102,6 +102,8 @@ class Connections:
     async def _connect(self, address: Address, tunnel: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
         import asyncssh
 
+        # At its own level it logs every command line.
+        asyncssh.set_log_level("WARNING")
         key = await asyncio.to_thread(_usable_key, address.identity_file or str(self._own_key))
         pinned = await self._pins.get(address.endpoint)
         guard = _Guard(pinned)
