@@ -58,15 +58,16 @@ class Forwards:
         """Open what a running job offers; nothing happens if that is done. Raises Unreachable."""
         if attempt.id in self._open or attempt.job:
             return
+        # Shown only when all of it is there: who waits for a dev environment takes the first word.
         task = run_configuration(run.configuration)
         dev = task.type == "dev-environment"
         if not task.ports and not dev:
             return
         found = _Open(run.id, run.name, task)
-        self._open[attempt.id] = found
         if instance.backend == "local":
             # The job's ports are this machine's own.
             found.ports = {port.container_port: port.container_port for port in task.ports}
+            self._open[attempt.id] = found
             return
         published = await machine.ports(attempt.id)
         for port in task.ports:
@@ -80,6 +81,7 @@ class Forwards:
         if dev and PORT in published:
             found.ports[PORT] = await self._listen(found, machine, 0, published[PORT])
             found.login = task.user.partition(":")[0] if task.user else "root"
+        self._open[attempt.id] = found
         await asyncio.to_thread(self._write_config)
 
     async def _listen(self, found: _Open, machine: Machine, wanted: int, remote: int) -> int:

@@ -62,7 +62,7 @@ class HostReconciler:
         machine = self._machine(row)
         before = (row.state, row.message, row.offer)
         try:
-            hello = await machine.hello()
+            hello = await machine.look_around()
             await machine.claim(fleet.name)
             problem = "; ".join(hello.problems)
             await self._database.write(_note, row, hello, problem)

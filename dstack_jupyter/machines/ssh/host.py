@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import shlex
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ ANSWER = 30.0
 """Seconds that an answer of serve.sh may take."""
 QUIET = 50.0
 """Seconds without a sign of life of the watcher (it gives one every 10 s at most) after which the link counts as dead."""
+FRESH = 600.0
+"""Seconds that facts of a host stay good."""
 TRIES = (1.0, 1.0, 2.0, 2.0, 5.0)
 """Seconds between attempts to come back to a host that has watched jobs; the last one repeats."""
 
@@ -57,6 +60,7 @@ class Host:
         self._asking = asyncio.Lock()
         self._listeners: dict[str, Callable[[], None]] = {}
         self._returning: asyncio.Task[None] | None = None
+        self._greeted = 0.0
         self.boot = ""
 
     async def session(self) -> Session:
@@ -74,17 +78,29 @@ class Host:
     async def _open(self, connection: asyncssh.SSHClientConnection) -> Session:
         import asyncssh
 
-        code, output, errors = await run(connection, command("hello.sh"))
-        if code:
-            said = errors.decode("utf-8", "replace").strip().partition("\n")[0]
-            raise Unreachable(f"{self.address.hostname} cannot be used: {said or f'exit code {code}'}")
-        hello = parse_hello(output.decode("utf-8", "replace"))
+        hello = await self._greet(connection)
         try:
             serve = await connection.create_process(command("serve.sh", hello.root, int(hello.dd)), encoding=None)
             told = await connection.create_process(command("watch.sh", hello.root, int(hello.naps)), encoding=None)
         except (OSError, asyncssh.Error) as error:
             raise Unreachable(f"{self.address.hostname}: the link broke: {error}") from error
         return Session(connection, hello, serve, asyncio.get_running_loop().create_task(self._listen(told)))
+
+    async def _greet(self, connection: asyncssh.SSHClientConnection) -> Hello:
+        code, output, errors = await run(connection, command("hello.sh"))
+        if code:
+            said = errors.decode("utf-8", "replace").strip().partition("\n")[0]
+            raise Unreachable(f"{self.address.hostname} cannot be used: {said or f'exit code {code}'}")
+        self._greeted = time.monotonic()
+        return parse_hello(output.decode("utf-8", "replace"))
+
+    async def look_around(self) -> Hello:
+        """Facts of the host, asked again where something was missing or the answer is old. Raises Unreachable."""
+        session = await self.session()
+        missing = session.hello.problems or session.hello.docker_problem
+        if missing or time.monotonic() - self._greeted > FRESH:
+            session.hello = await self._greet(session.connection)
+        return session.hello
 
     async def _listen(self, told: Any) -> None:
         """Pass on what the watcher tells; when it falls silent, drop the connection and come back."""

@@ -38,6 +38,10 @@ class SSHMachine:
         """Facts of the host, as they were when the connection was made. Raises Unreachable, HostKeyChanged."""
         return (await self.host.session()).hello
 
+    async def look_around(self) -> Hello:
+        """Facts of the host as they are now, or were within ten minutes. Raises Unreachable, HostKeyChanged."""
+        return await self.host.look_around()
+
     async def claim(self, fleet: str) -> None:
         """Make the host this installation's, for one fleet. Raises Conflict with the owner's name where it is another's."""
         line = await self._claim("claim", fleet)
