@@ -1,13 +1,13 @@
-"""``python -m benchmarks [runs|logline|startup …]``: prints the figures; exit code 1 if a goal was missed."""
+"""``python -m benchmarks [runs|logline|startup|hosts …]``: prints the figures; exit code 1 if a goal was missed."""
 
 from __future__ import annotations
 
 import sys
 
-from . import logline, runs, startup
+from . import hosts, logline, runs, startup
 from .harness import machine
 
-ALL = {"runs": runs, "logline": logline, "startup": startup}
+ALL = {"runs": runs, "logline": logline, "startup": startup, "hosts": hosts}
 
 
 def main() -> int:
