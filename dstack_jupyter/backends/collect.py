@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..models.errors import BackendNotAvailable, DstackJupyterError
 from ..models.gpus import near_names
 from ..models.runs import NOT_AVAILABLE_YET, Missing
-from ..offers.table import OfferTable, Requirements
+from ..offers.table import Columns, OfferTable, Requirements
 from . import registry
 
 
-def collect(wanted: Requirements) -> tuple[OfferTable, list[Missing]]:
+def collect(wanted: Requirements, known: Mapping[str, Columns] | None = None) -> tuple[OfferTable, list[Missing]]:
     """(offers that fit, cheapest first; backends without a row and why, those that had offers before the filters first).
 
-    Blocks; needs no engine. Raises NotFound for a backend's name that nobody knows.
+    ``known`` are the columns of backends that the caller knows better. Blocks; needs no engine. Raises NotFound for a backend's
+    name that nobody knows.
     """
     asked = tuple(dict.fromkeys(registry.entry(name)[0] for name in wanted.backends))
     everything = OfferTable()
     silent: list[Missing] = []
     for name in asked or tuple(registry.entries):
         try:
-            columns = registry.load(name).offers()
+            columns = known[name] if known and name in known else registry.load(name).offers()
             everything.extend(columns)
             if not columns["backend"]:
                 silent.append(Missing(backend=name, reason="it has no offers"))

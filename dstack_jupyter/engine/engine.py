@@ -58,7 +58,7 @@ class Engine:
         self._queue = WorkQueue(self._reconcile, failed=self._note_problem)
         self._passwords: dict[str, str] = {}
         condemned: dict[str, tuple[Reason, str]] = {}
-        provisioning = Provisioning(home)
+        provisioning = Provisioning(lambda: self._database.read(hosts.offers))
         maker = JobMaker(self._code_path, keys, lambda run_id: self._passwords.get(run_id, ""))
         wake = self._queue.add
         self._reconcilers: dict[str, Callable[[Key], Awaitable[Next]]] = {

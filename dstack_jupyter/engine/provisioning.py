@@ -7,7 +7,7 @@ not the engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ from ..backends.collect import collect
 from ..models.configurations import AnyRun, notes, run_configuration, unsupported
 from ..models.errors import ConfigurationError, NotSupportedYet
 from ..models.fleets import FleetConfiguration
-from ..models.home import Home
 from ..models.runs import Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
@@ -27,6 +26,7 @@ from .placement import needs_container
 Result = TypeVar("Result")
 
 THREADS = 16
+HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
 def checked(configuration: dict[str, Any]) -> AnyRun:
@@ -84,10 +84,10 @@ def _why_not_local(task: AnyRun) -> str:
 
 
 class Provisioning:
-    """Made by the engine; its methods run on the engine's loop."""
+    """Made by the engine; its methods run on the engine's loop. ``hosts`` gives the offers of SSH fleets, from the store."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, hosts: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
+        self._hosts = hosts
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-backend")
 
     async def _blocking(self, function: Callable[..., Result], *args: object) -> Result:
@@ -96,7 +96,9 @@ class Provisioning:
     async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
         """Offers that fit, cheapest first, and why the other backends have none."""
         task = run_configuration(configuration)
-        table, missing = await self._blocking(collect, Requirements.of_task(task))
+        rows = await self._hosts()
+        known = {"ssh": {name: [row[name] for row in rows] for name in HOST_COLUMNS}}
+        table, missing = await self._blocking(collect, Requirements.of_task(task), known)
         offers = table.views()
         reason = _why_not_local(task)
         if reason and any(offer.backend == "local" for offer in offers):

@@ -50,7 +50,7 @@ def test_two_nodes_reach_each_other_by_name_and_ssh(client: Client, fleet: Apply
 def test_a_failed_master_ends_its_workers(client: Client, fleet: Apply) -> None:
     fleet()
     run = submit(client, "[ $DSTACK_NODE_RANK = 0 ] && exit 7; sleep 600", nodes=2).wait(60)
-    assert (run.state, run.exit_code) == ("failed", 7)
+    assert (run.state, run.exit_code) == ("failed", 7), run.view.message
     assert {attempt.reason for attempt in run.view.attempts} == {"container_exited_with_error", "terminated_by_server"}
 
 
@@ -59,7 +59,7 @@ def test_stop_criteria_and_startup_order(client: Client, fleet: Apply) -> None:
     wait = "[ $DSTACK_NODE_RANK = 0 ] || sleep 600"
     run = submit(client, wait, nodes=2, stop_criteria="master-done", startup_order="workers-first").wait(60)
     master, worker = sorted(run.view.attempts, key=lambda attempt: attempt.job)
-    assert (run.state, master.state, worker.reason) == ("done", "done", "terminated_by_server")
+    assert (run.state, master.state, worker.reason) == ("done", "done", "terminated_by_server"), run.view.message
     assert worker.started_at is not None and master.started_at is not None
     assert worker.started_at <= master.started_at
 

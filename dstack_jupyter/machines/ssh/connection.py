@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import asyncssh
 
 CONNECT = 10.0
-LOGIN = 15.0
-KEEPALIVE = 10.0
+LOGIN = 10.0
+KEEPALIVE = 8.0
 UNANSWERED = 3
-"""Keepalives without an answer after which a link is dead: a stopped sshd is noticed within 40 s."""
+"""Keepalives without an answer after which a link is dead: a stopped sshd is noticed within 32 s."""
 COMMAND = 60.0
 """Seconds that a short command may take."""
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
