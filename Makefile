@@ -34,7 +34,7 @@ test: $(READY) ## lint, types and all tests but those of `test-machines`
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not machines"
 
-test-machines: $(READY) tools/node_modules/.ready ## JupyterLab in a real browser (Debian: installs chromium when root)
+test-machines: $(READY) tools/node_modules/.ready ## real hosts (sshd, Docker) and JupyterLab in a real browser; as root on Debian: `.ci/run` installs what it needs
 	@tools/ensure-chromium
 	$(BIN)/python -m pytest -m machines
 

@@ -192,6 +192,7 @@ def unsupported(task: AnyRun) -> list[str]:
     # 0 would mean to kill at once; the launcher's 0 is to wait for ever.
     found += ["stop_duration: 0"] if task.stop_duration == 0 else []
     found += [f"repos.{key}" for repo in task.repos for key in ("url", "branch", "hash", "if_exists") if getattr(repo, key)]
+    found += ["ide: jupyter"] if isinstance(task, DevEnvironmentConfiguration) and task.ide == "jupyter" else []
     found += ["volumes by name" for mount in task.volumes if mount.name is not None]
     if task.resources.gpu is not None and task.resources.gpu.compute_capability is not None:
         found.append("resources.gpu.compute_capability")
@@ -204,4 +205,7 @@ def notes(task: AnyRun) -> list[str]:
     """What a plan should say about keys that change nothing."""
     dead = [f"{key} has no effect, as in dstack" for key in DEAD if getattr(task, key)]
     tags = ["tags are kept with the run; this version creates nothing that could carry them"] if task.tags else []
-    return dead + tags
+    idle = ["idle_duration has no effect on machines of your own: they are never ended"] if task.idle_duration else []
+    nodes = ["the nodes reach each other by SSH where their image (or host) has sshd"] if task.node_count > 1 else []
+    dev = ["an IDE logs in by SSH where the image has sshd"] if task.type == "dev-environment" else []
+    return dead + tags + idle + nodes + dev

@@ -85,6 +85,7 @@ NOT_BUILT: list[tuple[dict[str, Any], str]] = [
     ({"stop_duration": 0}, "stop_duration: 0"),
     ({"instances": ["i"]}, "instances"),
     ({"type": "dev-environment", "commands": [], "version": "1.90"}, "version"),
+    ({"type": "dev-environment", "commands": [], "ide": "jupyter"}, "ide: jupyter"),
     ({"backend_options": [{"type": "vastai"}]}, "backend_options"),
     ({"pool_name": "p"}, "pool_name"),
     ({"instance_name": "i"}, "instance_name"),
