@@ -340,20 +340,18 @@ class Host:
 
     # -- power
 
-    def reboot(self, *, silent: bool = False, wipe: bool = False) -> None:
+    def reboot(self, *, wipe: bool = False) -> None:
         """Ends every process and boots again with a new boot id; dockerd starts again if it ran.
 
-        The disk stays, /run and /tmp don't. `silent`: the power fails, no connection is told. `wipe`: a fresh disk.
+        The disk stays, /run and /tmp don't. `wipe`: a fresh disk.
         """
-        self.power_off(silent=silent)
+        self.power_off()
         if wipe:
             shutil.rmtree(self._disk)
         self.power_on()
 
-    def power_off(self, *, silent: bool = False) -> None:
-        """Ends every process of the host. With `silent` the link is cut before, as when the power fails."""
-        if silent:
-            self.cut()
+    def power_off(self) -> None:
+        """Ends every process of the host. After `cut` no connection is told, as when the power fails."""
         self._end()
         _links([f"link del {self._link}"], check=False)
 

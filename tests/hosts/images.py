@@ -117,7 +117,7 @@ class _Tree:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._target = target
         self._partial = target.with_name(f"{target.name}.{os.getpid()}")
-        self._tar = tarfile.open(self._partial, "w")
+        self._tar = tarfile.open(self._partial, "w")  # noqa: SIM115 - closed by __exit__
         self._names: set[str] = set()
 
     def __enter__(self) -> _Tree:
