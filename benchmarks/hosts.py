@@ -98,7 +98,7 @@ def flood(client: Client, hosts: HostSet) -> list[Figure]:
         under_load = quantile(loaded.result(), 0.99)
     host = next(host for host in hosts if host.ip == run.view.instance_type)
     attempt = run.view.attempts[-1].id
-    there = host.do(f"sha256sum /root/.dstack_jupyter/jobs/{attempt}/log", timeout=120).split()[0]
+    there = host.do(f"sha256sum ~/.dstack_jupyter/jobs/{attempt}/log", timeout=120).split()[0]
     raw = run.raw()
     same = hashlib.sha256(raw).hexdigest() == there
     limit = max(0.1, 2 * calm)

@@ -23,6 +23,8 @@ REST = 0.02
 """Seconds between two looks at a job that writes: bytes are stored in blocks; the first after a silence goes at once."""
 ASK_AGAIN = 0.1
 """Seconds until a job that could not be told to end is told again."""
+KILL_AGAIN = 1.0
+"""Seconds until a job that was told to die and has not is told again."""
 GUARD = 30.0
 """Seconds after which a running job is looked at although nothing woke us."""
 
@@ -144,7 +146,8 @@ class AttemptReconciler:
         if len(report.data) == READ:
             self._wake(key)
             return Next(guard=GUARD)
-        return Next(rest=REST if report.data else 0.0, guard=GUARD)
+        killing = step == steps.AskToEnd(abort=True)
+        return Next(rest=REST if report.data else 0.0, guard=KILL_AGAIN if killing else GUARD)
 
     async def _launch(
         self, key: Key, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]

@@ -30,7 +30,10 @@ child= signalled= reason=-
 end_job() { # why, signal
     signalled=1
     [ "$reason" = - ] && reason=$1
-    [ -n "$child" ] && kill -s "$2" -- "-$child" 2>/dev/null
+    [ -n "$child" ] || return
+    # No group of that number: the job has not got its own session yet, and never will.
+    # (busybox knows no `--` here: it would answer that it failed.)
+    kill "-$2" "-$child" 2>/dev/null || kill -s KILL "$child" 2>/dev/null
 }
 supervisor=$$
 later() { # seconds, signal, process: sends it, unless the job has ended by then
@@ -95,7 +98,7 @@ collector=$!
 child=$!
 echo "$supervisor $start $boot" >pid.new && mv pid.new "$pidfile"
 # A signal that came before there was a child.
-[ -n "$signalled" ] && kill -s KILL -- "-$child" "$child" 2>/dev/null
+[ -n "$signalled" ] && kill -KILL "-$child" "$child" 2>/dev/null
 
 timer=
 if [ "$max_duration" -gt 0 ]; then
@@ -113,7 +116,7 @@ while :; do
     [ -n "$signalled" ] || break
 done
 # The job is its shell: what that left behind in its session ends with it.
-kill -s KILL -- "-$child" 2>/dev/null
+kill -KILL "-$child" 2>/dev/null
 # Who left the session on purpose may hold the pipe for ever: five seconds to finish a last line.
 later 5 KILL "$collector"
 patience=$!

@@ -61,7 +61,7 @@ def test_r6_a_stop_wins_at_any_moment() -> None:
             assert isinstance(attempt.next_step(state, desired, desired, seen), attempt.End)
 
 
-def test_a_job_is_asked_to_end_once_for_each_wish() -> None:
+def test_a_job_is_asked_to_stop_once_and_told_to_die_until_it_has() -> None:
     seen = attempt.Seen(instance=InstanceState.BUSY, started=True)
 
     def step(desired: Desired, asked: Desired) -> attempt.Step:
@@ -70,6 +70,7 @@ def test_a_job_is_asked_to_end_once_for_each_wish() -> None:
     assert step(Desired.STOPPED, Desired.RUNNING) == attempt.AskToEnd(abort=False)
     assert step(Desired.STOPPED, Desired.STOPPED) == attempt.Wait()
     assert step(Desired.ABORTED, Desired.STOPPED) == attempt.AskToEnd(abort=True)
+    assert step(Desired.ABORTED, Desired.ABORTED) == attempt.AskToEnd(abort=True)
 
 
 @pytest.mark.parametrize(

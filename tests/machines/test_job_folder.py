@@ -66,6 +66,11 @@ class TestSupervisor:
         assert ending.cause == "max_duration"
         assert ending.exit_code == 128 + signal.SIGTERM
 
+    def test_a_job_that_hears_the_stop_has_the_last_word(self, tmp_path: Path, shell: str) -> None:
+        polite = spec("trap 'echo bye; exit 5' TERM; while :; do sleep 0.1; done", max_duration=1)
+        assert supervise(tmp_path / "job", polite, shell) == Ending(5, "max_duration")
+        assert (tmp_path / "job" / "log").read_bytes().endswith(b"bye\n")
+
     def test_a_job_that_ignores_the_stop_is_killed(self, tmp_path: Path, shell: str) -> None:
         stubborn = spec("trap '' TERM; while :; do sleep 0.1; done", max_duration=1, stop_duration=1)
         assert supervise(tmp_path / "job", stubborn, shell).exit_code == 128 + signal.SIGKILL
@@ -82,6 +87,19 @@ class TestSupervisor:
         supervise(folder, spec("echo once"), shell)
         supervise(folder, spec("echo once"), shell)
         assert (folder / "log").read_bytes() == b"once\n"
+
+    @pytest.mark.parametrize("number", ["USR1", "TERM"])
+    def test_a_signal_before_the_job_has_its_session_ends_it(self, tmp_path: Path, shell: str, number: str) -> None:
+        # The child runs env.sh before it gets a session of its own; $$ is the supervisor there.
+        slow = f"true; until [ -e pid ]; do :; done; sleep 0.2; kill -s {number} $$; sleep 0.5"
+        job = spec("echo never; sleep 60", stop_duration=0)
+        folder = tmp_path / "job"
+        job_folder.write(folder, job)
+        (folder / "env.sh").write_text(f"{slow}\n{(folder / 'env.sh').read_text()}")
+        script = [*shell.split(), "-c", job_folder.supervisor_script(), "dj", str(folder), "1000000", "0", "0", "/bin/sh"]
+        subprocess.run(script, env={"PATH": os.environ["PATH"]}, stderr=subprocess.DEVNULL, timeout=20, check=True)
+        assert job_folder.read_ending(folder) == Ending(137, "aborted" if number == "USR1" else "stopped")
+        assert (folder / "log").read_bytes() == b""
 
     def test_who_escapes_the_session_cannot_hold_the_run(self, tmp_path: Path, shell: str) -> None:
         began = time.monotonic()

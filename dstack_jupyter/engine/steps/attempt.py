@@ -128,8 +128,11 @@ def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen:
         return End(AttemptState.FAILED, reason, seen.lost)
     if state in (AttemptState.SUBMITTED, AttemptState.PROVISIONING, AttemptState.PULLING):
         return Running()
+    if desired is Desired.ABORTED:
+        # Killing twice is killing once: said again until it is over.
+        return AskToEnd(abort=True)
     if desired is not Desired.RUNNING and asked is not desired:
-        return AskToEnd(abort=desired is Desired.ABORTED)
+        return AskToEnd(abort=False)
     return Wait()
 
 
