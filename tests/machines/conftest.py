@@ -14,7 +14,7 @@ import pytest
 from dstack_jupyter.machines.base import Container, JobReport, JobSpec, Machine
 from dstack_jupyter.machines.ssh.connection import Address, Connections
 from dstack_jupyter.machines.ssh.machine import SSHMachine
-from tests.hosts.fixtures import BUSYBOX, DEBIAN, image_folder, private_registry, three_hosts  # noqa: F401
+from tests.hosts.fixtures import BUSYBOX, DEBIAN, image_folder, private_registry, three_hosts
 from tests.hosts.hosts import Host, HostSet
 
 
@@ -51,7 +51,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(three_hosts: HostSet, tmp_path: Path) -> AsyncIterator[Desk]:  # noqa: F811
+async def desk(three_hosts: HostSet, tmp_path: Path) -> AsyncIterator[Desk]:
     """Machines of this desk leave no container and no job folder behind."""
     pins = Pins()
     found = Desk(three_hosts, pins, Connections(pins, tmp_path / "own_key"))

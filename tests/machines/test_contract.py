@@ -129,7 +129,7 @@ async def test_an_end_that_comes_at_any_time_is_an_end(kind: Kind, machine: Mach
         await launch
         while not await machine.end(attempt, abort=True):
             await asyncio.sleep(0.05)
-        report = await until(machine, lambda report: report.ending or not report.started and not report.preparing, attempt)
+        report = await until(machine, lambda report: report.ending or (not report.started and not report.preparing), attempt)
         assert report.ending is None or report.ending.exit_code == 137
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter.machines import facts
-from dstack_jupyter.machines.facts import GPUFacts, parse_amd_smi, parse_nvidia_smi, parse_rocm_smi
+from dstack_jupyter.machines.facts import (
+    GPUFacts,
+    parse_amd_smi,
+    parse_hl_smi,
+    parse_nvidia_smi,
+    parse_rocm_smi,
+    parse_tt_smi,
+)
 from dstack_jupyter.models.gpus import near_names, short_name, sold_memory
 
 ROCM_CARD = {  # a card as rocm-smi 6 prints it; ids shortened
@@ -154,3 +161,26 @@ def test_this_machine(tmp_path: Path) -> None:
     assert 0.1 < found.memory_gb <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 + 0.1
     assert 0 < found.disk_free_gb <= found.disk_gb
     assert found.arch in ("x86", "arm")
+
+
+def test_hl_smi_names_gaudi_by_their_boards() -> None:
+    text = "0, HL-205, 32768 MiB\n1, HL-225, 98304 MiB\n2, HL-325L, 131072 MiB\n3, HL-999, N/A\n"
+    assert parse_hl_smi(text) == [
+        GPUFacts("intel", "Gaudi", 32),
+        GPUFacts("intel", "Gaudi2", 96),
+        GPUFacts("intel", "Gaudi3", 128),
+        GPUFacts("intel", "Gaudi", 0),
+    ]
+    assert parse_hl_smi("") == parse_hl_smi("hl-smi: no devices\n") == []
+
+
+def test_tt_smi_counts_boards_and_not_their_second_chips() -> None:
+    devices = [{"board_info": {"board_type": kind, "bus_id": "0000:01:00.0"}} for kind in ("n300 L", "n300 R", "p150b", "x1")]
+    text = "Gathering Information\n" + json.dumps({"time": "now", "device_info": devices})
+    assert parse_tt_smi(text) == [
+        GPUFacts("tenstorrent", "n300", 24),
+        GPUFacts("tenstorrent", "p150b", 32),
+        GPUFacts("tenstorrent", "x1", 0),
+    ]
+    with pytest.raises((ValueError, TypeError)):
+        parse_tt_smi("no devices")

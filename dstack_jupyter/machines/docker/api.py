@@ -11,6 +11,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpcore
 
@@ -158,8 +159,6 @@ def _progress(line: bytes) -> dict[str, Any]:
 
 
 def _quoted(text: str) -> str:
-    from urllib.parse import quote
-
     return quote(text, safe="")
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ...models.errors import ConfigurationError, Unreachable
 from ..base import Container, JobSpec
@@ -78,7 +79,7 @@ class DockerLauncher:
         return replace(spec, files={**spec.files, **extra})
 
     async def _image(self, docker: Docker, attempt_id: str, container: Container) -> dict[str, Any]:
-        path = f"/images/{container.image}/json"
+        path = f"/images/{quote(container.image, safe='/:@')}/json"
         try:
             found: dict[str, Any] = await docker.call("GET", path)
             return found

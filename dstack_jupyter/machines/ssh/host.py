@@ -30,6 +30,10 @@ QUIET = 50.0
 """Seconds without a sign of life of the watcher (it gives one every 10 s at most) after which the link counts as dead."""
 FRESH = 600.0
 """Seconds that facts of a host stay good."""
+CHANNELS = 6
+"""Commands and transfers at a time beside the two lasting processes: sshd allows ten sessions by default (MaxSessions)."""
+BEGINS = "dj-begins-here"
+"""What a script of ours says first. Before it a login shell may have greeted: sshd's bash reads .bashrc."""
 TRIES = (1.0, 1.0, 2.0, 2.0, 5.0)
 """Seconds between attempts to come back to a host that has watched jobs; the last one repeats."""
 
@@ -46,7 +50,20 @@ class Session:
 
 def command(name: str, *arguments: object) -> str:
     """A command line that runs a script of ours in sh with arguments."""
-    return " ".join(["sh", "-c", shlex.quote(script(name)), "dj", *(shlex.quote(str(each)) for each in arguments)])
+    return shell(script(name), *arguments)
+
+
+def shell(text: str, *arguments: object) -> str:
+    """A command line that runs ``text`` in sh with arguments, after BEGINS."""
+    words = ["sh", "-c", f"echo {BEGINS}\n{text}", "dj", *map(str, arguments)]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+async def begun(stdout: Any) -> None:
+    """Read up to the end of BEGINS. Raises IncompleteReadError where that never comes."""
+    while (line := await stdout.readline()) != f"{BEGINS}\n".encode():
+        if not line:
+            raise asyncio.IncompleteReadError(b"", None)
 
 
 class Host:
@@ -58,6 +75,7 @@ class Host:
         self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._asking = asyncio.Lock()
+        self._channels = asyncio.Semaphore(CHANNELS)
         self._listeners: dict[str, Callable[[], None]] = {}
         self._returning: asyncio.Task[None] | None = None
         self._greeted = 0.0
@@ -82,17 +100,28 @@ class Host:
         try:
             serve = await connection.create_process(command("serve.sh", hello.root, int(hello.dd)), encoding=None)
             told = await connection.create_process(command("watch.sh", hello.root, int(hello.naps)), encoding=None)
-        except (OSError, asyncssh.Error) as error:
+            await asyncio.wait_for(begun(serve.stdout), ANSWER)
+        except (OSError, asyncssh.Error, asyncio.IncompleteReadError, TimeoutError) as error:
             raise Unreachable(f"{self.address.hostname}: the link broke: {error}") from error
         return Session(connection, hello, serve, asyncio.get_running_loop().create_task(self._listen(told)))
 
     async def _greet(self, connection: asyncssh.SSHClientConnection) -> Hello:
-        code, output, errors = await run(connection, command("hello.sh"))
+        code, output, errors = await self._run(connection, command("hello.sh"))
         if code:
-            said = errors.decode("utf-8", "replace").strip().partition("\n")[0]
+            said = errors.strip().partition("\n")[0]
             raise Unreachable(f"{self.address.hostname} cannot be used: {said or f'exit code {code}'}")
         self._greeted = time.monotonic()
-        return parse_hello(output.decode("utf-8", "replace"))
+        return parse_hello(output)
+
+    async def run(self, line: str) -> tuple[int, str, str]:
+        """(exit code, output, errors) of a short ``command`` or ``shell``. Raises Unreachable, HostKeyChanged."""
+        return await self._run((await self.session()).connection, line)
+
+    async def _run(self, connection: asyncssh.SSHClientConnection, line: str) -> tuple[int, str, str]:
+        async with self._channels:
+            code, output, errors = await run(connection, line)
+        _, _, said = output.decode("utf-8", "replace").partition(f"{BEGINS}\n")
+        return code, said, errors.decode("utf-8", "replace")
 
     async def look_around(self) -> Hello:
         """Facts of the host, asked again where something was missing or the answer is old. Raises Unreachable."""
@@ -174,7 +203,7 @@ class Host:
 
         session = await self.session()
         try:
-            async with asyncio.timeout(limit):
+            async with self._channels, asyncio.timeout(limit):
                 process = await session.connection.create_process(line, encoding=None)
                 try:
                     async for piece in pieces:
@@ -187,10 +216,11 @@ class Host:
                 code = process.exit_status
         except (OSError, asyncssh.Error, TimeoutError) as error:
             raise Unreachable(f"{self.address.hostname}: the link broke while files were sent") from error
-        said = (bytes(errors or b"").decode("utf-8", "replace").strip() or f"exit code {code}").splitlines()[-1]
         if code == 0:
             return bytes(output or b"").decode("utf-8", "replace")
-        if "No space left" in said or "quota" in said.lower():
+        complaints = bytes(errors or b"").decode("utf-8", "replace").strip()
+        said = (complaints or f"exit code {code}").splitlines()[-1]
+        if "No space left" in complaints or "quota" in complaints.lower():
             raise StorageFull(
                 f"the disk of {self.address.hostname} is full", hint="free some space; the run starts by itself then"
             )
@@ -204,12 +234,14 @@ class Host:
 
         session = await self.session()
         try:
-            process = await session.connection.create_process(line, encoding=None, stdin=asyncssh.DEVNULL)
-            while piece := await asyncio.wait_for(process.stdout.read(1 << 18), QUIET):
-                yield piece
-            errors = (await process.stderr.read()).decode("utf-8", "replace").strip()
-            await process.wait()
-        except (OSError, asyncssh.Error, TimeoutError) as error:
+            async with self._channels:
+                process = await session.connection.create_process(line, encoding=None, stdin=asyncssh.DEVNULL)
+                await asyncio.wait_for(begun(process.stdout), QUIET)
+                while piece := await asyncio.wait_for(process.stdout.read(1 << 18), QUIET):
+                    yield piece
+                errors = (await process.stderr.read()).decode("utf-8", "replace").strip()
+                await process.wait()
+        except (OSError, asyncssh.Error, asyncio.IncompleteReadError, TimeoutError) as error:
             raise Unreachable(f"{self.address.hostname}: the link broke while files were fetched") from error
         if process.exit_status == 77:
             raise NotFound(errors)

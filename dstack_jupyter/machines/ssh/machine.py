@@ -12,9 +12,9 @@ from ..base import Ending, JobReport, JobSpec
 from ..docker.launcher import FOLDER, WORK, DockerLauncher
 from ..facts import parse_utilization
 from . import bundle
-from .connection import Address, Connections, run
+from .connection import Address, Connections
 from .facts import Hello
-from .host import Host, command
+from .host import Host, command, shell
 
 UPLOAD = 1800.0
 """Seconds that the files of a job may take to travel."""
@@ -59,11 +59,10 @@ class SSHMachine:
         await self._claim("release", self._fleet)
 
     async def _claim(self, verb: str, fleet: str) -> str:
-        session = await self.host.session()
-        code, output, errors = await run(session.connection, command("claim.sh", verb, self._installation, fleet))
+        code, output, errors = await self.host.run(command("claim.sh", verb, self._installation, fleet))
         if code:
-            raise Unreachable(f"{self.host.address.hostname}: {errors.decode('utf-8', 'replace').strip()}")
-        return output.decode("utf-8", "replace").strip()
+            raise Unreachable(f"{self.host.address.hostname}: {errors.strip()}")
+        return output.strip()
 
     async def launch(self, spec: JobSpec) -> None:
         if spec.attempt_id in self._launching:
@@ -165,10 +164,9 @@ class SSHMachine:
     async def utilization(self, vendor: str, gpus: tuple[int, ...]) -> list[int]:
         if vendor != "nvidia" or not gpus:
             return []
-        session = await self.host.session()
         query = f"nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits -i {','.join(map(str, gpus))}"
-        code, output, _ = await run(session.connection, query)
-        return parse_utilization(output.decode("utf-8", "replace")) if code == 0 else []
+        code, output, _ = await self.host.run(shell(query))
+        return parse_utilization(output) if code == 0 else []
 
     async def connect(self, port: int) -> tuple[Any, Any]:
         import asyncssh

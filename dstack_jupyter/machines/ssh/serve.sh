@@ -89,7 +89,8 @@ while read -r verb id one two; do
         echo "$line"
         ;;
     remove)
-        rm -rf "./$id" "../live/$id" 2>/dev/null
+        # `image` goes after what only a container of that image may delete.
+        rm -rf "./$id/work" 2>/dev/null && rm -rf "./$id" "../live/$id" 2>/dev/null
         [ -e "$id" ] && echo left || echo removed
         ;;
     forget)
