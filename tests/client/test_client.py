@@ -110,7 +110,8 @@ def test_the_engine_ends_when_nothing_was_asked_for_a_while(home: Home, monkeypa
 
 def test_an_interrupt_gets_through_at_once_and_stops_nothing(home: Home) -> None:
     code = (
-        "import secrets; from dstack_jupyter.client import connect; from dstack_jupyter.models.runs import *\n"
+        "import secrets, signal; from dstack_jupyter.client import connect; from dstack_jupyter.models.runs import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "run = connect().apply(ApplyRequest(configuration={'type': 'task', 'name': 'long', 'commands': ['echo up; sleep 60']},"
         " request_key='k', context=Context(cwd='/')))\n"
         "print('waiting', flush=True)\n"

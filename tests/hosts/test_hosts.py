@@ -181,7 +181,8 @@ def test_containers_of_both_images(three_hosts: HostSet) -> None:
         "ssh-keygen -A >/dev/null; /usr/sbin/sshd -p 2222; ssh-keygen -q -t ed25519 -N '' -f /root/k; mkdir -m 700 /root/.ssh"
     )
     client = (
-        "cp /root/k.pub /root/.ssh/authorized_keys; ssh -p 2222 -i /root/k -o StrictHostKeyChecking=no localhost echo from inside"
+        'cp /root/k.pub /root/.ssh/authorized_keys; echo "[localhost]:2222 $(cat /etc/ssh/ssh_host_ed25519_key.pub)" '
+        "> /root/.ssh/known_hosts; ssh -p 2222 -i /root/k localhost echo from inside"
     )
     code, output = three_hosts[2].docker("run", "--rm", "--pull", "never", DEBIAN, "bash", "-c", f"{server}; {client}")
     assert code == 0
