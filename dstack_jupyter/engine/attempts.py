@@ -22,7 +22,7 @@ READ = 1 << 20
 REST = 0.02
 """Seconds between two looks at a job that writes: bytes are stored in blocks; the first after a silence goes at once."""
 ASK_AGAIN = 0.1
-"""Seconds until a job that could not be told to end is told again."""
+"""Seconds until a job that could not be told to end, or could not be reached yet, is tried again."""
 KILL_AGAIN = 1.0
 """Seconds until a job that was told to die and has not is told again."""
 GUARD = 30.0
@@ -36,7 +36,7 @@ class AttemptReconciler:
 
     ``machine`` finds the machine of an instance row, ``spec`` makes the job of (attempt, run, instance, siblings), ``wake`` adds
     a key. ``condemned`` holds why a guard ends a job, by attempt; ``running`` hears of each job that is first seen running
-    (by this process), ``ended`` of each that has ended.
+    (by this process) until it returns true, ``ended`` of each that has ended.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AttemptReconciler:
         spec: SpecBuilder,
         wake: Callable[[Key], None],
         condemned: dict[str, tuple[Reason, str]],
-        running: Callable[[Row[Any], Row[Any], Row[Any]], Awaitable[None]],
+        running: Callable[[Row[Any], Row[Any], Row[Any]], Awaitable[bool]],
         ended: Callable[[str], None],
     ) -> None:
         self._condemned = condemned
@@ -118,6 +118,7 @@ class AttemptReconciler:
         siblings: Siblings,
         blocks: list[int],
     ) -> Next:
+        unready = False
         match step:
             case steps.End():
                 self._wake(Key("fleet", run.fleet_id))
@@ -138,16 +139,18 @@ class AttemptReconciler:
                 self._asked[key.id] = Desired.ABORTED if abort else Desired.STOPPED
             case steps.Running() | steps.Prepare() | steps.Wait():
                 if report.started and instance is not None and key.id not in self._seen_running:
-                    await self._running(attempt, run, instance)
-                    self._seen_running.add(key.id)
-                    self._bus.publish(run.id)
+                    if await self._running(attempt, run, instance):
+                        self._seen_running.add(key.id)
+                        self._bus.publish(run.id)
+                    else:
+                        unready = True
         if instance is not None and (report.started or report.preparing):
             self._watch(key, instance)
         if len(report.data) == READ:
             self._wake(key)
             return Next(guard=GUARD)
-        killing = step == steps.AskToEnd(abort=True)
-        return Next(rest=REST if report.data else 0.0, guard=KILL_AGAIN if killing else GUARD)
+        guard = KILL_AGAIN if step == steps.AskToEnd(abort=True) else ASK_AGAIN if unready else GUARD
+        return Next(rest=REST if report.data else 0.0, guard=guard)
 
     async def _launch(
         self, key: Key, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]

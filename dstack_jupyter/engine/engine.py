@@ -149,12 +149,12 @@ class Engine:
         self._problems[key] = Problem(since, message, kind)
         self._bus.publish_all()
 
-    async def _runs(self, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> None:
-        """A job is seen running: what it offers is opened, what guards it begins."""
+    async def _runs(self, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> bool:
+        """A job is seen running: what it offers is opened, what guards it begins. False: not all is open yet."""
         self._passwords.pop(run.id, None)
-        await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))
         if watched(run_configuration(run.configuration)):
             self._queue.add(Key("guard", attempt.id))
+        return await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))
 
     def _attempt_ended(self, attempt_id: str) -> None:
         self._forwards.close(attempt_id)

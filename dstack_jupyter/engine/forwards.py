@@ -27,6 +27,8 @@ from .keys import Keys
 log = logging.getLogger(__name__)
 
 PIECE = 1 << 16
+SSHD_PATIENCE = 10.0
+"""Seconds that a dev environment's sshd may take to answer; after that it is shown without a login."""
 
 
 @dataclass(slots=True)
@@ -53,23 +55,31 @@ class Forwards:
         self._keys = keys
         self._open: dict[str, _Open] = {}
         self._carrying: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, float] = {}
 
-    async def ensure(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], machine: Machine) -> None:
-        """Open what a running job offers; nothing happens if that is done. Raises Unreachable."""
+    async def ensure(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], machine: Machine) -> bool:
+        """Open what a running job offers; nothing happens if that is done. False: not ready yet, ask again. Raises Unreachable."""
         if attempt.id in self._open or attempt.job:
-            return
+            return True
         # Shown only when all of it is there: who waits for a dev environment takes the first word.
         task = run_configuration(run.configuration)
         dev = task.type == "dev-environment"
         if not task.ports and not dev:
-            return
+            return True
         found = _Open(run.id, run.name, task)
         if instance.backend == "local":
             # The job's ports are this machine's own.
             found.ports = {port.container_port: port.container_port for port in task.ports}
             self._open[attempt.id] = found
-            return
+            return True
         published = await machine.ports(attempt.id)
+        sshd = dev and PORT in published and await _answers(machine, published[PORT])
+        if dev and not sshd:
+            since = self._waiting.setdefault(attempt.id, time.monotonic())
+            if PORT in published and time.monotonic() - since < SSHD_PATIENCE:
+                return False
+            found.notes.append("no sshd answers in it: an IDE cannot log in")
+        self._waiting.pop(attempt.id, None)
         for port in task.ports:
             remote = published.get(port.container_port, port.container_port)
             wanted = port.local_port or 0
@@ -78,11 +88,12 @@ class Forwards:
                 found.notes.append(
                     f"port {wanted} is in use here: {port.container_port} is at {found.ports[port.container_port]}"
                 )
-        if dev and PORT in published:
+        if sshd:
             found.ports[PORT] = await self._listen(found, machine, 0, published[PORT])
             found.login = task.user.partition(":")[0] if task.user else "root"
         self._open[attempt.id] = found
         await asyncio.to_thread(self._write_config)
+        return True
 
     async def _listen(self, found: _Open, machine: Machine, wanted: int, remote: int) -> int:
         """A listener on the loopback for a port of the machine; at ``wanted`` if it is free, else at any."""
@@ -140,6 +151,7 @@ class Forwards:
 
     def close(self, attempt_id: str) -> None:
         """The job has ended."""
+        self._waiting.pop(attempt_id, None)
         found = self._open.pop(attempt_id, None)
         if found is None:
             return
@@ -168,6 +180,18 @@ class Forwards:
             known += f"dj-{found.run_id} {self._keys.of_run(found.run_id, 'host-0').public}\n"
         write_private(hosts, known.encode())
         write_private(self._home.ssh_config, ("\n".join(entries) + "\n").encode())
+
+
+async def _answers(machine: Machine, port: int) -> bool:
+    """Whether an sshd says its name at a port of the machine: Docker's own proxy takes connections before it listens."""
+    try:
+        reader, writer = await machine.connect(port)
+        try:
+            return bool((await asyncio.wait_for(reader.read(4), 5)) == b"SSH-")
+        finally:
+            writer.close()
+    except (DstackJupyterError, OSError, TimeoutError):
+        return False
 
 
 async def _copy(reader: Any, writer: Any) -> None:

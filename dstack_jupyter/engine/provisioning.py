@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 from ..backends import registry
 from ..backends.collect import collect
-from ..models.configurations import AnyRun, notes, run_configuration, unsupported
-from ..models.errors import ConfigurationError, NotSupportedYet
-from ..models.fleets import FleetConfiguration
+from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported
+from ..models.errors import NotSupportedYet
 from ..models.runs import Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
@@ -31,9 +30,7 @@ HOST_COLUMNS = tuple(OfferView.model_fields)
 
 def checked(configuration: dict[str, Any]) -> AnyRun:
     """The configuration as a model. Raises ConfigurationError naming every fault, NotSupportedYet for what is not built."""
-    task = validate(Source(configuration, ""))
-    if isinstance(task, FleetConfiguration):
-        raise ConfigurationError("a fleet is no run", hint="fleets are applied by `POST /fleets`")
+    task = runnable(validate(Source(configuration, "")))
     keys = unsupported(task)
     if keys:
         raise NotSupportedYet(f"not supported yet: {', '.join(keys)}", hint="leave these keys out for now")
