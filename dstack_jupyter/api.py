@@ -20,6 +20,7 @@ from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 if TYPE_CHECKING:
     import pandas
 
+    from .backends.check import Checked
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
     from .models.fleets_view import FleetView
@@ -31,12 +32,14 @@ __all__ = [
     "apply",
     "apply_fleet",
     "backends",
+    "check",
     "connect",
     "delete_fleet",
     "events",
     "fleets",
     "logs",
     "offers",
+    "permissions",
     "plan",
     "ps",
     "run",
@@ -95,10 +98,15 @@ def offers(
 
 
 def load(text: str, *, file: str = "", first_line: int = 1) -> AnyRun | FleetConfiguration:
-    """A configuration from YAML, with variables that it only names taken from this process's environment."""
+    """What can be applied, from YAML, with variables that it only names taken from this process's environment.
+
+    Raises ConfigurationError, NotSupportedYet for what is understood but not built.
+    """
+    from .models.configurations import runnable
     from .models.yaml_source import load_configuration
 
-    return load_configuration(text, file=file, env=os.environ, first_line=first_line)
+    found = load_configuration(text, file=file, env=os.environ, first_line=first_line)
+    return found if found.type == "fleet" else runnable(found)
 
 
 def plan(task: AnyRun, *, project: str = "main", max_offers: int = 3) -> Plan:
@@ -148,7 +156,7 @@ def _registry_password(found: AnyRun) -> str:
     """The password of ``registry_auth``, with a ``${{ env.NAME }}`` taken from this process. Raises ConfigurationError."""
     if found.registry_auth is None:
         return ""
-    password = found.registry_auth.password.get_secret_value()
+    password = found.registry_auth.password.reveal()
     named = re.fullmatch(r"\s*\$\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}\s*", password)
     if named is None:
         return password
@@ -254,13 +262,35 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
     return frame
 
 
-def backends() -> pandas.DataFrame:
-    """Every backend, and whether it can be used. Needs no engine."""
+def backends(*, project: str = "main") -> pandas.DataFrame:
+    """Every backend, one a row: kind, configured, identity, credentials, permissions, regions, last_error, … Needs no engine."""
     import pandas as pd
 
-    from .backends import registry
+    from .backends import overview
 
-    return pd.DataFrame([view.model_dump() for view in registry.views()])
+    frame = pd.DataFrame([view.model_dump() for view in overview.views(project)])
+    frame["regions"] = [", ".join(regions) for regions in frame["regions"]]
+    return frame
+
+
+def permissions(name: str, *, project: str = "main") -> pandas.DataFrame:
+    """Each right of a backend: granted, missing, not needed with this configuration, or unknown. Raises NotFound."""
+    import pandas as pd
+
+    from .backends import overview
+    from .models.runs import PermissionView
+
+    rights = overview.rights(name, project)
+    return pd.DataFrame([right.model_dump() for right in rights], columns=list(PermissionView.model_fields))
+
+
+def check(path: Path | str, *, text: str | None = None, first_line: int = 1) -> Checked:
+    """Check a configuration of any kind: a file, or ``text`` under the name ``path``. Raises NotFound, LimitExceeded."""
+    from .backends.check import check as check_any
+
+    if text is not None:
+        return check_any(text, file=str(path), env=os.environ, first_line=first_line)
+    return check_any(Path(path).expanduser(), env=os.environ)
 
 
 def events(*, project: str = "main", run: str = "", after: int = 0, last: int = 100) -> pandas.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..models.runs import OfferView
+from ..models.runs import OfferView, PermissionView
 
 
 class Backend(Protocol):
@@ -16,6 +16,9 @@ class Backend(Protocol):
 
     def offers(self) -> dict[str, list[Any]]:
         """All its offers as columns of ``offers.table``. Called for every plan and query: answer from a cache."""
+
+    def check(self) -> list[PermissionView]:
+        """Each right that it needs, and whether it is there. Called when a user asks; may take seconds, changes nothing."""
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
         """Make the instance of a stored intent; with the same identity again it gives the same instance, never a second.

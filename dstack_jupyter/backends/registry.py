@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from ..models.errors import BackendNotAvailable, NotFound
-from ..models.runs import BackendView
 from .base import Backend
 
 Kind = Literal["vm", "container", "on-prem", "local", "marketplace"]
@@ -101,19 +100,3 @@ def _make(found: Entry) -> Backend:
         hint = f'pip install "dstack-jupyter[{found.extra}]"' if found.extra else ""
         raise BackendNotAvailable(f"{found.title} needs {error.name}, which is not installed", hint=hint) from error
     return backend
-
-
-def views() -> list[BackendView]:
-    """Every backend and whether it can be used."""
-    return [
-        BackendView(name=name, kind=found.kind, status="ready", message=f"{found.title}: ready")
-        if found.module
-        else BackendView(
-            name=name,
-            kind=found.kind,
-            status="not available yet",
-            message=f"{found.title}: not available yet",
-            hint="comes with a later version; `local` and SSH fleets work today",
-        )
-        for name, found in _entries.items()
-    ]

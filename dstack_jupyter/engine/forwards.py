@@ -58,7 +58,7 @@ class Forwards:
         self._waiting: dict[str, float] = {}
 
     async def ensure(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], machine: Machine) -> bool:
-        """Open what a running job offers; nothing happens if that is done. False: not ready yet, ask again. Raises Unreachable."""
+        """Open what a running job offers; nothing happens if that is done. False: not yet, ask again. Raises Unreachable."""
         if attempt.id in self._open or attempt.job:
             return True
         # Shown only when all of it is there: who waits for a dev environment takes the first word.

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from ..backends import registry
+from ..backends import overview
 from ..machines.base import Machine
 from ..machines.docker.launcher import WORK
 from ..models.configurations import AnyRun
@@ -196,7 +196,7 @@ class Service:
                 await changed.wait()
 
     async def backends(self) -> list[BackendView]:
-        return registry.views()
+        return await asyncio.to_thread(overview.views)
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from .base import Model
 from .durations import DurationOrOff
+from .errors import ConfigurationError, NotSupportedYet
 from .profiles import ProfileParams
 from .resources import Resources
 from .run_parts import Env, FileMapping, Port, Python, RegistryAuth, Repo, Text, User, VolumeMount
@@ -20,7 +21,6 @@ from .run_parts import Env, FileMapping, Port, Python, RegistryAuth, Repo, Text,
 RUN_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
 LONGEST_COMMANDS = 100 * 1024
 """Bytes of all commands together: they are one argument of a shell, and Linux allows 128 KiB for one."""
-OTHER_TYPES = ("service", "volume", "gateway")
 
 
 class TaskGroup(Model):
@@ -173,6 +173,16 @@ RUN_TYPES: dict[str, type[AnyRun]] = {"task": TaskConfiguration, "dev-environmen
 def run_configuration(data: dict[str, Any]) -> AnyRun:
     """The model of a stored run's configuration."""
     return RUN_TYPES[data.get("type", "task")].model_validate(data)
+
+
+def runnable(found: Any) -> AnyRun:
+    """The configuration of a run that this version can carry out. Raises NotSupportedYet for other types, ConfigurationError."""
+    if found.type == "fleet":
+        raise ConfigurationError("a fleet is no run", hint="in Python: api.apply_fleet")
+    if found.type not in RUN_TYPES:
+        raise NotSupportedYet(f"type {found.type!r} is not supported yet", hint=f"this version runs {', '.join(RUN_TYPES)}")
+    run: AnyRun = found
+    return run
 
 
 BUILT = frozenset(

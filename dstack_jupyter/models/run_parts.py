@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from .base import Model
+from .secret import Secret
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -171,7 +172,7 @@ class RegistryAuth(Model):
     """``password`` never prints."""
 
     username: Text
-    password: SecretStr
+    password: Secret
 
 
 def _user(value: str) -> str:

@@ -93,7 +93,8 @@ class _Walk:
             raise self.fail(node.start_mark, f"more than {MOST_NODES} nodes", "aliases multiply what they stand for")
         if len(path) > DEEPEST:
             raise self.fail(node.start_mark, f"nested deeper than {DEEPEST} levels", "does an alias stand in its own anchor?")
-        self.source.places.setdefault(path, self.at(node.start_mark))
+        if path == () or path not in self.source.places:
+            self.source.places[path] = self.at(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if node.tag not in COLLECTIONS:
@@ -174,7 +175,7 @@ def read_yaml(text: str, file: str = "", first_line: int = 1) -> Source:
         line = text.count("\n", 0, bad.start())
         column = bad.start() - (text.rfind("\n", 0, bad.start()) + 1)
         raise _unreadable(file, line + first_line, column + 1, f"the character U+{ord(bad[0]):04X} is not allowed in YAML")
-    source = Source(None, file)
+    source = Source(None, file, {(): (first_line, 1)})
     walk = _Walk(source, first_line)
     try:
         walk.examine(text)

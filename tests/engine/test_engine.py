@@ -196,7 +196,7 @@ async def test_what_is_not_built_is_refused_by_name(engine: Engine) -> None:
     with pytest.raises(NotSupportedYet, match="python"):
         await apply(engine, "true", python="3.12")
     with pytest.raises(NotSupportedYet, match="service"):
-        await engine.service.plan(PlanRequest(configuration={"type": "service"}))
+        await engine.service.plan(PlanRequest(configuration={"type": "service", "commands": ["serve"], "port": 80}))
     with pytest.raises(ConfigurationError):
         await engine.service.plan(PlanRequest(configuration={"type": "task", "resouces": {}}))
 

@@ -123,7 +123,7 @@ def test_a_cell_launches_a_run_and_its_log_comes_back(kernel: Kernel) -> None:
 def test_line_magics_return_objects_and_a_semicolon_silences(kernel: Kernel) -> None:
     assert kernel.run("df = %dstack offers\ntype(df).__module__.split('.')[0], len(df)").result == "('pandas', 1)"
     assert kernel.run("%dstack backends;").result == ""
-    assert "True" in kernel.run("b = %dstack backends\n('aws' in set(b.name))").result
+    assert "True" in kernel.run("b = %dstack backends\n('aws' in set(b.backend))").result
     assert "'ok': True" in kernel.run("r = %dstack doctor\nstr(r.lines)").result
 
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_jupyter.models.configurations import TaskConfiguration
+from dstack_jupyter.models.configurations import TaskConfiguration, runnable
 from dstack_jupyter.models.errors import ConfigurationError, LimitExceeded, NotFound, NotSupportedYet, Problem
 from dstack_jupyter.models.yaml_reader import read_yaml
 from dstack_jupyter.models.yaml_source import load_configuration
@@ -19,7 +19,7 @@ from dstack_jupyter.models.yaml_source import load_configuration
 
 def problems(text: str, first_line: int = 1) -> list[Problem]:
     with pytest.raises(ConfigurationError) as caught:
-        load_configuration(text, file="run.yml", first_line=first_line)
+        load_configuration(text, file="run.yml", env={}, first_line=first_line)
     return caught.value.problems
 
 
@@ -88,10 +88,18 @@ def test_a_fault_is_one_clear_sentence(text: str, expected: str) -> None:
     assert found.line >= 1 and found.column >= 1
 
 
-def test_other_types_are_named() -> None:
-    for kind in ("service", "volume", "gateway"):
-        with pytest.raises(NotSupportedYet, match=kind):
-            load_configuration(f"type: {kind}\nname: x\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "type: service\nname: api\ncommands: [serve]\nport: 8000\n",
+        "type: volume\nname: data\nbackend: aws\nregion: us-east-1\nsize: 100GB\n",
+        "type: gateway\nname: door\nbackend: aws\nregion: us-east-1\n",
+    ],
+)
+def test_what_is_not_built_parses_and_is_refused_when_applied(text: str) -> None:
+    found = load_configuration(text)
+    with pytest.raises(NotSupportedYet, match=found.type):
+        runnable(found)
 
 
 def test_merge_keys_and_anchors_work() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from ...machines.facts import HostFacts, local_facts
 from ...models.home import Home
-from ...models.runs import OfferView
+from ...models.runs import OfferView, PermissionView
 
 FRESH = 30.0
 """Seconds that facts stay good: asking nvidia-smi takes long, and only the free disk moves."""
@@ -45,6 +46,11 @@ def columns(facts: HostFacts) -> dict[str, list[Any]]:
     }
 
 
+def _right(name: str, there: bool, hint: str) -> PermissionView:
+    status: Literal["granted", "missing"] = "granted" if there else "missing"
+    return PermissionView(backend="local", permission=name, purpose="jobs", status=status, hint="" if there else hint)
+
+
 class LocalBackend:
     """``backends.base.Backend`` for the machine that the engine runs on."""
 
@@ -59,6 +65,14 @@ class LocalBackend:
                 self._columns = columns(local_facts(Home.default().root))
                 self._asked = time.monotonic()
             return self._columns
+
+    def check(self) -> list[PermissionView]:
+        root = Home.default().root
+        there = next(path for path in (root, *root.parents) if path.exists())
+        return [
+            _right("run /bin/sh", os.access("/bin/sh", os.X_OK), "install a POSIX shell"),
+            _right("write to the state folder", os.access(there, os.W_OK | os.X_OK), f"chmod u+rwx {there}"),
+        ]
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
         """It is there already."""

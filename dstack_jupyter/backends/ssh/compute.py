@@ -7,7 +7,7 @@ from typing import Any
 
 from ...models.errors import BackendError
 from ...models.home import Home
-from ...models.runs import OfferView
+from ...models.runs import OfferView, PermissionView
 
 COLUMNS = tuple(name for name in OfferView.model_fields)
 
@@ -24,6 +24,14 @@ class SSHBackend:
         except ValueError as error:
             raise BackendError(f"{path} cannot be read", hint="it is written anew when the engine starts: remove it") from error
         return {name: [row.get(name, "") for row in rows] for name in COLUMNS}
+
+    def check(self) -> list[PermissionView]:
+        """The hosts that could be used when they were last seen; `%dstack fleets` says what is wrong with the others."""
+        rows = zip(self.offers()["instance_type"], self.offers()["reason"], strict=True)
+        return [
+            PermissionView(backend="ssh", permission=f"login on {host}", purpose="jobs", status="granted", hint=str(reason))
+            for host, reason in rows
+        ]
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
         """Never called: hosts are booked."""

@@ -1,0 +1,76 @@
+"""What has to be done on the account's side of a backend: guides for each way to log in, permissions, policies.
+
+Plain data in each vendor's ``account.py``: nothing of a vendor's SDK is imported, nobody is called. Facts: the backends page,
+reference ``hyperscalers`` §1, ``gpu-clouds``, ``configuration`` §2.6.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .config import BackendConfig
+from .config_file import CONFIGS, proper
+
+Level = Literal["required", "feature", "improves"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """One way to log in, from nothing to a working entry. ``steps`` are for a person, ``commands`` for the vendor's own tool."""
+
+    steps: tuple[str, ...]
+    commands: tuple[str, ...] = ()
+    tool: str = ""
+
+
+def always(config: BackendConfig) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One right. ``level``: without a required one nothing works, without a feature's that feature fails by name, without an
+    improving one we fall back visibly. ``page`` is false where the backends page lacks it: a gap that we close.
+    """
+
+    name: str
+    level: Level = "required"
+    purpose: str = "machines"
+    page: bool = True
+    needed: Callable[[BackendConfig], bool] = always
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Everything on the account's side. ``guides`` are by ``creds.type``; ``policy`` makes the minimal policy's text.
+
+    ``policy`` gets the configuration (None if there is none yet) and the permissions that go in; None where the vendor's keys
+    have no rights of their own to choose: ``no_policy`` says what to tick instead.
+    """
+
+    guides: dict[str, Guide]
+    permissions: tuple[Permission, ...] = ()
+    policy: Callable[[BackendConfig | None, tuple[Permission, ...]], str] | None = None
+    no_policy: str = "a key of this vendor has no rights to choose: whoever holds it can do everything the account can"
+    more: tuple[str, ...] = field(default=())
+    """What else the account needs: quotas, enabled APIs, access lists."""
+
+
+def permissions(names: str, level: Level = "required", purpose: str = "machines", **more: object) -> tuple[Permission, ...]:
+    """Several permissions of one kind; ``names`` are separated by white space."""
+    return tuple(Permission(name, level, purpose, **more) for name in names.split())  # type: ignore[arg-type]
+
+
+def account(name: str) -> Account:
+    """The account's side of a backend: of a ``type`` in ``CONFIGS``, or ``ssh``."""
+    folder = CONFIGS.get(proper(name), name).partition(".")[0]
+    found: Account = importlib.import_module(f"{__package__}.{folder}.account").ACCOUNT
+    return found
+
+
+def wanted(found: Account, config: BackendConfig | None) -> tuple[Permission, ...]:
+    """The permissions that this configuration needs: all but those of features that it does not use."""
+    return tuple(each for each in found.permissions if config is None or each.needed(config))

@@ -1,0 +1,81 @@
+"""The config.yml of this user as it is now: looked at on each use, read anew when it has changed, never written here."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..models.errors import ConfigurationError, DstackJupyterError, Problem
+from .config import BackendConfig
+from .config_file import ServerConfig, load_config
+
+State = tuple[int, int, int, int]
+
+
+def config_path() -> Path:
+    """Where dstack users have it."""
+    return Path.home() / ".dstack" / "server" / "config.yml"
+
+
+class Configured:
+    """Safe on any thread. A file that is absent configures nothing; one that cannot be read is one problem."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._state: State | None = None
+        self._config = ServerConfig()
+
+    def current(self) -> ServerConfig:
+        """What the file says now. Blocks for one stat, and for reading after a change. Raises nothing."""
+        try:
+            found = self.path.stat()
+            state = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
+        except OSError:
+            return ServerConfig()
+        with self._lock:
+            if state != self._state:
+                self._config, self._state = self._read(), state
+            return self._config
+
+    def _read(self) -> ServerConfig:
+        try:
+            return load_config(self.path)
+        except ConfigurationError as error:
+            return ServerConfig(problems=error.problems or [Problem(error.message, error.hint, "", str(self.path))])
+        except DstackJupyterError as error:
+            return ServerConfig(problems=[Problem(error.message, error.hint, "", str(self.path))])
+
+    def project(self, name: str = "main") -> str:
+        """The project of the file that ``name`` means: itself, or the only one where the file has no other."""
+        projects = self.current().backends
+        return next(iter(projects)) if name == "main" and name not in projects and len(projects) == 1 else name
+
+    def backends(self, project: str = "main") -> Mapping[str, BackendConfig]:
+        """The backends of a project that are configured rightly, by name."""
+        return self.current().backends.get(self.project(project), {})
+
+    def faults(self, project: str = "main") -> Mapping[str, Problem]:
+        """The first fault of each backend that is configured wrongly, by name."""
+        return self.current().faulty.get(self.project(project), {})
+
+    def warnings(self) -> list[str]:
+        """Standing warnings about the file itself."""
+        try:
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+        except OSError:
+            return []
+        if mode & 0o077:
+            return [f"others can read {self.path}, which holds keys in clear text: `%dstack doctor --fix` (chmod 600) mends it"]
+        return []
+
+
+_configured: dict[Path, Configured] = {}
+
+
+def configured() -> Configured:
+    """This user's configuration; one object for a path."""
+    path = config_path()
+    return _configured.setdefault(path, Configured(path))

@@ -1,0 +1,16 @@
+"""Jarvis Labs: newer than the backends page, understood and not supported."""
+
+from __future__ import annotations
+
+from ..account import Account, Guide
+
+ACCOUNT = Account(
+    guides={
+        "api_key": Guide(
+            steps=(
+                "Log in to the console and create an API key under Settings.",
+                "This version understands the entry and does nothing with it: not supported yet.",
+            ),
+        ),
+    },
+)

@@ -1,0 +1,14 @@
+"""``type: lambda``. Facts: reference ``configuration`` §2.2."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..config import APIKeyCreds, BackendConfig
+
+
+class LambdaConfig(BackendConfig):
+    """``type: lambda``."""
+
+    type: Literal["lambda"]
+    creds: APIKeyCreds

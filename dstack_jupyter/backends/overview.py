@@ -1,0 +1,126 @@
+"""One row a backend: what it is, whether it is configured, and what stands in the way. Calls no vendor; needs no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..models.errors import DstackJupyterError
+from ..models.runs import BackendView, PermissionView
+from . import registry
+from .account import Account, account, wanted
+from .config import BackendConfig
+from .config_file import CONFIGS
+from .configured import Configured, configured
+
+LATER = "comes with a later version; `local` and SSH fleets work today"
+
+
+def views(project: str = "main") -> list[BackendView]:
+    """Every backend of the page, and those of newer releases that are configured here."""
+    known = configured()
+    names = [*registry.entries, *(name for name in known.backends(project) if name not in registry.entries)]
+    return [_view(name, known, project) for name in names]
+
+
+def _view(name: str, known: Configured, project: str) -> BackendView:
+    entry = registry.entries.get(name)
+    title, kind = (entry.title, entry.kind) if entry is not None else (name, "vm")
+    config, fault = known.backends(project).get(name), known.faults(project).get(name)
+    view = BackendView(backend=name, kind=kind, configured=config is not None or fault is not None)
+    if fault is not None:
+        view.last_error, view.hint = str(fault), "mend it there; `%dstack check` tells all faults"
+    if config is not None:
+        view.identity, view.regions = config.identity(), list(config.regions or ())
+    if name == "dstack":
+        view.status, view.message = "not available", f"{title}: the hosted marketplace is not available here"
+    elif entry is None or not entry.module:
+        view.status, view.message, view.hint = "not supported yet", f"{title}: not supported yet", view.hint or LATER
+    else:
+        _ask(name, title, view)
+    return view
+
+
+def _ask(name: str, title: str, view: BackendView) -> None:
+    """Fill in what a backend that is built says of itself."""
+    try:
+        backend = registry.load(name)
+        columns = backend.offers()
+        rights = backend.check()
+    except DstackJupyterError as error:
+        view.status, view.last_error, view.hint = "in trouble", error.message, error.hint
+        view.message = f"{title}: {error.message}"
+        return
+    view.configured = bool(columns["backend"])
+    view.credentials = "none needed" if view.kind == "local" else "valid" if columns["backend"] else "unknown"
+    missing = [right.permission for right in rights if right.status == "missing"]
+    view.permissions = "complete" if not missing else f"missing: {', '.join(missing)}"
+    view.regions = sorted(set(columns["region"]))
+    view.price_source = "no price: machines of your own"
+    view.status = "ready" if view.configured else "not configured"
+    view.message = f"{title}: {view.status}"
+    if not view.configured:
+        view.hint = f"`%dstack backends help {name}`"
+
+
+def rights(name: str, project: str = "main") -> list[PermissionView]:
+    """Each permission of a backend: granted, missing, unknown, or not needed with this configuration.
+
+    Raises NotFound for a name that nobody knows.
+    """
+    name, found = of(name)
+    config = configured().backends(project).get(name)
+    entry = registry.entries.get(name)
+    if entry is not None and entry.module:
+        return registry.load(name).check()
+    needed = {each.name for each in wanted(found, config)}
+    unknown = "this version cannot ask the vendor yet"
+    return [
+        PermissionView(
+            backend=name,
+            permission=each.name,
+            level=each.level,
+            purpose=each.purpose,
+            status="unknown" if each.name in needed else "not needed",
+            hint=unknown if each.name in needed else f"only for {each.purpose}",
+            on_the_page=each.page,
+        )
+        for each in found.permissions
+    ]
+
+
+def policy(name: str, project: str = "main") -> str:
+    """The minimal policy for the configuration that there is, ready to load; what to tick where keys have no policy."""
+    name, found = of(name)
+    config = configured().backends(project).get(name)
+    return policy_of(found, config)
+
+
+def policy_of(found: Account, config: BackendConfig | None) -> str:
+    """As ``policy``, of an account's side and a configuration."""
+    return found.policy(config, wanted(found, config)) if found.policy is not None else found.no_policy
+
+
+def help_lines(name: str) -> Iterable[str]:
+    """How to log in, for each way there is: steps, the vendor's own commands, what else the account needs."""
+    name, found = of(name)
+    entry = registry.entries.get(name)
+    yield f"{entry.title if entry is not None else name}"
+    for variant, guide in found.guides.items():
+        yield ""
+        yield f"creds.type: {variant}" if variant not in ("none", "key", "kubeconfig") else "how to log in"
+        yield from (f"  {number}. {step}" for number, step in enumerate(guide.steps, 1))
+        yield from (f"     $ {command}" for command in guide.commands)
+    if found.more:
+        yield ""
+        yield "also"
+        yield from (f"  - {line}" for line in found.more)
+    yield ""
+    yield f"rights: {'`%dstack backends policy ' + name + '` prints what is needed' if found.policy else found.no_policy}"
+
+
+def of(name: str) -> tuple[str, Account]:
+    """(its proper name, the account's side). Raises NotFound with near names."""
+    if name in CONFIGS and registry.ALIASES.get(name, name) not in registry.entries:
+        return name, account(name)
+    proper, _ = registry.entry(name)
+    return proper, account(proper)
