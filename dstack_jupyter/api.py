@@ -322,6 +322,20 @@ def doctor() -> list[dict[str, Any]]:
     return lines
 
 
+def fix() -> list[str]:
+    """Mend what is safe to mend: files of keys that others can read become 0600. Returns what was done."""
+    from .backends.configured import config_path
+    from .models.home import Home
+
+    home = Home.default()
+    done = []
+    for path, mode in ((config_path(), 0o600), (home.root, 0o700), (home.store, 0o600), (home.endpoint, 0o600)):
+        if path.exists() and path.stat().st_mode & 0o077:
+            path.chmod(mode)
+            done.append(f"chmod {mode:o} {path}")
+    return done
+
+
 def to_json(value: Any) -> str:
     """JSON of a frame (a list of rows), a run, a log or plain data."""
     if hasattr(value, "to_json"):

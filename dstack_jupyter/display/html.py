@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from ..models.errors import Problem
+
 FONT = "font-family:var(--jp-ui-font-family,sans-serif);font-size:var(--jp-ui-font-size1,13px)"
 MUTED = "color:var(--jp-ui-font-color2,#757575)"
 BORDER = "border:1px solid var(--jp-border-color2,#e0e0e0);border-radius:4px"
@@ -41,6 +43,13 @@ def log_block(lines_html: str, note: str = "") -> str:
         f'<pre style="margin:0;flex:none;overflow:visible;font-family:var(--jp-code-font-family,monospace);'
         f'font-size:var(--jp-code-font-size,13px);white-space:pre-wrap;overflow-wrap:anywhere">{lines_html}</pre></div>'
     )
+
+
+def problems_html(place: str, problems: Sequence[Problem]) -> str:
+    """A table of faults: where, key, what is wrong, what would be right."""
+    rows = [(f"{each.line}:{each.column}" if each.line else "", each.key, each.message, each.hint) for each in problems]
+    count = f"{len(rows)} fault{'s' if len(rows) > 1 else ''}"
+    return card(f"{badge('failed')} <b>{escape(place)}</b>: {count}", table(("line", "key", "fault", "hint"), rows))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -81,4 +81,11 @@ def _dstack_config() -> list[dict[str, Any]]:
         mode = stat.S_IMODE(config.stat().st_mode)
     except OSError:
         return []
-    return [_line("config.yml", not mode & 0o077, f"mode {mode:04o}: it holds keys in clear text", f"chmod 600 {config}")]
+    return [
+        _line(
+            "config.yml",
+            not mode & 0o077,
+            f"mode {mode:04o}: it holds keys in clear text",
+            f"chmod 600 {config}, or `%dstack doctor --fix`",
+        )
+    ]

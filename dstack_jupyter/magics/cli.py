@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ class TerminalFace:
             raise ConfirmationNeeded(f"nobody can be asked here: {question}", hint="add -y to launch without being asked")
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
+    def enter(self, question: str, *, secret: bool = False) -> str:
+        if not sys.stdin.isatty():
+            raise ConfirmationNeeded(f"nobody can be asked here: {question}", hint="use a terminal or a notebook")
+        return getpass.getpass(question) if secret else input(question)
+
     def view(self, run: RunView) -> View:
         from ..display.logview import TerminalView
 
@@ -45,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from .commands import run_command
 
-        result = run_command(args, TerminalFace(), None)
+        body = sys.stdin.read() if args.noun == "check" and args.file == "-" else None
+        result = run_command(args, TerminalFace(), body)
     except DstackJupyterError as error:
         print("\n".join(error._lines()), file=sys.stderr)
         return 1
@@ -54,16 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     if not result.shown:
-        _show(result.value, as_json=getattr(args, "json", False))
-    return 0
+        as_json = getattr(args, "json", False)
+        _show(result.data if as_json and result.data is not None else result.value, as_json=as_json)
+    return result.code
 
 
 def _show(value: Any, *, as_json: bool) -> None:
     from ..api import to_json
-    from .commands import Report
 
     if as_json:
-        print(to_json(value.lines if isinstance(value, Report) else value))
+        print(to_json(value))
     elif isinstance(value, bytes):
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()

@@ -6,9 +6,8 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .. import api
 from ..client import Run, connect
@@ -17,38 +16,17 @@ from ..display.words import attachment_lines, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.runs import NOT_AVAILABLE_YET, Frame, RunFrame
 from ..models.states import RunState
+from . import configuring
+from .face import Face, Result
 
 if TYPE_CHECKING:
     from ..models.configurations import AnyRun
     from ..models.fleets import FleetConfiguration
-    from ..models.runs import Plan, RunView
+    from ..models.runs import Plan
 
 LAST_LINES = 20
 FLEET_PATIENCE = 60.0
 """Seconds that `apply` waits for the hosts of a fleet; they are tried on after that."""
-
-
-class Face(Protocol):
-    """Where a command is used: a notebook, a terminal IPython, or a shell."""
-
-    is_notebook: bool
-
-    def say(self, text: str) -> None:
-        """A line for the user, on the main thread."""
-
-    def ask(self, question: str) -> bool:
-        """A yes or no. Raises ConfirmationNeeded where nobody can be asked."""
-
-    def view(self, run: RunView) -> logview.View:
-        """A fresh view of a run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a command gives back. ``shown``: the user has seen it, so it is not echoed again."""
-
-    value: Any = None
-    shown: bool = False
 
 
 def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -310,34 +288,8 @@ def pull(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     return Result(api.run(args.run, project=args.project).pull(args.path, Path(args.to).expanduser(), job=args.job))
 
 
-def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return Result(api.backends())
-
-
 def events(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     return Result(api.events(project=args.project, run=args.run, after=args.after, last=args.last))
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the doctor found; prints as a list of checks."""
-
-    lines: list[dict[str, Any]]
-
-    @property
-    def ok(self) -> bool:
-        return all(line["ok"] for line in self.lines)
-
-    def __repr__(self) -> str:
-        return "\n".join(
-            f"{'ok  ' if line['ok'] else 'BAD '} {line['check']:<12} {line['message']}"
-            + (f"\n     {'':<12} → {line['hint']}" if line["hint"] else "")
-            for line in self.lines
-        )
-
-
-def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return Result(Report(api.doctor()))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = {
@@ -349,10 +301,17 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = 
     "attach": attach,
     "stop": stop,
     "pull": pull,
-    "backends": backends,
+    "backends": configuring.backends,
     "events": events,
-    "doctor": doctor,
+    "check": configuring.check,
+    "schema": configuring.schema,
+    "configure": configuring.configure,
+    "doctor": configuring.doctor,
 }
+
+
+WITHOUT_ENGINE = ("offers", "check", "schema", "configure", "backends")
+"""Commands that never look for an engine."""
 
 
 def run_command(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -360,7 +319,8 @@ def run_command(args: argparse.Namespace, face: Face, body: str | None) -> Resul
     try:
         return COMMANDS[args.noun](args, face, body)
     finally:
-        _tell(face)
+        if args.noun not in WITHOUT_ENGINE:
+            _tell(face)
 
 
 def _tell(face: Face) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,12 @@ class ShellFace:
                 hint="add -y to launch without being asked; nothing was started",
             ) from error
 
+    def enter(self, question: str, *, secret: bool = False) -> str:
+        try:
+            return getpass.getpass(question) if secret else input(question)
+        except (EOFError, NotImplementedError, KeyboardInterrupt) as error:
+            raise ConfirmationNeeded(f"not entered: {question}", hint="nothing was saved") from error
+
     def view(self, run: RunView) -> View:
         from ..display.logview import NotebookView, TerminalView
 
@@ -60,7 +67,7 @@ class DstackMagics(Magics):
     @no_var_expand
     @output_can_be_silenced
     def dstack(self, line: str, cell: str | None = None) -> Any:
-        """Launch and watch runs: offers, apply, ps, logs, attach, stop, pull, backends, events, doctor.
+        """Launch and watch runs: offers, apply, ps, logs, attach, stop, pull, backends, check, configure, events, doctor.
 
         `%dstack` alone lists the commands, `%dstack COMMAND -h` explains one. Line magics return objects:
         `df = %dstack offers`; `%%dstack apply` takes YAML as the cell's body, `-o VAR` stores its run.
@@ -76,7 +83,7 @@ class DstackMagics(Magics):
         except parser.HelpShown as shown:
             print(shown.text)
             return None
-        if cell is not None and args.noun != "apply":
+        if cell is not None and args.noun not in ("apply", "check"):
             raise ConfigurationError(f"%%dstack {args.noun} takes no body", hint=f"use `%dstack {args.noun}`")
         from .commands import run_command
 
@@ -84,9 +91,8 @@ class DstackMagics(Magics):
         self.completer.learn(result.value)
         if getattr(args, "json", False):
             from ..api import to_json
-            from .commands import Report
 
-            print(to_json(result.value.lines if isinstance(result.value, Report) else result.value))
+            print(to_json(result.value if result.data is None else result.data))
             return None
         name = getattr(args, "into", None)
         if name:

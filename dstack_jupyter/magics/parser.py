@@ -148,7 +148,35 @@ def _pull(parser: argparse.ArgumentParser) -> None:
 
 
 def _backends(parser: argparse.ArgumentParser) -> None:
+    verbs = ["list", "check", "policy", "help"]
+    parser.add_argument(
+        "verb",
+        nargs="?",
+        default="list",
+        choices=verbs,
+        help="check: permissions; policy: what to allow; help: how to log in",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", default="", help="a backend, such as aws")
+    _project(parser)
     _output(parser, "the DataFrame")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", default="", help="any YAML of dstack's (default: .dstack.yml here, or config.yml)"
+    )
+    _output(parser, "the report")
+
+
+def _schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", help="task, dev-environment, service, fleet, …, config, or a backend's name")
+    parser.add_argument("-o", metavar="VAR", dest="into", help="store the schema in this variable")
+    parser.add_argument("--json", action="store_true", help="accepted: a schema is JSON")
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a backend, such as aws; keys are asked for, never given here")
+    _project(parser)
 
 
 def _fleets(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +198,7 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="mend what can be mended safely: permissions of files")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
@@ -181,7 +210,10 @@ NOUNS: dict[str, tuple[str, Any]] = {
     "attach": ("follow a run: its state and its whole log", _attach),
     "stop": ("end a run", _stop),
     "pull": ("copy results of a run to here", _pull),
-    "backends": ("backends and whether they can be used", _backends),
+    "backends": ("backends and whether they can be used; their permissions, policies, help", _backends),
+    "configure": ("enter a backend's keys, unseen, and save them in config.yml", _configure),
+    "check": ("is a configuration valid, and if not, where and why", _check),
+    "schema": ("the JSON Schema of a configuration, for editors", _schema),
     "fleets": ("machines of one's own: their hosts, what runs there, what is wrong with them", _fleets),
     "events": ("who did what, when and why", _events),
     "doctor": ("examine this installation", _doctor),

@@ -159,6 +159,8 @@ def _message(error: yaml.MarkedYAMLError, line: str) -> tuple[str, str]:
         return "a second document begins here", "one configuration at a time: remove what follows `---`"
     if line[: len(line) - len(line.lstrip())].count("\t"):
         return "a tab where spaces are needed", "indent with spaces"
+    if "mapping values are not allowed" in problem:
+        return problem, "is this line indented deeper than what stands beside it? a text with `: ` in it needs quotes"
     if "cannot start any token" in problem:
         return "a character that cannot begin a value", "quote the text"
     return problem, ""

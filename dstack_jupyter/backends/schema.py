@@ -1,0 +1,74 @@
+"""JSON Schema of every configuration, for editors; short forms (``24GB..``, ``8080:80``) are in it as what they may be."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from ..models.errors import NotFound
+from ..models.yaml_source import TYPES
+from ..models.yaml_source import model_of as model_of_type
+from .config_file import CONFIGS, ServerFile, model_of
+
+KINDS = (*TYPES, "profiles", "config", *CONFIGS)
+"""What `schema` knows: types of runs and the like, both files, each backend's entry."""
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SHORT = ("string", "number", "boolean", "null")
+"""What a short form may be in YAML; its own grammar is told by `check`."""
+LISTS = frozenset({"_env"})
+"""Short forms that may be lists too."""
+
+
+class Lenient(GenerateJsonSchema):
+    """A value that is parsed before it is validated may be written shortly: an editor must not call that wrong."""
+
+    def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
+        inner = super().function_before_schema(schema)
+        function = schema["function"]["function"]
+        names = {getattr(function, "__name__", "")}
+        wider = [*SHORT, *(["array"] if names & LISTS else [])]
+        return {"anyOf": [inner, {"type": wider}]}
+
+
+def model(kind: str) -> type[BaseModel]:
+    """The model of a kind. Raises NotFound with near names."""
+    if kind in TYPES:
+        return model_of_type(kind)
+    if kind in CONFIGS:
+        return model_of(kind)
+    if kind == "profiles":
+        from ..models.profiles import ProfilesFile
+
+        return ProfilesFile
+    if kind == "config":
+        return ServerFile
+    near = difflib.get_close_matches(kind, KINDS, 2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"kinds: {', '.join(KINDS)}"
+    raise NotFound(f"there is no schema {kind!r}", hint=hint)
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a kind. Raises NotFound."""
+    found = model(kind).model_json_schema(schema_generator=Lenient)
+    if kind == "config":
+        found = _with_backends(found)
+    return {"$schema": DIALECT, "title": f"dstack {kind}", **{key: value for key, value in found.items() if key != "title"}}
+
+
+def _with_backends(root: dict[str, Any]) -> dict[str, Any]:
+    """config.yml's schema with the entry of each backend in it."""
+    definitions = root.setdefault("$defs", {})
+    entries = []
+    for name in dict.fromkeys(CONFIGS.values()):
+        kind = next(each for each, module in CONFIGS.items() if module == name)
+        found = model_of(kind).model_json_schema(schema_generator=Lenient, ref_template=f"#/$defs/{kind}-{{model}}")
+        definitions.update({f"{kind}-{inner}": value for inner, value in found.pop("$defs", {}).items()})
+        definitions[kind] = found
+        entries.append({"$ref": f"#/$defs/{kind}"})
+    backends = {"anyOf": [{"type": "array", "items": {"anyOf": entries}}, {"type": "null"}], "default": None}
+    definitions["Project"]["properties"]["backends"] = backends
+    return root

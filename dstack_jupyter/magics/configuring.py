@@ -1,0 +1,132 @@
+"""Commands about configurations and backends: check, schema, backends, configure, doctor. None of them starts a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import api
+from ..display.html import problems_html, table
+from ..models.errors import ConfigurationError, NotFound
+from .face import Face, Report, Result
+
+if TYPE_CHECKING:
+    from ..backends.check import Checked
+
+FILES = (".dstack.yml", ".dstack.yaml", "dstack.yml")
+
+
+def check(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    """Exit code 0 for a valid configuration, 1 for one with faults."""
+    if body is not None:
+        found = api.check("<cell>", text=body, first_line=2)
+    else:
+        found = api.check(_file(args.file))
+    return Result(_report(found), data=found.to_json(), code=0 if found.valid else 1)
+
+
+def _file(named: str) -> Path:
+    """The file that is meant: the one that is named, else one of this folder, else config.yml."""
+    from ..backends.configured import config_path
+
+    if named:
+        return Path(named)
+    for candidate in (*map(Path, FILES), config_path()):
+        if candidate.is_file():
+            return candidate
+    raise NotFound("there is nothing to check here", hint="name a file: `check FILE`")
+
+
+def _report(found: Checked) -> Report:
+    place = found.file or "<cell>"
+    if found.valid:
+        lines = [f"{place}: valid ({found.kind})", *(f"  note: {note}" for note in found.notes)]
+        return Report(lines)
+    count = f"{len(found.errors)} fault{'s' if len(found.errors) > 1 else ''}"
+    return Report([f"{place}: {count}", *(f"  {problem}" for problem in found.errors)], problems_html(place, found.errors))
+
+
+def schema(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    from ..backends import schema as schemas
+
+    found = schemas.schema(args.kind)
+    return Result(Report([json.dumps(found, indent=2)]), data=found)
+
+
+def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    from ..backends import overview
+    from ..backends.configured import configured
+
+    for warning in configured().warnings():
+        face.say(f"warning: {warning}")
+    if args.verb == "list":
+        if args.name:
+            frame = api.backends(project=args.project)
+            return Result(frame[frame["backend"] == overview.of(args.name)[0]].reset_index(drop=True))
+        for problem in configured().current().problems:
+            face.say(f"fault: {problem}")
+        return Result(api.backends(project=args.project))
+    if not args.name:
+        raise ConfigurationError(f"backends {args.verb} needs a backend's name", hint="`%dstack backends` lists them")
+    if args.verb == "check":
+        name, _ = overview.of(args.name)
+        fault = configured().faults(args.project).get(name)
+        if fault is not None:
+            face.say(f"fault: {fault}")
+        return Result(api.permissions(name, project=args.project))
+    if args.verb == "policy":
+        text = overview.policy(args.name, args.project)
+        return Result(Report(text.splitlines()), data=text)
+    lines = list(overview.help_lines(args.name))
+    return Result(Report(lines), data=lines)
+
+
+def configure(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    """Ask for what a backend's entry needs, secrets unseen, and save it. Nothing of it is in the cell."""
+    from ..backends import saving
+    from ..backends.configured import config_path
+
+    form = saving.Form.of(args.name)
+    variants = form.variants
+    if not variants:
+        raise ConfigurationError(f"{args.name} needs no entry", hint=f"`%dstack backends help {args.name}`")
+    variant = variants[0] if len(variants) == 1 else _choose(face, args.name, variants)
+    entry: dict[str, Any] = {}
+    for field in form.fields(variant):
+        what = f"{args.name} {'.'.join(field.path)}{'' if field.required else ' (enter: none)'}: "
+        while True:
+            text = face.enter(what, secret=field.secret).strip()
+            if text or not field.required:
+                break
+            face.say(f"{field.path[-1]} is needed")
+        if text:
+            saving.put(entry, field.path, text)
+    path = config_path()
+    saving.save(path, args.project, form.entry(variant, entry))
+    face.say(f"{args.name} is configured in {path} (0600); `%dstack backends check {args.name}` looks at its permissions")
+    frame = api.backends(project=args.project)
+    return Result(frame[frame["backend"] == form.name].reset_index(drop=True))
+
+
+def _choose(face: Face, name: str, variants: list[str]) -> str:
+    while True:
+        given = face.enter(f"{name} creds.type, one of {', '.join(variants)} [{variants[0]}]: ").strip() or variants[0]
+        if given in variants:
+            return given
+        face.say(f"there is no creds.type {given!r}")
+
+
+def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    if args.fix:
+        for done in api.fix():
+            face.say(done)
+    found = api.doctor()
+    lines: list[str] = []
+    for line in found:
+        lines.append(f"{'ok  ' if line['ok'] else 'BAD '} {line['check']:<12} {line['message']}")
+        if line["hint"]:
+            lines.append(f"     {'':<12} → {line['hint']}")
+    rows = [("ok" if line["ok"] else "BAD", line["check"], line["message"], line["hint"]) for line in found]
+    return Result(Report(lines, table(("", "check", "found", "what to do"), rows)), data=found)

@@ -1,0 +1,55 @@
+"""What a command has before it (a notebook, a terminal, a shell) and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..display import logview
+    from ..models.runs import RunView
+
+
+class Face(Protocol):
+    """Where a command is used: a notebook, a terminal IPython, or a shell."""
+
+    is_notebook: bool
+
+    def say(self, text: str) -> None:
+        """A line for the user, on the main thread."""
+
+    def ask(self, question: str) -> bool:
+        """A yes or no. Raises ConfirmationNeeded where nobody can be asked."""
+
+    def enter(self, question: str, *, secret: bool = False) -> str:
+        """A line from the user; a secret is not shown and not kept. Raises ConfirmationNeeded where nobody can be asked."""
+
+    def view(self, run: RunView) -> logview.View:
+        """A fresh view of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command gives back. ``shown``: the user has seen it, so it is not echoed again.
+
+    ``data`` is what ``--json`` prints, the value itself if None; ``code`` the exit code of a shell.
+    """
+
+    value: Any = None
+    shown: bool = False
+    data: Any = None
+    code: int = 0
+
+
+class Report:
+    """Something that prints as lines, in a notebook as HTML."""
+
+    def __init__(self, lines: list[str], html: str = "") -> None:
+        self.lines = lines
+        self._html = html
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str | None:
+        return self._html or None
