@@ -49,6 +49,9 @@ tools/node_modules/.ready: tools/package.json tools/package-lock.json
 	@if command -v npm >/dev/null; then cd tools && npm ci --silent --ignore-scripts && touch node_modules/.ready; \
 	else mkdir -p tools/node_modules && touch $@; fi
 
+docs: $(READY) ## write docs/config-reference.md from the models
+	@$(BIN)/python tools/config_reference.py > docs/config-reference.md
+
 lock: $(READY) ## write constraints.txt from the present environment
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 

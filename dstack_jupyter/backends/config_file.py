@@ -166,6 +166,8 @@ def of_source(source: Source) -> ServerConfig:
 def _root(source: Source, found: ServerConfig) -> None:
     try:
         found.root = validated(source, ServerFile)
+        for each in found.root.projects:
+            each.__dict__["backends"] = None  # raw entries hold secrets in clear text: their own models take their place
     except ConfigurationError as error:
         found.problems += error.problems
     projects = source.data.get("projects")

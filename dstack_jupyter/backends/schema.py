@@ -19,8 +19,8 @@ KINDS = (*TYPES, "profiles", "config", *CONFIGS)
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SHORT = ("string", "number", "boolean", "null")
 """What a short form may be in YAML; its own grammar is told by `check`."""
-LISTS = frozenset({"_env"})
-"""Short forms that may be lists too."""
+WIDER = {"_env": ("array", "object"), "_entity": ("object",), "_texts": ("object",)}
+"""What a parser takes beyond a short form: lists of NAME=value, objects, maps whose values YAML made numbers of."""
 
 
 class Lenient(GenerateJsonSchema):
@@ -29,9 +29,8 @@ class Lenient(GenerateJsonSchema):
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
         inner = super().function_before_schema(schema)
         function = schema["function"]["function"]
-        names = {getattr(function, "__name__", "")}
-        wider = [*SHORT, *(["array"] if names & LISTS else [])]
-        return {"anyOf": [inner, {"type": wider}]}
+        wider = WIDER.get(getattr(function, "__name__", ""), ())
+        return {"anyOf": [inner, {"type": [*SHORT, *wider]}]}
 
 
 def model(kind: str) -> type[BaseModel]:
@@ -53,10 +52,21 @@ def model(kind: str) -> type[BaseModel]:
 
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a kind. Raises NotFound."""
-    found = model(kind).model_json_schema(schema_generator=Lenient)
+    found = _tidy(model(kind).model_json_schema(schema_generator=Lenient))
     if kind == "config":
         found = _with_backends(found)
     return {"$schema": DIALECT, "title": f"dstack {kind}", **{key: value for key, value in found.items() if key != "title"}}
+
+
+def _tidy(part: Any) -> Any:
+    """Closed objects stay closed behind their short forms: pydantic closes the choice instead of the object in it."""
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _tidy(inner)
+    if isinstance(part, dict) and "additionalProperties" in part and "properties" not in part:
+        closed = next((each for each in part.get("anyOf", ()) if "properties" in each), None)
+        if closed is not None:
+            closed["additionalProperties"] = part.pop("additionalProperties")
+    return part
 
 
 def _with_backends(root: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +76,7 @@ def _with_backends(root: dict[str, Any]) -> dict[str, Any]:
     for name in dict.fromkeys(CONFIGS.values()):
         kind = next(each for each, module in CONFIGS.items() if module == name)
         found = model_of(kind).model_json_schema(schema_generator=Lenient, ref_template=f"#/$defs/{kind}-{{model}}")
+        _tidy(found)
         definitions.update({f"{kind}-{inner}": value for inner, value in found.pop("$defs", {}).items()})
         definitions[kind] = found
         entries.append({"$ref": f"#/$defs/{kind}"})

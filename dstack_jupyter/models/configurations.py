@@ -59,8 +59,9 @@ class RunConfiguration(ProfileParams):
     volumes: list[VolumeMount] = []
     ports: list[Port] = []
     dstack: bool = False
-    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Dollars that the run may cost: our own key, not dstack's."""
+    budget: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Dollars that the run may cost. Our own key: dstack refuses it."
+    )
 
     @field_validator("name")
     @classmethod
@@ -148,7 +149,9 @@ class DevEnvironmentConfiguration(RunConfiguration):
     """
 
     type: Literal["dev-environment"] = "dev-environment"
-    ide: Literal["vscode", "cursor", "windsurf", "zed", "jupyter"] | None = None
+    ide: Literal["vscode", "cursor", "windsurf", "zed", "jupyter"] | None = Field(
+        default=None, description="`jupyter` is our own: dstack refuses it."
+    )
     version: str | None = None
     init: Commands = []
     inactivity_duration: DurationOrOff = None

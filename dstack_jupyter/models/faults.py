@@ -82,6 +82,7 @@ def _inside(data: Any, location: tuple[str | int, ...], root: type[BaseModel]) -
     """The part of an error's location that is in the data (pydantic adds names of union members), and the model there."""
     path: list[str | int] = []
     model = root
+    info: FieldInfo | None = None
     skip = False
     for part in location:
         if skip:  # the member of a discriminated union, which may well be called like one of its keys
@@ -91,12 +92,14 @@ def _inside(data: Any, location: tuple[str | int, ...], root: type[BaseModel]) -
             isinstance(data, list) and isinstance(part, int) and part < len(data)
         )
         if known:
-            info = model.model_fields.get(part) if isinstance(part, str) else None
+            if isinstance(part, str):
+                info = model.model_fields.get(part)
             data = data[part]
             path.append(part)
-            if info is not None:
+            if info is not None and not isinstance(data, list):
                 skip = tagged(info)
                 model = member(info, data) or model
+                info = None
     return tuple(path), model
 
 
