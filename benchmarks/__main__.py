@@ -1,13 +1,13 @@
-"""``python -m benchmarks [runs|logline|startup|hosts …]``: prints the figures; exit code 1 if a goal was missed."""
+"""``python -m benchmarks [PART …]``: prints the figures of all parts or of those named; exit code 1 if a goal was missed."""
 
 from __future__ import annotations
 
 import sys
 
-from . import hosts, logline, runs, startup
+from . import configurations, hosts, logline, runs, startup
 from .harness import machine
 
-ALL = {"runs": runs, "logline": logline, "startup": startup, "hosts": hosts}
+ALL = {"runs": runs, "logline": logline, "startup": startup, "configurations": configurations, "hosts": hosts}
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from ..models.gpus import near_names
 from ..models.runs import NOT_AVAILABLE_YET, Missing
 from ..offers.table import Columns, OfferTable, Requirements
 from . import registry
+from .boundary import vendor_errors
 
 
 def collect(wanted: Requirements, known: Mapping[str, Columns] | None = None) -> tuple[OfferTable, list[Missing]]:
@@ -23,7 +24,8 @@ def collect(wanted: Requirements, known: Mapping[str, Columns] | None = None) ->
     silent: list[Missing] = []
     for name in asked or tuple(registry.entries):
         try:
-            columns = known[name] if known and name in known else registry.load(name).offers()
+            with vendor_errors(name):
+                columns = known[name] if known and name in known else registry.load(name).offers()
             everything.extend(columns)
             if not columns["backend"]:
                 silent.append(Missing(backend=name, reason="it has no offers"))

@@ -8,6 +8,7 @@ from ..models.errors import DstackJupyterError
 from ..models.runs import BackendView, PermissionView
 from . import registry
 from .account import Account, account, wanted
+from .boundary import vendor_errors
 from .config import BackendConfig
 from .config_file import CONFIGS
 from .configured import Configured, configured
@@ -43,9 +44,9 @@ def _view(name: str, known: Configured, project: str) -> BackendView:
 def _ask(name: str, title: str, view: BackendView) -> None:
     """Fill in what a backend that is built says of itself."""
     try:
-        backend = registry.load(name)
-        columns = backend.offers()
-        rights = backend.check()
+        with vendor_errors(name):
+            backend = registry.load(name)
+            columns, rights = backend.offers(), backend.check()
     except DstackJupyterError as error:
         view.status, view.last_error, view.hint = "in trouble", error.message, error.hint
         view.message = f"{title}: {error.message}"
@@ -71,7 +72,8 @@ def rights(name: str, project: str = "main") -> list[PermissionView]:
     config = configured().backends(project).get(name)
     entry = registry.entries.get(name)
     if entry is not None and entry.module:
-        return registry.load(name).check()
+        with vendor_errors(name):
+            return registry.load(name).check()
     needed = {each.name for each in wanted(found, config)}
     unknown = "this version cannot ask the vendor yet"
     return [

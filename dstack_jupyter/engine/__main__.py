@@ -15,6 +15,7 @@ import time
 
 from ..models.errors import DstackJupyterError
 from ..models.home import Home
+from ..models.secret import Redacting
 from .host import EngineHost
 
 IDLE = 600.0
@@ -26,7 +27,7 @@ def log_to(home: Home) -> None:
     os.chdir(home.create().root)  # a start folder may be unmounted or removed while we live
     os.umask(0o077)
     handler = logging.handlers.RotatingFileHandler(home.engine_log, maxBytes=1 << 20, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 

@@ -61,16 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     if not result.shown:
-        as_json = getattr(args, "json", False)
-        _show(result.data if as_json and result.data is not None else result.value, as_json=as_json)
+        _show(result.value, as_json=getattr(args, "json", False))
     return result.code
 
 
 def _show(value: Any, *, as_json: bool) -> None:
     from ..api import to_json
+    from .face import Report
 
     if as_json:
-        print(to_json(value))
+        print(to_json(value.data if isinstance(value, Report) else value))
     elif isinstance(value, bytes):
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()

@@ -24,7 +24,7 @@ def check(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         found = api.check("<cell>", text=body, first_line=2)
     else:
         found = api.check(_file(args.file))
-    return Result(_report(found), data=found.to_json(), code=0 if found.valid else 1)
+    return Result(_report(found), code=0 if found.valid else 1)
 
 
 def _file(named: str) -> Path:
@@ -43,16 +43,17 @@ def _report(found: Checked) -> Report:
     place = found.file or "<cell>"
     if found.valid:
         lines = [f"{place}: valid ({found.kind})", *(f"  note: {note}" for note in found.notes)]
-        return Report(lines)
+        return Report(lines, found.to_json())
     count = f"{len(found.errors)} fault{'s' if len(found.errors) > 1 else ''}"
-    return Report([f"{place}: {count}", *(f"  {problem}" for problem in found.errors)], problems_html(place, found.errors))
+    lines = [f"{place}: {count}", *(f"  {problem}" for problem in found.errors)]
+    return Report(lines, found.to_json(), problems_html(place, found.errors))
 
 
 def schema(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     from ..backends import schema as schemas
 
     found = schemas.schema(args.kind)
-    return Result(Report([json.dumps(found, indent=2)]), data=found)
+    return Result(Report(json.dumps(found, indent=2).splitlines(), found))
 
 
 def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -78,9 +79,9 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         return Result(api.permissions(name, project=args.project))
     if args.verb == "policy":
         text = overview.policy(args.name, args.project)
-        return Result(Report(text.splitlines()), data=text)
+        return Result(Report(text.splitlines(), text))
     lines = list(overview.help_lines(args.name))
-    return Result(Report(lines), data=lines)
+    return Result(Report(lines, lines))
 
 
 def configure(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -129,4 +130,4 @@ def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         if line["hint"]:
             lines.append(f"     {'':<12} → {line['hint']}")
     rows = [("ok" if line["ok"] else "BAD", line["check"], line["message"], line["hint"]) for line in found]
-    return Result(Report(lines, table(("", "check", "found", "what to do"), rows)), data=found)
+    return Result(Report(lines, found, table(("", "check", "found", "what to do"), rows)))

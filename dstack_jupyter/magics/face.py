@@ -30,22 +30,19 @@ class Face(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command gives back. ``shown``: the user has seen it, so it is not echoed again.
-
-    ``data`` is what ``--json`` prints, the value itself if None; ``code`` the exit code of a shell.
-    """
+    """What a command gives back. ``shown``: the user has seen it, so it is not echoed. ``code``: the exit code of a shell."""
 
     value: Any = None
     shown: bool = False
-    data: Any = None
     code: int = 0
 
 
 class Report:
-    """Something that prints as lines, in a notebook as HTML."""
+    """Something that prints as lines, in a notebook as HTML; ``data`` is the same as plain data, and what ``--json`` prints."""
 
-    def __init__(self, lines: list[str], html: str = "") -> None:
+    def __init__(self, lines: list[str], data: Any, html: str = "") -> None:
         self.lines = lines
+        self.data = data
         self._html = html
 
     def __repr__(self) -> str:

@@ -91,8 +91,9 @@ class DstackMagics(Magics):
         self.completer.learn(result.value)
         if getattr(args, "json", False):
             from ..api import to_json
+            from .face import Report
 
-            print(to_json(result.value if result.data is None else result.data))
+            print(to_json(result.value.data if isinstance(result.value, Report) else result.value))
             return None
         name = getattr(args, "into", None)
         if name:

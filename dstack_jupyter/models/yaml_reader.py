@@ -1,6 +1,6 @@
 """YAML text as plain data that remembers where each key stood, read with limits that no input can get around.
 
-At most 1 MiB, 64 levels, 100,000 nodes after aliases are expanded; no duplicate keys, no tags that make objects. No message
+At most 1 MiB, 64 levels, 20,000 nodes after aliases are expanded; no duplicate keys, no tags that make objects. No message
 repeats a value: it may be a secret.
 """
 
@@ -20,7 +20,7 @@ from .errors import ConfigurationError, LimitExceeded, NotFound, Problem
 
 LARGEST = 1 << 20
 DEEPEST = 64
-MOST_NODES = 100_000
+MOST_NODES = 20_000
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KeyPath = tuple[str | int, ...]
