@@ -52,6 +52,10 @@ class Completer:
             names = _files(word)
         elif word.startswith("-"):
             names = self._of_noun(noun)
+        elif noun == "check":
+            names = _files(word)
+        elif noun in ("backends", "configure", "schema"):
+            names = _of_backends(noun, before)
         elif noun in TAKES_RUN and len([part for part in before if not part.startswith("-")]) == 1:
             names = self._runs
         else:
@@ -77,6 +81,19 @@ class Completer:
             "matched_fragment": word,
             "suppress": bool(found),
         }
+
+
+def _of_backends(noun: str, before: list[str]) -> list[str]:
+    """Verbs, then names of backends; kinds of schemas."""
+    from ..backends import registry
+
+    if noun == "schema":
+        from ..models.yaml_source import TYPES
+
+        return [*TYPES, "profiles", "config", *registry.entries]
+    if noun == "backends" and len(before) == 1:
+        return ["list", "check", "policy", "help"]
+    return list(registry.entries)
 
 
 def _files(word: str) -> list[str]:

@@ -259,3 +259,7 @@ def test_tab_completion(kernel: Kernel) -> None:
     assert "--max-duration" in complete("%dstack apply --max")
     assert complete("%dstack logs fin") == ["finished"]
     assert complete("%dstack offers -b dig") == ["digitalocean"]
+    assert complete("%dstack backends pol") == ["policy"]
+    assert complete("%dstack backends policy az") == ["azure"]
+    assert complete("%dstack configure run") == ["runpod"]
+    assert complete("%dstack schema dev") == ["dev-environment"]
