@@ -75,7 +75,7 @@ def rights(name: str, project: str = "main") -> list[PermissionView]:
         with vendor_errors(name):
             return registry.load(name).check()
     needed = {each.name for each in wanted(found, config)}
-    unknown = "this version cannot ask the vendor yet"
+    unknown = f"this version cannot ask the vendor yet; `%dstack backends policy {name}` holds what to add"
     return [
         PermissionView(
             backend=name,

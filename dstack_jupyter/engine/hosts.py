@@ -130,6 +130,8 @@ def _note(connection: Connection, row: Row[Any], hello: Hello, problem: str) -> 
         notes.append(f"{len(facts.gpus) - len(gpus)} more GPUs are of another kind and not offered")
     if hello.docker_problem:
         notes.append(hello.docker_problem)
+    elif gpus and gpus[0].vendor == "nvidia" and not hello.nvidia_toolkit:
+        notes.append("the NVIDIA container toolkit is missing: containers get no GPUs, processes do")
     try:
         blocks = blocks_of(row.data.get("blocks_wanted", 1), hello)
     except ValueError as error:

@@ -80,6 +80,17 @@ def test_each_host_in_trouble_says_why_and_the_rest_work(
         two.start_docker()
 
 
+def test_gpus_without_their_toolkit_are_noted(fleet: Apply, three_hosts: HostSet) -> None:
+    host = three_hosts[0]
+    host.add_tool("nvidia-smi", "#!/bin/sh\necho 'NVIDIA L4, 23034'\n")
+    try:
+        (found,) = fleet([host.ip]).hosts
+        assert (found.gpu_name, found.gpu_count, found.message) == ("L4", 1, "")
+        assert any("NVIDIA container toolkit is missing" in note for note in found.notes)
+    finally:
+        host.run("rm /usr/local/bin/nvidia-smi")
+
+
 def test_our_own_key_is_made_and_named_where_a_host_refuses_it(
     client: Client, home: Home, fleet: Apply, three_hosts: HostSet
 ) -> None:

@@ -129,6 +129,7 @@ async def test_a_user_without_rights_runs_processes_and_is_told_about_docker(des
         hello = await machine.hello()
         assert (hello.user, hello.sudo, hello.root_user, hello.root) == ("ada", False, False, "/home/ada/.dstack_jupyter")
         assert "sudo usermod -aG docker ada" in hello.docker_problem
+        assert "ada has no sudo: an administrator must" in hello.docker_problem
         await machine.launch(spec("id -un; pwd"))
         assert (await ended(machine)).data == b"ada\n/home/ada/.dstack_jupyter/jobs/a1/work\n"
         assert host.do("stat -c %a /home/ada/.dstack_jupyter").strip() == "700"

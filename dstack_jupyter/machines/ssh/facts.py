@@ -107,10 +107,11 @@ def _docker_problem(values: dict[str, str]) -> str:
     if values.get("docker_allowed") == "1":
         return ""
     user = values.get("user", "the user")
+    who = "" if values.get("sudo") == "1" or values.get("uid") == "0" else f" ({user} has no sudo: an administrator must)"
     if "docker_socket" in values:
-        return f"{user} may not use Docker: `sudo usermod -aG docker {user}`, then log in anew"
+        return f"{user} may not use Docker: `sudo usermod -aG docker {user}`, then log in anew{who}"
     if values.get("docker_installed") == "1":
-        return "Docker is installed but does not run: `sudo systemctl start docker`"
+        return f"Docker is installed but does not run: `sudo systemctl start docker`{who}"
     return "Docker is not installed: jobs run as processes, without `image`"
 
 
