@@ -15,6 +15,7 @@ from .face import Face, Report, Result
 if TYPE_CHECKING:
     from ..backends.check import Checked
 
+VERBS = ("list", "check", "policy", "help")
 FILES = (".dstack.yml", ".dstack.yaml", "dstack.yml")
 
 
@@ -62,6 +63,8 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
     for warning in configured().warnings():
         face.say(f"warning: {warning}")
+    if args.verb not in VERBS:
+        args.verb, args.name = "list", args.verb  # `backends aws` is what people type
     if args.verb == "list":
         if args.name:
             frame = api.backends(project=args.project)
@@ -76,7 +79,10 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         fault = configured().faults(args.project).get(name)
         if fault is not None:
             face.say(f"fault: {fault}")
-        return Result(api.permissions(name, project=args.project))
+        frame = api.permissions(name, project=args.project)
+        if frame.empty:
+            face.say(f"{name}: {overview.policy(name, args.project)}")
+        return Result(frame)
     if args.verb == "policy":
         text = overview.policy(args.name, args.project)
         return Result(Report(text.splitlines(), text))

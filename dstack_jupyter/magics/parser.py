@@ -148,14 +148,8 @@ def _pull(parser: argparse.ArgumentParser) -> None:
 
 
 def _backends(parser: argparse.ArgumentParser) -> None:
-    verbs = ["list", "check", "policy", "help"]
-    parser.add_argument(
-        "verb",
-        nargs="?",
-        default="list",
-        choices=verbs,
-        help="check: permissions; policy: what to allow; help: how to log in",
-    )
+    what = "list; check: permissions; policy: what to allow; help: how to log in; or a backend's name"
+    parser.add_argument("verb", nargs="?", default="list", metavar="VERB", help=what)
     parser.add_argument("name", nargs="?", metavar="NAME", default="", help="a backend, such as aws")
     _project(parser)
     _output(parser, "the DataFrame")

@@ -86,6 +86,9 @@ class TestShell:
         assert json.loads(shell("backends", "check", "local", "--json").stdout)[0]["status"] == "granted"
         assert "needs a backend's name" in shell("backends", "check").stderr
         assert shell("backends", "check", "awss").returncode == 1
+        assert json.loads(shell("backends", "lambda", "--json").stdout)[0]["backend"] == "lambda"
+        assert "did you mean" in shell("backends", "polcy").stderr + shell("backends", "lamda").stderr
+        assert "no rights to choose" in shell("backends", "check", "lambda").stderr
 
     def test_others_can_read_the_file_is_a_standing_warning_that_fix_mends(self, home: Home, tmp_path: Path) -> None:
         path = tmp_path / ".dstack/server/config.yml"
