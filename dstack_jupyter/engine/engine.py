@@ -35,7 +35,7 @@ from .pending import RunReconciler
 from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
 from .service import Problem, Service
-from .store import hosts, moves, runs
+from .store import hosts, location, moves, runs
 from .store.database import Database
 from .watchdog import Watchdog, watched
 
@@ -49,7 +49,7 @@ class Engine:
         self.home = home
         self._open: set[str] = set()
         self._problems: dict[Key, Problem] = {}
-        self._database = Database(home.create().store)
+        self._database = Database(location.shared(home) or home.create().store)
         self._bus = Bus()
         installation = home.installation()
         keys = Keys(home)
