@@ -70,7 +70,7 @@ async def test_files_are_private_from_the_first_byte(tmp_path: Path) -> None:
         database = Database(tmp_path / "store.db")
         await database.open()
         await database.write(runs.submit, submission())
-        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
         await database.close()
     finally:
         os.umask(before)

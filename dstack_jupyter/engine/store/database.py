@@ -22,7 +22,10 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
 from ...models.errors import StorageFull
-from . import migrate
+from ...models.home import Home
+from ..vault import FileKeys, Vault
+from . import migrate, sealed
+from .schema import sealed_values
 
 Result = TypeVar("Result")
 
@@ -56,7 +59,8 @@ def _make_engine(path: Path) -> Engine:
     def prepare(connection: sqlite3.Connection, _: Any) -> None:
         # We say BEGIN ourselves: the module's own would begin only before a write, and never IMMEDIATE.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        # What is wiped leaves no copy in the page that it stood on.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000", "secure_delete=FAST"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
@@ -95,8 +99,10 @@ class Database:
     serves many runs, and the fault of one function undoes only that function.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vault: Vault | None = None) -> None:
+        """``vault`` seals columns; None: the one whose keys lie beside a SQLite file, as in a home."""
         self._path = path
+        self._vault = vault or Vault(FileKeys.of(Home(path.parent)))
         self._engine: Engine | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dj-store")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dj-store-read")
@@ -105,7 +111,7 @@ class Database:
         self._lock = threading.Lock()
 
     async def open(self) -> None:
-        """Make or upgrade the database. Raises StorageFull, EngineError."""
+        """Make or upgrade the database. Raises StorageFull, EngineError, ConfigurationError (its key is not here)."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
@@ -113,8 +119,10 @@ class Database:
             # 0600 from the first byte; SQLite gives the WAL files the same mode as the database.
             self._path.touch(mode=0o600)
         self._engine = _make_engine(self._path)
+        sealed.attach(self._engine, self._vault)
         with self._transaction(reading=False) as connection:
             migrate.upgrade(connection)
+            sealed.verify(connection, self._vault, sealed_values)
 
     async def close(self) -> None:
         """Wait for what is running, then close. Later calls fail."""
