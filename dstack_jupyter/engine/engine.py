@@ -35,8 +35,10 @@ from .pending import RunReconciler
 from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
 from .service import Problem, Service
-from .store import hosts, location, moves, runs
+from .store import hosts, location, moves, runs, sealed
 from .store.database import Database
+from .store.schema import sealed_values
+from .vault import FileKeys, Vault
 from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
@@ -49,17 +51,17 @@ class Engine:
         self.home = home
         self._open: set[str] = set()
         self._problems: dict[Key, Problem] = {}
-        self._database = Database(location.shared(home) or home.create().store)
+        self._vault = Vault(FileKeys.of(home))
+        self._database = Database(location.shared(home) or home.create().store, self._vault)
         self._bus = Bus()
         installation = home.installation()
-        keys = Keys(home)
+        self._keys = keys = Keys(home)
         self._machines = Machines(home, self._database, keys, installation)
         self._forwards = Forwards(home, keys)
         self._queue = WorkQueue(self._reconcile, failed=self._note_problem)
-        self._passwords: dict[str, str] = {}
         condemned: dict[str, tuple[Reason, str]] = {}
         provisioning = Provisioning(lambda: self._database.read(hosts.offers))
-        maker = JobMaker(self._code_path, keys, lambda run_id: self._passwords.get(run_id, ""))
+        maker = JobMaker(self._code_path, keys)
         wake = self._queue.add
         self._reconcilers: dict[str, Callable[[Key], Awaitable[Next]]] = {
             "attempt": AttemptReconciler(
@@ -97,15 +99,18 @@ class Engine:
             submitted=self._submitted,
             wake=wake,
             problems=self._problems,
-            passwords=self._passwords,
             forwards=self._forwards,
             fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget),
         )
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the store and go on with what it holds: recovery is ordinary reconciliation. Raises StorageFull, EngineError."""
+        """Open the store and go on with what it holds: recovery is ordinary reconciliation.
+
+        Raises StorageFull, EngineError, ConfigurationError (the key of the store is not here).
+        """
         await self._database.open()
+        self._keys.seed = bytes.fromhex(await self._database.write(sealed.keep, sealed_values, "seed", sealed.run_seed))
         for fleet_id in await self._database.read(moves.open_fleets):
             self._submitted(fleet_id)
         for attempt_id, _ in await self._database.read(runs.unfinished):
@@ -151,7 +156,6 @@ class Engine:
 
     async def _runs(self, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> bool:
         """A job is seen running: what it offers is opened, what guards it begins. False: not all is open yet."""
-        self._passwords.pop(run.id, None)
         if watched(run_configuration(run.configuration)):
             self._queue.add(Key("guard", attempt.id))
         return await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))

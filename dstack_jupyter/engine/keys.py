@@ -30,10 +30,14 @@ def _pair(seed: bytes) -> KeyPair:
 
 
 class Keys:
-    """Cheap to make; files appear when first asked for. Blocks briefly."""
+    """Cheap to make; files appear when first asked for. Blocks briefly.
 
-    def __init__(self, home: Home) -> None:
+    ``seed`` (32 bytes, sealed in the store) is set by the engine when its store is open.
+    """
+
+    def __init__(self, home: Home, seed: bytes = b"") -> None:
         self._home = home
+        self.seed = seed
 
     @property
     def file(self) -> Path:
@@ -56,12 +60,7 @@ class Keys:
     def public(self) -> str:
         return self.file.with_name("id_ed25519.pub").read_text().strip()
 
-    def _seed(self) -> bytes:
-        path = self._home.keys / "seed"
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return path.read_bytes()
-
     def of_run(self, run_id: str, use: str) -> KeyPair:
-        """A key of a run for one use (``nodes``, ``host-0``): the same whenever it is asked for."""
-        return _pair(hmac.new(self._seed(), f"{run_id} {use}".encode(), hashlib.sha256).digest())
+        """A key of a run for one use (``nodes``, ``host-0``): the same whenever it is asked for, by any engine of the store."""
+        assert self.seed, "the engine has not opened its store"
+        return _pair(hmac.new(self.seed, f"{run_id} {use}".encode(), hashlib.sha256).digest())

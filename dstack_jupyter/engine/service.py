@@ -58,12 +58,10 @@ class Service:
         submitted: Callable[[str], None],
         wake: Callable[[Key], None],
         problems: dict[Key, Problem],
-        passwords: dict[str, str],
         forwards: Forwards,
         fleets: FleetService,
     ) -> None:
         self.fleets = fleets
-        self._passwords = passwords
         self._forwards = forwards
         self._database = database
         self._bus = bus
@@ -103,8 +101,6 @@ class Service:
                 if not tries:
                     raise
         if new:
-            if request.registry_password:
-                self._passwords[run_id] = request.registry_password
             self._submitted(submission.fleet_id)
             if submission.next_at is not None:
                 self._wake(Key("run", run_id))
@@ -239,4 +235,5 @@ def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, use
         configuration={**task.given(), "name": name},
         code=[ref.model_dump() for ref in request.code],
         context=request.context.model_dump(),
+        registry_password=request.registry_password or None,
     )

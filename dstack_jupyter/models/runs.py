@@ -102,7 +102,7 @@ class ApplyRequest(WireModel):
     code: list[CodeRef] = []
     context: Context
     registry_password: str = Field(default="", repr=False)
-    """Kept in memory until the image is there, never stored."""
+    """Stored sealed until no job of the run can need it any more, then wiped."""
 
 
 class StopRequest(WireModel):
