@@ -41,7 +41,8 @@ def _line(check: str, ok: bool, message: str, hint: str = "") -> dict[str, Any]:
 
 
 def _store(connection: Connection) -> dict[str, Any]:
-    found = connection.execute(text("PRAGMA quick_check(1)")).scalar()
+    sqlite = connection.dialect.name == "sqlite"
+    found = connection.execute(text("PRAGMA quick_check(1)")).scalar() if sqlite else "ok"
     revision = migrate.current(connection)
     return _line(
         "store",

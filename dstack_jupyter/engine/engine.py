@@ -35,7 +35,7 @@ from .pending import RunReconciler
 from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
 from .service import Problem, Service
-from .store import hosts, moves, runs, sealed
+from .store import hosts, location, moves, runs, sealed
 from .store.database import Database
 from .store.schema import sealed_values
 from .vault import FileKeys, Vault
@@ -52,7 +52,7 @@ class Engine:
         self._open: set[str] = set()
         self._problems: dict[Key, Problem] = {}
         self._vault = Vault(FileKeys.of(home))
-        self._database = Database(home.create().store, self._vault)
+        self._database = Database(location.shared(home) or home.create().store, self._vault)
         self._bus = Bus()
         installation = home.installation()
         self._keys = keys = Keys(home)
@@ -101,6 +101,7 @@ class Engine:
             problems=self._problems,
             forwards=self._forwards,
             fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget),
+            vault=self._vault,
         )
         self._keeping: asyncio.Task[None] | None = None
 

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str) -> NoReturn:
-        hint = f"`%{self.prog} -h` shows what there is"
+        hint = f"`{'' if self.prog.startswith('jupyter ') else '%'}{self.prog} -h` shows what there is"
         wrong = re.search(r"unrecognized arguments: (\S+)", message)
         if wrong:
             flag = wrong[1].partition("=")[0]
