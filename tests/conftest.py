@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter import client as client_module
-from dstack_jupyter.engine.vault import ENV_KEY_FILE
+from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private
 from dstack_jupyter.models.secret import Secret
@@ -68,16 +68,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 
 @pytest.fixture(params=STORES)
-def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path | Secret]:
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Secret]:
     """Where a store of the test's own is, on each of the two databases in turn; it is empty, and made by who opens it."""
     if request.param == "sqlite":
         yield tmp_path / "store.db"
         return
     server: Server = request.getfixturevalue("postgres")
     name = server.create()
-    monkeypatch.setenv(ENV_KEY_FILE, str(server.keys))
     yield server.url(name)
     server.drop(name)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    """The keys of the test's store, whichever database that is on."""
+    return Vault(FileKeys.of(Home(tmp_path)))
 
 
 def home_at(root: Path, where: Path | Secret) -> Home:

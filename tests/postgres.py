@@ -17,6 +17,7 @@ import pytest
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.vault import FileKeys, Vault
+from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.secret import Secret
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -43,11 +44,6 @@ class Server:
         self._settings = settings
         self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def keys(self) -> Path:
-        """The keys of all stores on this server: engines that share a store share them."""
-        return self.folder / "keys.json"
 
     @property
     def data(self) -> Path:
@@ -124,9 +120,12 @@ def postgres() -> Iterator[Server]:
     try:
         server.start()
         server.execute(f"CREATE DATABASE {READY}")
-        database = Database(server.url(READY), Vault(FileKeys(server.keys)))
-        database._open()
-        database._shut()
+        with tempfile.TemporaryDirectory() as folder:
+            database = Database(server.url(READY), Vault(FileKeys.of(Home(Path(folder)))))
+            database._open()
+            database._shut()
+        # Each store has keys of its own: what this one was sealed with is no part of the template.
+        server.execute("DELETE FROM sealed_values", READY)
         yield server
     finally:
         server.remove()

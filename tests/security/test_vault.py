@@ -23,7 +23,7 @@ from dstack_jupyter.engine.store import moves, runs, sealed
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import SEALED_TABLES, sealed_values
 from dstack_jupyter.engine.store.schema import runs as runs_table
-from dstack_jupyter.engine.vault import ENV_KEY_FILE, DataKey, FileKeys, Vault
+from dstack_jupyter.engine.vault import DataKey, FileKeys, Vault
 from dstack_jupyter.models.errors import ConfigurationError
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.secret import Secret
@@ -60,9 +60,9 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def either(where: Path | Secret) -> AsyncIterator[Database]:
+async def either(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
     """On each of the two databases in turn."""
-    found = Database(where)
+    found = Database(where, vault)
     await found.open()
     yield found
     await found.close()
@@ -263,11 +263,9 @@ async def test_of_two_nodes_the_second_still_has_the_password(either: Database) 
 
 
 @pytest.mark.parametrize("where", ["postgresql"], indirect=True)
-async def test_engines_that_share_a_store_rotate_under_each_other(where: Path | Secret) -> None:
-    one, other = (Vault(FileKeys(Path(os.environ[ENV_KEY_FILE]).with_name(f"{new_id()}.json"))) for _ in range(2))
-    other = Vault(FileKeys(Path(one.place)))  # the same file, as a shared secret is mounted
-    Path(one.place).write_bytes(Path(os.environ[ENV_KEY_FILE]).read_bytes())
-    Path(one.place).chmod(0o600)
+async def test_engines_that_share_a_store_rotate_under_each_other(where: Path | Secret, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"  # one file for both, as a shared secret is mounted
+    one, other = Vault(FileKeys(file)), Vault(FileKeys(file))
     first, second = Database(where, one), Database(where, other)
     await first.open()
     await second.open()
@@ -285,7 +283,6 @@ async def test_engines_that_share_a_store_rotate_under_each_other(where: Path | 
     assert len(await second.read(read_runs)) == 2  # it read the file again
     await first.close()
     await second.close()
-    Path(one.place).unlink()
 
 
 async def test_an_engine_with_another_key_is_refused(either: Database, where: Path | Secret, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _sqlite(path: Path) -> Engine:
     def prepare(connection: sqlite3.Connection, _: Any) -> None:
         # We say BEGIN ourselves: the module's own would begin only before a write, and never IMMEDIATE.
         connection.isolation_level = None
-        # secure_delete: what is wiped leaves no copy in the page that it stood on.
+        # What is wiped leaves no copy in the page that it stood on.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000", "secure_delete=FAST"):
             connection.execute(f"PRAGMA {pragma}").close()
 

@@ -67,10 +67,13 @@ class Database:
     """
 
     def __init__(self, where: Path | Secret, vault: Vault | None = None) -> None:
-        """``vault`` seals columns; None: the one whose keys lie beside a SQLite file, or in the user's own home."""
+        """``vault`` seals columns; None: the one whose keys lie beside a SQLite file, as in a home."""
+        if vault is None:
+            assert isinstance(where, Path), "the keys of a shared store lie beside nothing"
+            vault = Vault(FileKeys.of(Home(where.parent)))
         self.where = where
-        self._vault = vault or Vault(FileKeys.of(Home(where.parent) if isinstance(where, Path) else Home.default()))
         self.fence: Fence | None = None
+        self._vault = vault
         self._engine: Engine | None = None
         self._reading: Engine | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dj-store")
@@ -85,10 +88,7 @@ class Database:
         return not isinstance(self.where, Path)
 
     async def open(self) -> None:
-        """Make or upgrade the tables.
-
-        Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (also where the key of the store is not here).
-        """
+        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (a key is missing)."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
@@ -96,10 +96,10 @@ class Database:
             # 0600 from the first byte; SQLite gives the WAL files the same mode as the database.
             self.where.touch(mode=0o600)
         self._engine = engine_for(self.where)
-        sealed.attach(self._engine, self._vault)
         events.attach(self._engine)
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.shared else {}
         self._reading = self._engine.execution_options(reading=True, **options)
+        sealed.attach(self._engine, self._vault)
         with self._transaction(reading=False) as connection:
             if self.shared:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OPENING})
