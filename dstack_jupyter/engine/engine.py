@@ -101,6 +101,7 @@ class Engine:
             problems=self._problems,
             forwards=self._forwards,
             fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget),
+            vault=self._vault,
         )
         self._keeping: asyncio.Task[None] | None = None
 

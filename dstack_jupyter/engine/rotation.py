@@ -1,6 +1,7 @@
 """A new key for the store: everything is sealed anew, then the old key is forgotten.
 
-It may be cut off anywhere. Until the very end both keys open; the next call goes on with the same new key.
+It may be cut off anywhere. Until the very end both keys open; the next call goes on with the same new key. Where engines share a
+store the old key is kept until the next rotation: another one may be writing with it, and needs the new key from the same file.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ async def rotate(database: Database, vault: Vault) -> dict[str, Any]:
 
     Called on the engine's loop, which goes on working. Raises StorageFull, ConfigurationError; then it is to be repeated.
     """
-    key = await asyncio.to_thread(vault.begin_rotation)
+    await asyncio.to_thread(vault.load)
+    foreign = await database.read(sealed.count_foreign, SEALED_TABLES, vault.sealing)
+    key = await asyncio.to_thread(vault.begin_rotation, go_on=foreign > 0 or not database.shared)
     values = 0
     # Writes that were sealed with the old key before this are done when the first of these begins: one thread makes them all.
     while done := await database.write(sealed.reseal, SEALED_TABLES, key, AT_ONCE):
         values += done
-    forgotten = await asyncio.to_thread(vault.end_rotation)
+    forgotten = [] if database.shared else await asyncio.to_thread(vault.end_rotation)
     return {"key": key, "forgotten": forgotten, "values": values}

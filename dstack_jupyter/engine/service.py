@@ -22,7 +22,7 @@ from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, Condition, ConditionType, EventView, Frame, Plan, PlanRequest, RunView
 from ..models.states import RUN_END, AttemptState
-from . import doctor, streams
+from . import doctor, rotation, streams
 from .bus import Bus
 from .fleet_service import FleetService
 from .forwards import Forwards
@@ -33,6 +33,7 @@ from .queue import Key
 from .store import events, moves, runs
 from .store.database import Database
 from .store.schema import now
+from .vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class Service:
         problems: dict[Key, Problem],
         forwards: Forwards,
         fleets: FleetService,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self.fleets = fleets
         self._forwards = forwards
         self._database = database
@@ -194,9 +197,13 @@ class Service:
     async def backends(self) -> list[BackendView]:
         return await asyncio.to_thread(overview.views)
 
+    async def rotate_key(self) -> dict[str, Any]:
+        """A new key for the store: ``{key, forgotten, values}``. Raises StorageFull, ConfigurationError."""
+        return await rotation.rotate(self._database, self._vault)
+
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
-        return await doctor.examine(self._database, self._home, list(self._problems.values()))
+        return await doctor.examine(self._database, self._vault, list(self._problems.values()))
 
     async def _view(self, run_id: str) -> RunView:
         return self._with_conditions(await self._database.read(runs.view, run_id))

@@ -186,12 +186,15 @@ class Vault:
                 hint="put the store and its keys back from the same copy",
             ) from None
 
-    def begin_rotation(self) -> str:
-        """A fresh key seals from now on, the others still open; an unfinished rotation is gone on with. Returns its id."""
+    def begin_rotation(self, *, go_on: bool) -> str:
+        """A fresh key seals from now on, the one of before still opens. Returns its id.
+
+        ``go_on``: where there is more than one key, the first one is the fresh one of a rotation that was cut off.
+        """
         with self._lock:
             keys = self._store.load()
-            if len(keys) < 2:
-                keys = [DataKey.fresh(), *keys]
+            if len(keys) < 2 or not go_on:
+                keys = [DataKey.fresh(), *keys[:1]]
                 self._store.replace(keys)
             self._take(keys)
             return keys[0].id

@@ -283,6 +283,8 @@ class EngineInfo(WireModel):
     """Who hosts the engine: a Jupyter server, or a process of its own."""
     home: str
     installation: str
+    python: str = ""
+    """The interpreter that the engine runs on."""
     started_at: float
     store_open: bool = False
     unfinished_runs: int = 0

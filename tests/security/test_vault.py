@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
 from dstack_jupyter.engine import rotation
 from dstack_jupyter.engine.names import new_id
@@ -26,6 +26,7 @@ from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.engine.vault import DataKey, FileKeys, Vault
 from dstack_jupyter.models.errors import ConfigurationError
 from dstack_jupyter.models.home import Home
+from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState
 from tests.engine.test_store import ended, submission
 
@@ -58,6 +59,15 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await found.close()
 
 
+@pytest.fixture
+async def either(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
+    """On each of the two databases in turn."""
+    found = Database(where, vault)
+    await found.open()
+    yield found
+    await found.close()
+
+
 def secret_run(number: int = 0, **more: Any) -> runs.Submission:
     configuration = {"type": "task", "commands": ["true"], "env": {"TOKEN": f"{CANARY}-env-{number}"}, **more}
     return submission(f"run-{number}", configuration=configuration, registry_password=f"{CANARY}-registry-{number}")
@@ -73,12 +83,13 @@ def read_runs(connection: Connection) -> list[tuple[Any, Any]]:
     return [(row.configuration, row.registry_password) for row in connection.execute(query)]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(), st.sampled_from(["a", "runs.configuration"]))
-def test_any_text_comes_back(text: str, column: str) -> None:
+def test_any_text_comes_back(given: str, column: str) -> None:
     vault = Vault(InMemory())
     vault.load(create=True)
-    assert vault.open(vault.seal(text, column), column) == text
-    assert vault.seal(text, column) != vault.seal(text, column)
+    assert vault.open(vault.seal(given, column), column) == given
+    assert vault.seal(given, column) != vault.seal(given, column)
 
 
 def test_a_changed_or_moved_value_does_not_open() -> None:
@@ -122,13 +133,13 @@ async def test_a_key_that_others_can_read_is_refused(database: Database, tmp_pat
 async def test_a_damaged_key_file_is_kept_and_not_shown(database: Database, tmp_path: Path) -> None:
     await database.close()
     path = tmp_path / "keys" / "store.json"
-    path.write_text(text := path.read_text()[:-40])
+    path.write_text(left := path.read_text()[:-40])
     again = Database(tmp_path / "store.db")
     with pytest.raises(ConfigurationError, match="does not hold keys") as caught:
         await again.open()
     await again.close()
-    assert path.read_text() == text
-    assert text[20:60] not in str(caught.value)
+    assert path.read_text() == left
+    assert left[20:60] not in str(caught.value)
 
 
 async def test_rotation_seals_everything_anew_and_forgets_the_old_key(tmp_path: Path) -> None:
@@ -214,11 +225,8 @@ async def test_a_rotation_that_is_cut_off_anywhere_loses_nothing_and_is_gone_on_
     assert died >= 8, died
 
 
-def passwords(folder: Path) -> list[str | None]:
-    with sqlite3.connect(folder / "store.db") as connection:
-        found = [row[0] for row in connection.execute("SELECT registry_password FROM runs ORDER BY name")]
-    connection.close()
-    return found
+def passwords(connection: Connection) -> list[str | None]:
+    return list(connection.execute(text("SELECT registry_password FROM runs ORDER BY name")).scalars())
 
 
 @pytest.mark.parametrize(
@@ -227,46 +235,80 @@ def passwords(folder: Path) -> list[str | None]:
     ids=["plain", "retry", "schedule"],
 )
 async def test_a_registry_password_is_kept_as_long_as_a_job_can_need_it(
-    database: Database, tmp_path: Path, more: dict[str, Any], kept: bool
+    either: Database, more: dict[str, Any], kept: bool
 ) -> None:
     new = secret_run(**more)
-    await database.write(runs.submit, new)
-    await database.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PROVISIONING)
-    await database.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PULLING)
-    assert passwords(tmp_path) != [None]
-    assert (await database.read(read_runs))[0][1] == f"{CANARY}-registry-0"
-    await database.write(moves.move_attempt, new.attempt_ids[0], AttemptState.RUNNING)
-    assert (passwords(tmp_path) != [None]) is kept
-    await database.write(runs.ask_to_end, new.run_id, "ada", False)
-    await database.write(moves.end_attempt, new.attempt_ids[0], ended(AttemptState.TERMINATED))
-    assert passwords(tmp_path) == [None]
+    await either.write(runs.submit, new)
+    await either.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PROVISIONING)
+    await either.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PULLING)
+    assert await either.read(passwords) != [None]
+    assert (await either.read(read_runs))[0][1] == f"{CANARY}-registry-0"
+    await either.write(moves.move_attempt, new.attempt_ids[0], AttemptState.RUNNING)
+    assert (await either.read(passwords) != [None]) is kept
+    await either.write(runs.ask_to_end, new.run_id, "ada", False)
+    await either.write(moves.end_attempt, new.attempt_ids[0], ended(AttemptState.TERMINATED))
+    assert await either.read(passwords) == [None]
 
 
-async def test_of_two_nodes_the_second_still_has_the_password(database: Database, tmp_path: Path) -> None:
+async def test_of_two_nodes_the_second_still_has_the_password(either: Database) -> None:
     new = secret_run()
     new.attempt_ids.append(new_id())
-    await database.write(runs.submit, new)
-    await database.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PROVISIONING)
-    await database.write(moves.move_attempt, new.attempt_ids[0], AttemptState.RUNNING)
-    assert passwords(tmp_path) != [None]
-    await database.write(moves.move_attempt, new.attempt_ids[1], AttemptState.PROVISIONING)
-    await database.write(moves.move_attempt, new.attempt_ids[1], AttemptState.RUNNING)
-    assert passwords(tmp_path) == [None]
+    await either.write(runs.submit, new)
+    await either.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PROVISIONING)
+    await either.write(moves.move_attempt, new.attempt_ids[0], AttemptState.RUNNING)
+    assert await either.read(passwords) != [None]
+    await either.write(moves.move_attempt, new.attempt_ids[1], AttemptState.PROVISIONING)
+    await either.write(moves.move_attempt, new.attempt_ids[1], AttemptState.RUNNING)
+    assert await either.read(passwords) == [None]
+
+
+@pytest.mark.parametrize("where", ["postgresql"], indirect=True)
+async def test_engines_that_share_a_store_rotate_under_each_other(where: Path | Secret, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"  # one file for both, as a shared secret is mounted
+    one, other = Vault(FileKeys(file)), Vault(FileKeys(file))
+    first, second = Database(where, one), Database(where, other)
+    await first.open()
+    await second.open()
+    await second.write(runs.submit, secret_run(1))
+    old = one.sealing
+    assert (await rotation.rotate(first, one))["forgotten"] == []
+    await second.write(runs.submit, secret_run(2))  # still with the old key
+    assert await first.read(sealed.count_foreign, SEALED_TABLES, one.sealing) == 2
+    assert len(await first.read(read_runs)) == len(await second.read(read_runs)) == 2
+    again = await rotation.rotate(first, one)
+    assert again == {"key": one.sealing, "forgotten": [], "values": 2}  # goes on: there was something left
+    newest = await rotation.rotate(first, one)
+    assert old not in [key.id for key in one.load()]
+    assert newest["values"] == 2 * 2 + 1
+    assert len(await second.read(read_runs)) == 2  # it read the file again
+    await first.close()
+    await second.close()
+
+
+async def test_an_engine_with_another_key_is_refused(either: Database, where: Path | Secret, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    stranger = Vault(FileKeys(path))
+    stranger.load(create=True)
+    again = Database(where, stranger)
+    with pytest.raises(ConfigurationError, match=r"which is not in .*other\.json") as caught:
+        await again.open()
+    await again.close()
+    assert "copy it from where the store was made" in caught.value.hint
 
 
 def test_two_engines_that_begin_at_once_have_one_key(tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom dstack_jupyter.engine.vault import FileKeys, Vault\n"
-        "from dstack_jupyter.models.home import Home\n"
-        "sys.stdin.read(1)\nvault = Vault(FileKeys.of(Home(Path(sys.argv[1]))))\nvault.load(create=True)\nprint(vault.sealing)\n"
-    )
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    ids = {process.communicate("x")[0] for process in both}
-    assert len(ids) == 1
-    found = tmp_path / "keys" / "store.json"
-    assert found.stat().st_mode & 0o777 == 0o600
-    assert json.loads(found.read_text())["keys"][0]["id"] == ids.pop().strip()
-    assert os.listdir(found.parent) == ["store.json"]
+    for number in range(50):
+        home = Home(tmp_path / str(number)).create()
+        together = threading.Barrier(4)
+
+        def begin(_: int, home: Home = home, together: threading.Barrier = together) -> str:
+            vault = Vault(FileKeys.of(home))
+            together.wait()
+            vault.load(create=True)
+            return vault.sealing
+
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(begin, range(4)))) == 1
+        found = home.keys / "store.json"
+        assert found.stat().st_mode & 0o777 == 0o600
+        assert os.listdir(found.parent) == ["store.json"]
