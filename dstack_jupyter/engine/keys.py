@@ -32,20 +32,22 @@ def _pair(seed: bytes) -> KeyPair:
 class Keys:
     """Cheap to make; files appear when first asked for. Blocks briefly."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, shared: bytes | None = None) -> None:
+        """``shared``: the seed of all engines that use one database; then our own key comes from it too."""
         self._home = home
+        self._shared = shared
 
     @property
     def file(self) -> Path:
         """The private key that we log in with where no other is named, made on first use, 0600; its ``.pub`` beside it."""
-        path = self._home.keys / "id_ed25519"
+        path = self._home.keys / ("id_ed25519" if self._shared is None else "id_ed25519_shared")
         if not path.exists():
-            pair = _pair(secrets.token_bytes(32))
+            pair = _pair(secrets.token_bytes(32) if self._shared is None else self._derived("installation"))
             fresh = path.with_name(f".id.{secrets.token_hex(4)}")
             write_private(fresh, pair.private.encode())
             try:
                 os.link(fresh, path)  # fails where another process was first
-                write_private(path.with_name("id_ed25519.pub"), f"{pair.public} dstack_jupyter\n".encode())
+                write_private(path.with_name(f"{path.name}.pub"), f"{pair.public} dstack_jupyter\n".encode())
             except FileExistsError:
                 pass
             finally:
@@ -54,9 +56,12 @@ class Keys:
 
     @property
     def public(self) -> str:
-        return self.file.with_name("id_ed25519.pub").read_text().strip()
+        file = self.file
+        return file.with_name(f"{file.name}.pub").read_text().strip()
 
     def _seed(self) -> bytes:
+        if self._shared is not None:
+            return self._shared
         path = self._home.keys / "seed"
         if not path.exists():
             write_private(path, secrets.token_bytes(32))
@@ -64,4 +69,7 @@ class Keys:
 
     def of_run(self, run_id: str, use: str) -> KeyPair:
         """A key of a run for one use (``nodes``, ``host-0``): the same whenever it is asked for."""
-        return _pair(hmac.new(self._seed(), f"{run_id} {use}".encode(), hashlib.sha256).digest())
+        return _pair(self._derived(f"{run_id} {use}"))
+
+    def _derived(self, use: str) -> bytes:
+        return hmac.new(self._seed(), use.encode(), hashlib.sha256).digest()
