@@ -133,7 +133,7 @@ class EngineHost:
                 self._released()
 
     def _take_lease(self) -> bool:
-        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly. Called every ``LOOK`` seconds."""
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; called every ``LOOK`` seconds."""
         if self._lease.acquire():
             return True
         if self._lease.stands_still():
@@ -207,6 +207,9 @@ class EngineHost:
                 engine = module(self.home, self._lost)
                 try:
                     await engine.start()
+                except asyncio.CancelledError:
+                    await engine.stop()
+                    raise
                 except DstackJupyterError as error:
                     if isinstance(error, StoreUnavailable) and self._lease.displaced:
                         error.hint = f"let the process go on that stands still: `kill -CONT {self._lease.displaced}`"

@@ -8,6 +8,7 @@ old one; the old holder finds that when it wakes, and its writes are refused by 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -103,10 +104,9 @@ class Lease:
         if not self._in_place():
             return False
         self._count += 1
-        try:
+        with contextlib.suppress(OSError):
+            # A full disk: then others see us stand still, and the store decides between us.
             self._write()
-        except OSError:
-            pass  # a full disk: then others see us stand still, and the store decides between us
         return True
 
     def _moved(self) -> bool:
