@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -134,7 +133,7 @@ class EngineHost:
                 self._released()
 
     def _take_lease(self) -> bool:
-        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly. Each ``LOOK`` seconds."""
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; called every ``LOOK`` seconds."""
         if self._lease.acquire():
             return True
         if self._lease.stands_still():
@@ -208,6 +207,9 @@ class EngineHost:
                 engine = module(self.home, self._lost)
                 try:
                     await engine.start()
+                except asyncio.CancelledError:
+                    await engine.stop()
+                    raise
                 except DstackJupyterError as error:
                     if isinstance(error, StoreUnavailable) and self._lease.displaced:
                         error.hint = f"let the process go on that stands still: `kill -CONT {self._lease.displaced}`"
@@ -226,7 +228,6 @@ class EngineHost:
             host=self.kind,
             home=str(self.home.root),
             installation=self.home.installation(),
-            python=sys.executable,
             started_at=self.started_at,
             store_open=self._engine is not None,
             unfinished_runs=self.unfinished(),

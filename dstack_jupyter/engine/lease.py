@@ -104,7 +104,8 @@ class Lease:
         if not self._in_place():
             return False
         self._count += 1
-        with contextlib.suppress(OSError):  # a full disk: then others see us stand still, and the store decides between us
+        with contextlib.suppress(OSError):
+            # A full disk: then others see us stand still, and the store decides between us.
             self._write()
         return True
 
