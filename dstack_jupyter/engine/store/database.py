@@ -88,7 +88,7 @@ class Database:
         return not isinstance(self.where, Path)
 
     async def open(self) -> None:
-        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (a key is missing)."""
+        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (its key)."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
