@@ -51,16 +51,17 @@ def _ask(name: str, title: str, view: BackendView) -> None:
             _, answer = known[name]
             if answer.error:
                 raise BackendError(answer.error, hint=answer.hint)
-            columns, rights = answer.columns or {"backend": [], "region": []}, registry.load(name).check()
+            rights = registry.load(name).check()
     except DstackJupyterError as error:
         view.status, view.last_error, view.hint = "in trouble", error.message, error.hint
         view.message = f"{title}: {error.message}"
         return
-    view.configured = bool(columns["backend"])
-    view.credentials = "none needed" if view.kind == "local" else "valid" if columns["backend"] else "unknown"
+    regions = answer.table.rows.text["region"].words if answer.table is not None and len(answer.table) else []
+    view.configured = bool(regions)
+    view.credentials = "none needed" if view.kind == "local" else "valid" if regions else "unknown"
     missing = [right.permission for right in rights if right.status == "missing"]
     view.permissions = "complete" if not missing else f"missing: {', '.join(missing)}"
-    view.regions = sorted(set(columns["region"]))
+    view.regions = sorted(regions)
     view.price_source = "no price: machines of your own"
     view.status = "ready" if view.configured else "not configured"
     view.message = f"{title}: {view.status}"

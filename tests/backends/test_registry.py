@@ -19,7 +19,7 @@ from dstack_jupyter.machines.facts import GPUFacts, HostFacts
 from dstack_jupyter.models.errors import BackendError, BackendNotAvailable, NotFound
 from dstack_jupyter.models.resources import Resources
 from dstack_jupyter.models.runs import OfferView
-from dstack_jupyter.offers.table import Requirements
+from dstack_jupyter.offers.requirements import Requirements
 
 PAGE = {
     "vm": [

@@ -14,7 +14,8 @@ from dstack_jupyter.models.configurations import TaskConfiguration
 from dstack_jupyter.models.resources import Resources
 from dstack_jupyter.models.runs import Missing
 from dstack_jupyter.offers.frame import to_frame
-from dstack_jupyter.offers.table import COLUMNS, OfferTable, Requirements
+from dstack_jupyter.offers.requirements import Requirements
+from dstack_jupyter.offers.table import COLUMNS, OfferTable, merge
 
 ROW: dict[str, Any] = {
     "backend": "cloud", "region": "eu", "zone": "", "instance_type": "m", "cpus": 8.0, "memory_gb": 32.0, "disk_gb": 200.0,
