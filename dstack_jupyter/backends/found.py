@@ -10,7 +10,7 @@ from ..offers.requirements import Requirements
 from ..offers.rows import Rows
 
 if TYPE_CHECKING:
-    import pandas
+    from ..offers.frame import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,11 @@ class Found:
     pending: bool
     """Whether a source has been asked for the first time and has not answered yet."""
 
-    def frame(self, most: int | None = None, group_by: str | None = None) -> pandas.DataFrame:
+    def frame(self, most: int | None = None, group_by: str | None = None) -> DataFrame:
         """The first ``most`` offers or groups, with ``beside`` in its attrs. Raises ConfigurationError for wrong groups."""
-        from ..offers.frame import to_frame
+        from ..offers.frame import plain_frame, to_frame
 
-        if group_by is None:
-            frame = to_frame(self.rows.first(most))
-        else:
-            import pandas as pd
-
-            frame = pd.DataFrame(self.groups(group_by, most))
+        frame = to_frame(self.rows.first(most)) if group_by is None else plain_frame(self.groups(group_by, most))
         frame.attrs |= self.beside()
         return frame
 

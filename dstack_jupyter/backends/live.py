@@ -53,11 +53,13 @@ class Answer:
     """Unix time of the last failure; 0 if the last call was good."""
     asking_for: float | None = None
     """Seconds that the present call has been under way; None if there is none."""
+    overdue: bool = False
+    """Whether that is more than the source may take."""
 
     @property
     def pending(self) -> bool:
         """Whether nothing is known yet, and will be soon."""
-        return self.table is None and not self.error and self.asking_for is not None
+        return self.table is None and not self.error and self.asking_for is not None and not self.overdue
 
     @property
     def age(self) -> float:
@@ -86,15 +88,17 @@ class Live:
                 threading.Thread(target=self._ask, name=f"dj-offers-{self.name}", daemon=True).start()
 
     def answer(self, until: float = 0.0) -> Answer:
-        """What is known; waits for a call under way until ``until`` (time.monotonic) if what is known is not fresh."""
+        """What is known; if that is not fresh, waits for a call under way, until ``until`` (time.monotonic) or its deadline."""
         with self._changed:
-            while self._asking_since is not None and not self._fresh():
-                left = until - time.monotonic()
+            while (since := self._asking_since) is not None and not self._fresh():
+                left = min(until, since + self.source.feed.deadline) - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            since = self._asking_since
-            return replace(self._answer, asking_for=None if since is None else time.monotonic() - since)
+            if since is None:
+                return self._answer
+            asking = time.monotonic() - since
+            return replace(self._answer, asking_for=asking, overdue=asking > self.source.feed.deadline)
 
     def _fresh(self) -> bool:
         """Whether there is no need to ask. A clock that was set back makes an answer old."""
@@ -241,10 +245,12 @@ def of(name: str) -> Live:
 
 def line_of(live: Live, answer: Answer) -> Missing | None:
     """What the user should know of a source beside its rows, or in their place; None if all is well."""
-    asking, feed = answer.asking_for, live.source.feed
-    reason, hint = answer.error, answer.hint
-    if asking is not None and asking > feed.deadline:
-        reason, hint = f"it does not answer: asked {asking:.0f} s ago", f"`%dstack backends check {live.name}` looks closer"
+    feed, reason, hint = live.source.feed, answer.error, answer.hint
+    if answer.overdue:
+        reason, hint = (
+            f"it does not answer: asked {answer.asking_for:.0f} s ago",
+            f"`%dstack backends check {live.name}` tells more",
+        )
     if answer.table is None:
         if not reason:
             reason, hint = "its offers are being asked for", "ask again in a moment, or with `--refresh` to wait for them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from .rows import Array, Rows
 from .table import COLUMNS
 
 if TYPE_CHECKING:
-    import pandas
+    from pandas import DataFrame as DataFrame  # noqa: PLC0414 - exported to others
 
 
 def per_gpu(rows: Rows) -> tuple[Array, Array]:
@@ -21,7 +22,7 @@ def per_gpu(rows: Rows) -> tuple[Array, Array]:
         return each, np.where(memory > 0, each / memory, np.nan)
 
 
-def to_frame(rows: Rows) -> pandas.DataFrame:
+def to_frame(rows: Rows) -> DataFrame:
     """One row an offer, in the order of ``rows``."""
     import pandas as pd
 
@@ -43,3 +44,10 @@ def to_frame(rows: Rows) -> pandas.DataFrame:
         else:
             columns[name] = rows.numbers[name]
     return pd.DataFrame(columns, copy=False)
+
+
+def plain_frame(columns: Mapping[str, Sequence[Any]]) -> DataFrame:
+    """Plain columns, such as groups, as a frame."""
+    import pandas as pd
+
+    return pd.DataFrame(columns)

@@ -70,7 +70,7 @@ class Filter:
 
 
 def filters(wanted: Requirements) -> list[Filter]:
-    """All wishes of a query, in the order in which they are blamed."""
+    """All wishes of a query, in the order in which they are blamed: where, what, and for how much at last."""
     found: list[Filter] = []
     for name, column, values in (
         ("backends", "backend", wanted.backends),
@@ -82,13 +82,16 @@ def filters(wanted: Requirements) -> list[Filter]:
             found.append(Filter(name, _one_of(column, values)))
     if names := tuple(name.rpartition("/")[2] for name in wanted.fleets):
         found.append(Filter("fleets", lambda part: ~_one_of("backend", ("ssh",))(part) | _one_of("region", names)(part)))
+    if wanted.resources.gpu is not None:
+        found += _gpu_filters(wanted.resources.gpu)
+    found += _resource_filters(wanted)
     # The user's own machines are neither spot nor on-demand; asking for spot alone leaves them out.
     if (spot := wanted.spot) is not None:
         found.append(Filter("spot_policy", lambda part: part.number("spot") == spot))
     if (highest := wanted.max_price) is not None:
         # A price that is not known may be any: it does not pass.
         found.append(Filter("max_price", lambda part: part.number("price") <= highest))
-    return found + _resource_filters(wanted) + ([] if wanted.resources.gpu is None else _gpu_filters(wanted.resources.gpu))
+    return found
 
 
 def _one_of(column: str, names: tuple[str, ...], *, lower: bool = False) -> Callable[[Part], Array]:

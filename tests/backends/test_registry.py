@@ -121,29 +121,29 @@ def test_a_backend_is_made_once_however_many_threads_ask(broken: str) -> None:
 
 
 def test_a_backend_that_fails_says_why_beside_the_others(broken: str) -> None:
-    found, missing = collect(Requirements(Resources()))
-    assert found.columns["backend"] == ["local"]
-    reasons = {line.backend: (line.reason, line.hint) for line in missing}
+    found = collect(Requirements(Resources()))
+    assert found.rows.text["backend"].values() == ["local"]
+    reasons = {line.backend: (line.reason, line.hint) for line in found.missing}
     assert reasons[broken] == ("the key is not valid", "make a new one")
     assert reasons["aws"][0] == "not available yet"
 
 
 def test_only_the_backends_asked_for_are_asked() -> None:
-    found, missing = collect(Requirements(Resources(), backends=("verda", "datacrunch", "local", "local")))
-    assert found.columns["backend"] == ["local"]
-    assert [line.backend for line in missing] == ["datacrunch"]
+    found = collect(Requirements(Resources(), backends=("verda", "datacrunch", "local", "local")))
+    assert found.rows.text["backend"].values() == ["local"]
+    assert [line.backend for line in found.missing] == ["datacrunch"]
 
 
 def test_a_filter_that_leaves_nothing_is_named_with_near_gpus() -> None:
-    _, missing = collect(Requirements(Resources.model_validate({"gpu": "A1000"}), backends=("local",)))
-    (line,) = missing
+    found = collect(Requirements(Resources.model_validate({"gpu": "A1000"}), backends=("local",)))
+    (line,) = found.missing
     assert (line.backend, line.reason) == ("local", "none of its offers passes `gpu name`")
     assert "A100" in line.hint
 
 
 def test_the_offer_of_this_machine(tmp_path: Path) -> None:
-    found, _ = collect(Requirements(Resources(), backends=("local",)))
-    (offer,) = found.views()
+    found = collect(Requirements(Resources(), backends=("local",)))
+    (offer,) = found.rows.views()
     assert (offer.backend, offer.region, offer.instance_type, offer.price) == ("local", "local", "local", 0)
     assert (offer.source, offer.availability) == ("host", "available")
     assert offer.cpus > 0 and offer.memory_gb > 0
@@ -151,7 +151,7 @@ def test_the_offer_of_this_machine(tmp_path: Path) -> None:
 
 def test_local_creates_and_terminates_nothing_however_often() -> None:
     backend = LocalBackend()
-    (offer,) = collect(Requirements(Resources(), backends=("local",)))[0].views()
+    (offer,) = collect(Requirements(Resources(), backends=("local",))).rows.views()
     for _ in range(2):
         assert backend.create_instance("dj-x-y", offer) == {}
     for _ in range(2):
