@@ -87,6 +87,11 @@ class Client:
         lines: list[dict[str, Any]] = self.call("GET", "/doctor")
         return lines
 
+    def rotate_key(self) -> dict[str, Any]:
+        """A new key for the store: ``{key, forgotten, values}``. One that was cut off is gone on with."""
+        found: dict[str, Any] = self.call("POST", "/engine/rotate-key")
+        return found
+
     def plan(self, wanted: PlanRequest) -> Plan:
         return Plan(**self.call("POST", "/runs/plan", wanted))
 

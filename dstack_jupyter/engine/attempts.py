@@ -97,6 +97,9 @@ class AttemptReconciler:
             for other, _ in siblings:
                 if other.id != key.id:
                     self._wake(Key("attempt", other.id))
+        if isinstance(step, steps.Running) and desired is not Desired.RUNNING:
+            # It was told to end while it began: whoever asked has woken us already, and nobody will again.
+            self._wake(key)
         return await self._after(key, run, attempt, instance, report, step, siblings, blocks)
 
     async def _finish(self, key: Key, instance: Row[Any] | None) -> Next:

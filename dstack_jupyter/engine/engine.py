@@ -42,9 +42,11 @@ from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
 from .relay import Relay
 from .service import Problem, Service
-from .store import common, hosts, location, runs, work
+from .store import hosts, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
+from .store.schema import sealed_values
+from .vault import FileKeys, Vault
 from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
@@ -70,9 +72,9 @@ class Engine:
         self._shared = location.shared(home)
         self._open: set[str] = set()
         self._problems: dict[Key, Problem] = {}
-        self._passwords: dict[str, str] = {}
         self._told: set[Key] = set()
-        self._database = Database(self._shared or home.create().store)
+        self._vault = Vault(FileKeys.of(home))
+        self._database = Database(self._shared or home.create().store, self._vault)
         self._bus = Bus()
         self._queue = WorkQueue(self._reconcile, failed=self._note_problem)
         self._relay: Relay | None = None
@@ -85,18 +87,19 @@ class Engine:
         """
         self._ending.push_async_callback(self._database.close)
         await self._database.open()
+        seed = bytes.fromhex(await self._database.write(sealed.keep, sealed_values, "seed", sealed.run_seed))
         life = f"{self.home.installation()}-{secrets.token_hex(4)}"
         if self._shared is None:
             self._leases = StoreLease(self._database, life, self._taken, self._lost_all)
-            self._assemble(self.home.installation(), Keys(self.home), "")
+            self._assemble(self.home.installation(), Keys(self.home, seed), "")
         else:
-            found = await self._database.write(common.load)
+            installation = await self._database.write(sealed.keep, sealed_values, "installation", self.home.installation)
             here = place_of(self.home)
             self._relay = Relay(self._database, self._shared, life, self._heard, self._blind)
             self._ending.push_async_callback(self._relay.stop)
             self._bus.tell = lambda key: self._tell(f"run {key}")
             self._leases = FleetLeases(self._database, life, here, self._taken, self._dropped, freed=lambda: self._tell("free"))
-            self._assemble(found.installation, Keys(self.home, found.seed), here)
+            self._assemble(installation, Keys(self.home, seed, shared=True), here)
             await self._relay.start()
         self._ending.push_async_callback(self._leases.stop)
         self._ending.push_async_callback(self._machines.close)
@@ -115,7 +118,7 @@ class Engine:
         condemned: dict[str, tuple[Reason, str]] = {}
         provisioning = Provisioning(lambda: self._database.read(hosts.offers))
         self._archives = Archives(self._database, self.home)
-        self._maker = JobMaker(self._archives.path, keys, lambda run_id: self._passwords.get(run_id, ""))
+        self._maker = JobMaker(self._archives.path, keys)
         wake = self._queue.add
         self._attempts = AttemptReconciler(
             self._database,
@@ -158,9 +161,9 @@ class Engine:
             archives=self._archives,
             wake=wake,
             problems=self._problems,
-            passwords=self._passwords,
             forwards=self._forwards,
             fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget, owner, born),
+            vault=self._vault,
         )
 
     async def stop(self) -> None:
@@ -263,7 +266,6 @@ class Engine:
 
     async def _runs(self, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> bool:
         """A job is seen running: what it offers is opened, what guards it begins. False: not all is open yet."""
-        self._passwords.pop(run.id, None)
         if watched(run_configuration(run.configuration)):
             self._queue.add(Key("guard", attempt.id))
         return await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -133,7 +134,7 @@ class EngineHost:
                 self._released()
 
     def _take_lease(self) -> bool:
-        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; called every ``LOOK`` seconds."""
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; every ``LOOK`` seconds."""
         if self._lease.acquire():
             return True
         if self._lease.stands_still():
@@ -228,6 +229,7 @@ class EngineHost:
             host=self.kind,
             home=str(self.home.root),
             installation=self.home.installation(),
+            python=sys.executable,
             started_at=self.started_at,
             store_open=self._engine is not None,
             unfinished_runs=self.unfinished(),

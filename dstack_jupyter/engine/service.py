@@ -21,7 +21,7 @@ from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, Condition, ConditionType, EventView, Frame, Plan, PlanRequest, RunView
 from ..models.states import RUN_END, AttemptState
-from . import doctor, place, streams
+from . import doctor, place, rotation, streams
 from .archives import Archives
 from .bus import Bus
 from .fleet_service import FleetService
@@ -33,6 +33,7 @@ from .queue import Key
 from .store import events, leases, moves, runs
 from .store.database import Database
 from .store.schema import now
+from .vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,12 @@ class Service:
         archives: Archives,
         wake: Callable[[Key], None],
         problems: dict[Key, Problem],
-        passwords: dict[str, str],
         forwards: Forwards,
         fleets: FleetService,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self.fleets = fleets
-        self._passwords = passwords
         self._forwards = forwards
         self._database = database
         self._bus = bus
@@ -107,8 +108,6 @@ class Service:
                 if not tries:
                     raise
         if new:
-            if request.registry_password:
-                self._passwords[run_id] = request.registry_password
             self._submitted(submission.fleet_id)
             if submission.next_at is not None:
                 self._wake(Key("run", run_id))
@@ -201,9 +200,13 @@ class Service:
     async def backends(self) -> list[BackendView]:
         return await asyncio.to_thread(overview.views)
 
+    async def rotate_key(self) -> dict[str, Any]:
+        """A new key for the store: ``{key, forgotten, values}``. Raises StorageFull, ConfigurationError."""
+        return await rotation.rotate(self._database, self._vault)
+
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
-        return await doctor.examine(self._database, self._home, list(self._problems.values()))
+        return await doctor.examine(self._database, self._vault, list(self._problems.values()))
 
     async def _view(self, run_id: str) -> RunView:
         view = self._with_conditions(await self._database.read(runs.view, run_id))
@@ -256,4 +259,5 @@ def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, use
         code=[ref.model_dump() for ref in request.code],
         context=request.context.model_dump(),
         owner=owner,
+        registry_password=request.registry_password or None,
     )

@@ -45,7 +45,14 @@ ATTEMPT_STATES = (
     .order_by(attempts.c.num, attempts.c.job)
 )
 RUN_NOW = select(
-    runs.c.project, runs.c.name, runs.c.state, runs.c.desired, runs.c.configuration, runs.c.submitted_at, now().label("current")
+    runs.c.project,
+    runs.c.name,
+    runs.c.state,
+    runs.c.desired,
+    runs.c.configuration,
+    runs.c.submitted_at,
+    runs.c.registry_password.is_not(None).label("has_password"),
+    now().label("current"),
 ).where(runs.c.id == bindparam("id"))
 # Where writers are not alone, a stop from another engine must come before this or wait for it.
 RUN_NOW = RUN_NOW.with_for_update(key_share=True)
@@ -64,6 +71,9 @@ JOBS_NOW = (
     .order_by(attempts.c.num, attempts.c.job)
 )
 SIBLINGS = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
+WIPE_PASSWORD = update(runs).where(runs.c.id == bindparam("b_id")).values(registry_password=None)
+STARTED = ATTEMPT_END | {AttemptState.RUNNING}
+"""States of attempts that ask no registry for an image any more."""
 RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 
@@ -108,6 +118,8 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
     found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
     if found.state != run.state:
         move_run(connection, run_id, found, project=run.project, name=run.name)
+    if run.has_password and policy.ends_with_its_jobs and all(job.state in STARTED for job in jobs.values()):
+        connection.execute(WIPE_PASSWORD, {"b_id": run_id})
     return found.state
 
 
@@ -128,6 +140,7 @@ def move_run(
             "message": found.message,
             "exit_code": found.exit_code,
             "finished_at": now(),
+            "registry_password": None,
         }
     connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
     events.record(

@@ -35,11 +35,14 @@ class Submission:
     configuration: dict[str, Any]
     code: list[dict[str, Any]]
     context: dict[str, Any]
+    registry_password: str | None = None
     owner: str = ""
     """The engine that leases the run's fleet from the beginning; '' with SQLite."""
 
 
-SUBMITTED = ("project", "name", "type", "request_key", "user", "configuration", "code", "context", "fleet_id")
+SUBMITTED = (
+    "project", "name", "type", "request_key", "user", "configuration", "code", "context", "fleet_id", "registry_password",
+)  # fmt: skip
 SAME_REQUEST = select(runs.c.id).where(runs.c.project == bindparam("project"), runs.c.request_key == bindparam("key"))
 INSERT_FLEET = insert(fleets).values(
     place="", state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
