@@ -38,12 +38,11 @@ def packages() -> list[Finding]:
     except metadata.PackageNotFoundError:
         return [finding("packages", False, f"{PACKAGE} is not installed in {sys.prefix}", f'pip install "{PACKAGE}"')]
     found = []
+    wanted = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
     if installed != __version__:
         hint = "restart the kernel and the Jupyter server"
         found.append(finding("packages", False, f"{PACKAGE} {installed} is installed, {__version__} is loaded", hint))
     for each in wanted:
-        if each.marker is not None and not each.marker.evaluate({"extra": ""}):
-            continue
         version = _version(each.name)
         if version is None or not each.specifier.contains(version, prereleases=True):
             hint = f'pip install "{each.name}{each.specifier}"'

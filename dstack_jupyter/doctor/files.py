@@ -54,7 +54,8 @@ def permissions(home: Home) -> list[Finding]:
             found.append(finding(name, False, f"{path} has mode {mode:04o}, others can use it{holds}", hint))
         elif status.st_uid != os.getuid():
             found.append(finding(name, False, f"{path} belongs to user {status.st_uid}", f"chown {os.getuid()} {path}"))
-    return found or [finding("permissions", True, f"{count} files and folders are yours alone")]
+    said = f"{count} files and folders are yours alone" if count else "nothing of ours is there yet"
+    return found or [finding("permissions", True, said)]
 
 
 def fix(home: Home) -> list[str]:
@@ -67,10 +68,10 @@ def fix(home: Home) -> list[str]:
     return done
 
 
-def place(home: Home) -> Finding:
+def place(home: Home, mounts: Path = Path("/proc/mounts")) -> Finding:
     """Whether the home is on a local disk."""
     try:
-        kind = file_system(home.root.resolve(), Path("/proc/mounts").read_text())
+        kind = file_system(home.root.resolve(), mounts.read_text())
     except OSError:
         return finding("home", None, f"{home.root}: its file system cannot be told here")
     if kind in NETWORK_FILE_SYSTEMS:

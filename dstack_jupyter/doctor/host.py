@@ -80,7 +80,6 @@ def describe(info: EngineInfo, python: str) -> list[Finding]:
     same = info.version == __version__
     versions = f"engine {info.version} on {info.python}, client {__version__} on {python}"
     hint = "install the same version in both environments, then restart the Jupyter server and this kernel"
-    found.append(
-        finding("versions", same, versions if not same or info.python != python else f"{__version__} on both sides", hint)
-    )
+    alike = same and info.python == python
+    found.append(finding("versions", same, f"{__version__} on both sides" if alike else versions, hint))
     return found

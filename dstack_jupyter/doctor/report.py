@@ -23,8 +23,8 @@ def examine(home: Home, *, start: bool = True) -> list[Finding]:
         return [*before, *found, finding("engine", None, NOT_ASKED)]
     try:
         client = Client(home, start=start)
-        found += [*host.describe(client.info(), sys.executable), *client.doctor()]
-        return [*host.examine(home), *found]
+        inner = client.doctor()  # first: it makes the engine open its store, and that may go well now
+        return [*host.examine(home), *host.describe(client.info(), sys.executable), *found, *inner]
     except DstackJupyterError as error:
         fault = [finding("engine", False, error.message, error.hint)] if start or not before else []
         return [*before, *fault, *found, finding("engine", None, NOT_ASKED)]

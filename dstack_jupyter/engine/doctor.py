@@ -6,13 +6,14 @@ import asyncio
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DatabaseError
 
-from ..models.errors import ConfigurationError
+from ..models.errors import DstackJupyterError
 from ..models.findings import Finding, age, finding
 from ..models.states import InstanceState
 from .store import migrate, sealed
@@ -34,57 +35,65 @@ async def examine(database: Database, vault: Vault, problems: Sequence[HasMessag
     """Every check has an entry, whether it passed or not."""
     return [
         finding("engine", True, f"answers, on Python {sys.version.split()[0]}"),
-        await database.read_aside(_store),
-        await database.read(_lease),
-        await database.read(_key, vault),
-        *await database.read(_clocks),
-        *await _hosts(database),
+        *await _asked("store", database.read_aside(_store)),
+        *await _asked("lease", database.read_aside(_lease)),
+        *await _asked("key", database.read_aside(_key, vault)),
+        *await _asked("clock", database.read_aside(_clocks)),
+        *await _asked("hosts", _hosts(database)),
         _work(problems),
     ]
 
 
-def _store(connection: Connection) -> Finding:
+async def _asked(check: str, answer: Awaitable[list[Finding]]) -> list[Finding]:
+    """A store that is damaged in one place must not keep the rest of the page from its reader."""
+    try:
+        return await answer
+    except (DatabaseError, ValueError) as error:
+        said = str(error.orig) if isinstance(error, DatabaseError) else type(error).__name__
+        return [finding(check, False, f"could not be asked: {said}", "what `store` says comes first")]
+    except DstackJupyterError as error:
+        return [finding(check, False, error.message, error.hint)]
+
+
+def _store(connection: Connection) -> list[Finding]:
     sqlite = connection.dialect.name == "sqlite"
     found = connection.execute(text("PRAGMA quick_check(1)")).scalar() if sqlite else "ok"
     revision = migrate.current(connection)
     kind = "SQLite" if sqlite else "PostgreSQL"
-    return finding(
-        "store",
-        found == "ok" and revision == migrate.HEAD,
-        f"{kind}, integrity {found}, schema {revision} (this version: {migrate.HEAD})",
-        "copy the store aside before anything else, then report this",
-    )
+    return [
+        finding(
+            "store",
+            found == "ok" and revision == migrate.HEAD,
+            f"{kind}, integrity {found}, schema {revision} (this version: {migrate.HEAD})",
+            "copy the store aside before anything else, then report this",
+        )
+    ]
 
 
-def _lease(connection: Connection) -> Finding:
+def _lease(connection: Connection) -> list[Finding]:
     """Who acts: one lease for a SQLite store, one a fleet where engines share it."""
     rows = connection.execute(select(leases.c.owner, leases.c.resource, (leases.c.expires_at - now()).label("left"))).all()
     held = [row for row in rows if row.owner and row.left > 0]
     owners = sorted({row.owner for row in held})
-    if not owners:
-        return finding("lease", True, "nothing is acted for at the moment")
     stale = [row.resource for row in rows if row.owner and row.left <= 0]
-    message = f"{', '.join(owners)} {'acts' if len(owners) == 1 else 'act'} for {len(held)} resources"
+    message = f"{', '.join(owners)} for {len(held)} resources" if owners else "nobody acts at the moment"
     if stale:
         hint = "another engine takes over within seconds; if not, see engine.log"
-        return finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint)
-    return finding("lease", True, message)
+        return [finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint)]
+    return [finding("lease", True, message)]
 
 
-def _key(connection: Connection, vault: Vault) -> Finding:
-    try:
-        keys = vault.load()
-        foreign = sealed.count_foreign(connection, SEALED_TABLES, vault.sealing)
-    except ConfigurationError as error:
-        return finding("key", False, error.message, error.hint)
+def _key(connection: Connection, vault: Vault) -> list[Finding]:
+    keys = vault.load()
+    foreign = sealed.count_foreign(connection, SEALED_TABLES, vault.sealing)
     old = time.time() - keys[0].made
     message = f"{keys[0].id} in {vault.place}, made {age(old)} ago"
     rotate = "`%dstack doctor --rotate-key`"
     if foreign or (len(keys) > 1 and connection.dialect.name == "sqlite"):
-        return finding("key", False, f"{message}: a rotation was cut off, {foreign} values have an older key", rotate)
+        return [finding("key", False, f"{message}: a rotation was cut off, {foreign} values have an older key", rotate)]
     if old > OLD_KEY:
-        return finding("key", False, f"{message}: older than a year", rotate)
-    return finding("key", True, f"{message}; keep a copy: without it what is sealed is lost")
+        return [finding("key", False, f"{message}: older than a year", rotate)]
+    return [finding("key", True, f"{message}; keep a copy: without it what is sealed is lost")]
 
 
 def _clocks(connection: Connection) -> list[Finding]:
@@ -128,9 +137,8 @@ def _key_files(files: Sequence[str]) -> list[Finding]:
         try:
             mode = stat.S_IMODE(Path(name).expanduser().stat().st_mode)
         except OSError as error:
-            found.append(
-                finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", "name another identity_file")
-            )
+            hint = "name another identity_file"
+            found.append(finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", hint))
             continue
         if mode & 0o077:
             found.append(finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {name}"))

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row
@@ -87,13 +88,14 @@ class Engine:
         """
         self._ending.push_async_callback(self._database.close)
         await self._database.open()
-        seed = bytes.fromhex(await self._database.write(sealed.keep, sealed_values, "seed", sealed.run_seed))
+        keep = partial(self._database.write, sealed.keep, sealed_values)
+        seed = bytes.fromhex(await keep("seed", sealed.run_seed))
         life = f"{self.home.installation()}-{secrets.token_hex(4)}"
         if self._shared is None:
             self._leases = StoreLease(self._database, life, self._taken, self._lost_all)
             self._assemble(self.home.installation(), Keys(self.home, seed), "")
         else:
-            installation = await self._database.write(sealed.keep, sealed_values, "installation", self.home.installation)
+            installation = await keep("installation", self.home.installation)
             here = place_of(self.home)
             self._relay = Relay(self._database, self._shared, life, self._heard, self._blind)
             self._ending.push_async_callback(self._relay.stop)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -229,7 +228,6 @@ class EngineHost:
             host=self.kind,
             home=str(self.home.root),
             installation=self.home.installation(),
-            python=sys.executable,
             started_at=self.started_at,
             store_open=self._engine is not None,
             unfinished_runs=self.unfinished(),
