@@ -133,7 +133,7 @@ class EngineHost:
                 self._released()
 
     def _take_lease(self) -> bool:
-        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; called every ``LOOK`` seconds."""
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; every ``LOOK`` seconds."""
         if self._lease.acquire():
             return True
         if self._lease.stands_still():

@@ -258,6 +258,6 @@ def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, use
         configuration={**task.given(), "name": name},
         code=[ref.model_dump() for ref in request.code],
         context=request.context.model_dump(),
-        registry_password=request.registry_password or None,
         owner=owner,
+        registry_password=request.registry_password or None,
     )

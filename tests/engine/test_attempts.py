@@ -62,7 +62,7 @@ class ByHand:
         )
 
     async def _spec(self, *rows: Any) -> JobSpec:
-        return JobMaker(lambda _: Path(), Keys(self.home, bytes(32))).spec(*rows)
+        return JobMaker(lambda _: Path(), Keys(self.home, b"s" * 32)).spec(*rows)
 
     async def _running(self, *_: Any) -> bool:
         return True
