@@ -205,7 +205,8 @@ def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
         face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
-    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else ", with no end set"
+    bounded = plan.price is None or plan.max_cost is not None
+    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
     if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):
         raise ConfirmationNeeded("not launched", hint="nothing was started")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..models.configurations import AnyRun
 from ..models.gpus import capability
 from ..models.resources import GPU, CountRange, MemoryRange, Resources
 from .rows import Array, Text
+
+if TYPE_CHECKING:
+    from ..models.configurations import AnyRun
 
 OWN_MACHINES = ("local", "ssh")
 """Backends whose machines are the user's: the defaults of cpu, memory and disk do not filter them."""
