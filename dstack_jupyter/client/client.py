@@ -9,7 +9,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..models.errors import EngineUnavailable
+from ..models.errors import EngineUnavailable, LostLease
 from ..models.fleets_view import FleetRequest, FleetView
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, Plan, PlanRequest, RunView
@@ -59,6 +59,12 @@ class Client:
                 if not remaining:
                     raise EngineUnavailable(f"the engine does not answer ({error})", hint="`%dstack doctor` says more") from error
                 time.sleep(0.1)
+            except LostLease:
+                # It woke up after another had taken over, and changed nothing: that one is asked.
+                self.forget()
+                if not remaining:
+                    raise
+                time.sleep(0.5)
         raise AssertionError("unreachable")
 
     def call(self, method: str, path: str, model: Any = None, /, **query: Any) -> Any:

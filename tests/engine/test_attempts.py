@@ -53,7 +53,7 @@ class ByHand:
             self.database,
             Bus(),
             machine=lambda _: self.machine,
-            spec=JobMaker(lambda _: Path(), Keys(home)).spec,
+            spec=JobMaker(lambda _: Path(), Keys(home, bytes(32))).spec,
             wake=self.woken.append,
             condemned={},
             running=self._running,

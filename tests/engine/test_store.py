@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.peek import store_has_unfinished
 from dstack_jupyter.engine.steps.attempt import End
-from dstack_jupyter.engine.store import events, logs, moves, runs
+from dstack_jupyter.engine.store import events, logs, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, instances, log_chunks, metadata, now
 from dstack_jupyter.engine.store.schema import runs as runs_table
@@ -206,7 +206,7 @@ async def test_a_refused_name_leaves_nothing_behind(database: Database) -> None:
     await database.write(runs.submit, submission())
     with pytest.raises(Conflict):
         await database.write(runs.submit, submission())
-    assert len(await database.read(moves.open_fleets)) == 1
+    assert len([each for each in await database.read(work.unfinished) if each.kind == "fleet"]) == 1
 
 
 async def test_an_unknown_run_names_the_recent_ones(database: Database) -> None:

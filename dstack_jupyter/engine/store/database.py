@@ -88,7 +88,7 @@ class Database:
         return not isinstance(self.where, Path)
 
     async def open(self) -> None:
-        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (its key)."""
+        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (no key)."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
@@ -208,10 +208,14 @@ class Database:
 
     async def read_aside(self, function: Callable[..., Result], *args: Any) -> Result:
         """As ``read``, for what may take long (many rows, large values): it keeps no reconciler waiting."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, True, function, args)
 
-    def _read(self, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
-        with self._transaction(reading=True) as connection:
+    async def write_aside(self, function: Callable[..., Result], *args: Any) -> Result:
+        """As ``write``, for large values in a shared store that no lease guards; a SQLite file has one writer at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, False, function, args)
+
+    def _aside(self, reading: bool, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        with self._transaction(reading=reading) as connection:
             return function(connection, *args)
 
 

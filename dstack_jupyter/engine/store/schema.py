@@ -302,14 +302,6 @@ code_chunks = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
-common = Table(
-    "common",
-    metadata,
-    # What engines that share the store have in common: the installation's id, the seed of the keys of runs.
-    Column("name", String(32), primary_key=True),
-    Column("value", Text, nullable=False),
-)
-
 # (table, states that nothing leaves): the migrations make one trigger of each (R4).
 TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("runs", frozenset(RUN_END)),

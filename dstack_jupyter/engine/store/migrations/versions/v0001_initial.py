@@ -232,11 +232,6 @@ def upgrade() -> None:
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("data", sa.LargeBinary, nullable=False),
     )
-    op.create_table(
-        "common",
-        sa.Column("name", sa.String(32), primary_key=True),
-        sa.Column("value", sa.Text, nullable=False),
-    )
     for table, end in (
         ("runs", RUN_END),
         ("attempts", ATTEMPT_END),
