@@ -156,6 +156,9 @@ def test_nothing_of_a_secret_is_left_behind_or_shown(
     )  # fmt: skip
     wait_until(lambda: going.refresh().state == "running")
 
+    assert (home.root / "store.db-wal").stat().st_size > 0
+    search.folder(home.root, JOB_ENV)
+
     server = start(home)
     try:
         bodies = 0
@@ -171,8 +174,6 @@ def test_nothing_of_a_secret_is_left_behind_or_shown(
         log = b"" if not home.engine_log.exists() else home.engine_log.read_bytes()
         assert b" DEBUG " in log
         search.bytes("server log", server.log.read_bytes())
-        assert (home.root / "store.db-wal").stat().st_size > 0
-        search.folder(home.root, JOB_ENV)
     finally:
         server.stop()
 
