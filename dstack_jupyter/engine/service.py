@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from ..backends import overview
 from ..machines.base import Machine
 from ..machines.docker.launcher import WORK
 from ..models.configurations import AnyRun
@@ -196,7 +195,7 @@ class Service:
                 await changed.wait()
 
     async def backends(self) -> list[BackendView]:
-        return await asyncio.to_thread(overview.views)
+        return await asyncio.to_thread(_backends)
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
@@ -240,3 +239,9 @@ def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, use
         code=[ref.model_dump() for ref in request.code],
         context=request.context.model_dump(),
     )
+
+
+def _backends() -> list[BackendView]:
+    from ..backends import overview  # with numpy, which no start waits for
+
+    return overview.views()
