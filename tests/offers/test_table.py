@@ -159,7 +159,20 @@ def test_wishes_for_gpus(gpu: Any, names: list[str]) -> None:
         {**A100, "gpu_name": "H100", "gpu_count": 8, "price": 4.0},
         {**A100, "gpu_name": "MI300X", "gpu_vendor": "amd", "gpu_count": 8, "gpu_memory_gb": 192.0, "price": 5.0},
     )
-    assert column(ask(offers, resources={"gpu": gpu}), "gpu_name") == names
+    assert column(ask(offers, image="any", resources={"gpu": gpu}), "gpu_name") == names
+
+
+def test_without_an_image_no_gpu_is_rented_that_the_default_image_cannot_use() -> None:
+    amd = {**A100, "gpu_name": "MI300X", "gpu_vendor": "amd", "gpu_memory_gb": 192.0, "price": 0.5}
+    offers = table(A100, amd, {**amd, "backend": "ssh", "price": 0.0})
+    assert column(ask(offers, resources={"gpu": "24GB.."}), "gpu_name") == ["MI300X", "A100"]
+    assert column(ask(offers, resources={"gpu": "24GB.."}), "backend") == ["ssh", "cloud"]
+    for asked in ({"resources": {"gpu": "amd:24GB.."}}, {"resources": {"gpu": "MI300X"}}):
+        assert column(ask(offers, **asked), "gpu_vendor") == ["amd", "amd"]
+    assert len(ask(offers, resources={"gpu": "24GB.."}, image="rocm/pytorch")) == 3
+    blamed = ask(table(amd), resources={"gpu": "24GB.."}).removed_by()
+    assert blamed == {"cloud": "gpu vendor: the default image is made for nvidia"}
+    assert column(ask(table({}, amd), resources={"gpu": "0.."}), "gpu_name") == [""]
 
 
 def test_zones_and_regions_are_exact() -> None:
