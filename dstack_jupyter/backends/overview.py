@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import calendar
+import time
 from collections.abc import Iterable
 
 from ..models.errors import BackendError, DstackJupyterError
 from ..models.runs import BackendView, PermissionView
+from ..offers import snapshot
+from ..offers.requirements import OWN_MACHINES
 from . import live, registry
 from .account import Account, account, wanted
 from .boundary import vendor_errors
@@ -36,7 +40,11 @@ def _view(name: str, known: Configured, project: str) -> BackendView:
         view.status, view.message = "not available", f"{title}: the hosted marketplace is not available here"
     elif entry is None or not entry.module:
         view.status, view.message, view.hint = "not supported yet", f"{title}: not supported yet", view.hint or LATER
-    else:
+    if view.status == "not supported yet" and name in snapshot.SHIPPED:
+        newest = snapshot.dates(snapshot.shipped(name))[-1]
+        age = time.time() - calendar.timegm(time.strptime(newest, "%Y-%m-%d"))
+        view.price_source, view.price_age_days = f"list prices of {newest}", float(age // 86400)
+    if entry is not None and entry.module:
         _ask(name, title, view)
     return view
 
@@ -62,7 +70,10 @@ def _ask(name: str, title: str, view: BackendView) -> None:
     missing = [right.permission for right in rights if right.status == "missing"]
     view.permissions = "complete" if not missing else f"missing: {', '.join(missing)}"
     view.regions = sorted(regions)
-    view.price_source = "no price: machines of your own"
+    if name in OWN_MACHINES:
+        view.price_source = "no price: machines of your own"
+    elif answer.table is not None:
+        view.price_source, view.price_age_days = "the vendor", round(answer.age / 86400, 3)
     view.status = "ready" if view.configured else "not configured"
     view.message = f"{title}: {view.status}"
     if not view.configured:

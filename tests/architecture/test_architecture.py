@@ -77,6 +77,11 @@ def test_loading_the_extension_loads_nothing_heavy() -> None:
     assert not loaded & (heavy | {"tornado", "pydantic", "ipywidgets"}), loaded
 
 
+def test_an_engine_starts_without_what_only_offers_need() -> None:
+    code = "import sys, dstack_jupyter.engine.__main__, dstack_jupyter.engine.host; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_is_one_idea(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400

@@ -66,7 +66,7 @@ def test_json_has_the_documented_keys() -> None:
         "total_blocks": 4,
         "reason": "",
         "source": "test",
-        "price_date": "1970-01-01",
+        "price_date": None,
     }
 
 
