@@ -8,37 +8,35 @@ from dataclasses import replace
 from ..models.errors import BackendNotAvailable, DstackJupyterError
 from ..models.gpus import near_names
 from ..models.runs import NOT_AVAILABLE_YET, Missing
-from ..offers.table import Columns, OfferTable, Requirements
-from . import registry
-from .boundary import vendor_errors
+from ..offers.table import OfferTable, Requirements
+from . import live, registry
+from .base import Columns
 
 
-def collect(wanted: Requirements, known: Mapping[str, Columns] | None = None) -> tuple[OfferTable, list[Missing]]:
+def collect(
+    wanted: Requirements, known: Mapping[str, Columns] | None = None, *, seconds: float = 0.0
+) -> tuple[OfferTable, list[Missing]]:
     """(offers that fit, cheapest first; backends without a row and why, those that had offers before the filters first).
 
-    ``known`` are the columns of backends that the caller knows better. Blocks; needs no engine. Raises NotFound for a backend's
-    name that nobody knows.
+    ``known`` are the columns of backends that the caller knows better. ``seconds`` is how long it waits for sources that have
+    never answered. Needs no engine. Raises NotFound for a backend's name that nobody knows.
     """
     asked = tuple(dict.fromkeys(registry.entry(name)[0] for name in wanted.backends))
+    known = known or {}
     everything = OfferTable()
     silent: list[Missing] = []
+    answers, errors = live.ask([name for name in asked or registry.entries if name not in known], seconds)
     for name in asked or tuple(registry.entries):
-        try:
-            with vendor_errors(name):
-                columns = known[name] if known and name in known else registry.load(name).offers()
+        if name in errors:
+            silent.append(_line_of(name, errors[name]))
+            continue
+        columns = known[name] if name in known else answers[name][1].columns
+        if columns is not None:
             everything.extend(columns)
-            if not columns["backend"]:
-                silent.append(Missing(backend=name, reason="it has no offers"))
-        except BackendNotAvailable as error:
-            silent.append(
-                Missing(
-                    backend=name,
-                    reason=NOT_AVAILABLE_YET if not registry.entry(name)[1].module else error.message,
-                    hint=error.hint,
-                )
-            )
-        except DstackJupyterError as error:
-            silent.append(Missing(backend=name, reason=error.message, hint=error.hint))
+        if columns is not None and not columns["backend"]:
+            silent.append(Missing(backend=name, reason="it has no offers"))
+        elif name in answers and (line := live.line_of(*answers[name])) is not None:
+            silent.append(line)
     found = everything.query(replace(wanted, backends=asked))
     hint = _near_gpus(wanted)
     filtered = [
@@ -46,6 +44,12 @@ def collect(wanted: Requirements, known: Mapping[str, Columns] | None = None) ->
         for name, by in found.removed_by.items()
     ]
     return found, filtered + silent
+
+
+def _line_of(name: str, error: DstackJupyterError) -> Missing:
+    if isinstance(error, BackendNotAvailable) and not registry.entry(name)[1].module:
+        return Missing(backend=name, reason=NOT_AVAILABLE_YET, hint=error.hint)
+    return Missing(backend=name, reason=error.message, hint=error.hint)
 
 
 def _near_gpus(wanted: Requirements) -> str:

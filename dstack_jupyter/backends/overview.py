@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..models.errors import DstackJupyterError
+from ..models.errors import BackendError, DstackJupyterError
 from ..models.runs import BackendView, PermissionView
-from . import registry
+from . import live, registry
 from .account import Account, account, wanted
 from .boundary import vendor_errors
 from .config import BackendConfig
@@ -45,8 +45,13 @@ def _ask(name: str, title: str, view: BackendView) -> None:
     """Fill in what a backend that is built says of itself."""
     try:
         with vendor_errors(name):
-            backend = registry.load(name)
-            columns, rights = backend.offers(), backend.check()
+            known, errors = live.ask([name])
+            if name in errors:
+                raise errors[name]
+            _, answer = known[name]
+            if answer.error:
+                raise BackendError(answer.error, hint=answer.hint)
+            columns, rights = answer.columns or {"backend": [], "region": []}, registry.load(name).check()
     except DstackJupyterError as error:
         view.status, view.last_error, view.hint = "in trouble", error.message, error.hint
         view.message = f"{title}: {error.message}"

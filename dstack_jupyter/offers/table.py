@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,7 +172,7 @@ class OfferTable:
     def __len__(self) -> int:
         return len(self.columns.get("backend", ()))
 
-    def extend(self, columns: Columns) -> None:
+    def extend(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Add a backend's rows; a column it does not know stays empty in them."""
         before, more = len(self), len(columns["backend"])
         for name in (each for each in COLUMNS if each not in DERIVED):

@@ -21,7 +21,7 @@ ARROWS = {
     "offers": {"models"},
     "machines": {"models", "processes"},
     "display": {"models"},
-    "backends": {"models", "offers", "machines"},
+    "backends": {"models", "offers", "machines", "processes"},
     "engine": {"_version", "models", "offers", "backends", "machines", "transport", "processes"},
     "client": {"models", "transport", "processes", "display"},
     "api": {"client", "models", "offers", "backends"},

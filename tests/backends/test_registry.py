@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.backends import overview, registry
+from dstack_jupyter.backends.base import Feed
 from dstack_jupyter.backends.collect import collect
 from dstack_jupyter.backends.local.compute import LocalBackend, columns
 from dstack_jupyter.machines.facts import GPUFacts, HostFacts
@@ -46,6 +47,10 @@ class Broken:
     """A backend of a program's own, whose vendor refuses."""
 
     made = 0
+    feed = Feed(patience=5.0)
+
+    def account(self) -> str:
+        return ""
 
     def __init__(self) -> None:
         type(self).made += 1
@@ -60,6 +65,9 @@ class Broken:
         raise BackendError("the key is not valid")
 
 
+pytestmark = pytest.mark.usefixtures("home")
+
+
 @pytest.fixture
 def broken() -> Iterator[str]:
     module = types.ModuleType("a_program_of_ones_own")
@@ -71,8 +79,7 @@ def broken() -> Iterator[str]:
     del sys.modules[module.__name__]
 
 
-def test_all_names_of_the_page_are_known_with_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_all_names_of_the_page_are_known_with_their_kind() -> None:
     views = {view.backend: view for view in overview.views()}
     assert {name: view.kind for name, view in views.items()} == {name: kind for kind, names in PAGE.items() for name in names}
     assert [name for name, view in views.items() if view.status in ("ready", "not configured")] == ["local", "ssh"]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from dstack_jupyter.backends.base import Feed
 from dstack_jupyter.models.runs import OfferView
 
 
 class PricedBackend:
+    feed = Feed(patience=5.0)
+
+    def account(self) -> str:
+        return ""
+
     def offers(self) -> dict[str, list[Any]]:
         row = {
             "backend": "priced",
