@@ -18,12 +18,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from ..models.errors import BackendError, ConfigurationError, DstackJupyterError
 from ..models.home import Home, private_folder, write_private
 from ..models.runs import Missing, OfferView
+from ..offers.requirements import OWN_MACHINES
+from ..offers.table import OfferTable
 from ..processes import spawn_detached
 from . import registry
 from .base import Columns, OfferSource
@@ -39,9 +42,9 @@ NEEDED = ("backend", "instance_type", "cpus", "memory_gb", "price")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is known of a source's offers at a moment. ``columns`` is None until the first good answer."""
+    """What is known of a source's offers at a moment. ``table`` is None until the first good answer."""
 
-    columns: Columns | None = None
+    table: OfferTable | None = None
     asked_at: float = 0.0
     """Unix time of the good answer."""
     error: str = ""
@@ -50,6 +53,13 @@ class Answer:
     """Unix time of the last failure; 0 if the last call was good."""
     asking_for: float | None = None
     """Seconds that the present call has been under way; None if there is none."""
+    overdue: bool = False
+    """Whether that is more than the source may take."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether nothing is known yet, and will be soon."""
+        return self.table is None and not self.error and self.asking_for is not None and not self.overdue
 
     @property
     def age(self) -> float:
@@ -78,15 +88,17 @@ class Live:
                 threading.Thread(target=self._ask, name=f"dj-offers-{self.name}", daemon=True).start()
 
     def answer(self, until: float = 0.0) -> Answer:
-        """What is known; waits for a call under way until ``until`` (time.monotonic) if what is known is not fresh."""
+        """What is known; if that is not fresh, waits for a call under way, until ``until`` (time.monotonic) or its deadline."""
         with self._changed:
-            while self._asking_since is not None and not self._fresh():
-                left = until - time.monotonic()
+            while (since := self._asking_since) is not None and not self._fresh():
+                left = min(until, since + self.source.feed.deadline) - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            since = self._asking_since
-            return replace(self._answer, asking_for=None if since is None else time.monotonic() - since)
+            if since is None:
+                return self._answer
+            asking = time.monotonic() - since
+            return replace(self._answer, asking_for=asking, overdue=asking > self.source.feed.deadline)
 
     def _fresh(self) -> bool:
         """Whether there is no need to ask. A clock that was set back makes an answer old."""
@@ -144,7 +156,7 @@ class Live:
                 "failed_at": answer.failed_at,
                 "error": answer.error,
                 "hint": answer.hint,
-                "columns": answer.columns,
+                "columns": None if answer.table is None else answer.table.rows.lists(),
             }
             try:
                 write_private(self._file, json.dumps(kept).encode())
@@ -184,21 +196,25 @@ class Live:
             self._answer = found
 
 
-def checked(name: str, columns: Columns, asked_at: float) -> dict[str, list[Any]]:
-    """The columns as lists, with the day they were asked for as their date if they have none.
+def checked(name: str, columns: Columns, asked_at: float) -> OfferTable:
+    """The columns as a table, with the day they were asked for as their date if they have none.
 
+    A price of 0 for a machine that is not the user's own is one that is not known: what looks free is launched unasked.
     Raises BackendError for what is not a table of this backend's offers.
     """
-    found = {column: list(values) for column, values in columns.items()}
+    found: dict[str, Sequence[Any]] = dict(columns)
     unknown, absent = found.keys() - OfferView.model_fields.keys(), [column for column in NEEDED if column not in found]
     if unknown or absent:
         raise BackendError(f"{name}: its offers have wrong columns: {', '.join(sorted(unknown) or absent)}")
-    if len({len(values) for values in found.values()}) != 1:
-        raise BackendError(f"{name}: the columns of its offers differ in length")
     if set(found["backend"]) - {name}:
         raise BackendError(f"{name}: it gives offers of another backend")
     found.setdefault("price_date", [time.strftime("%Y-%m-%d", time.gmtime(asked_at))] * len(found["backend"]))
-    return found
+    try:
+        if name not in OWN_MACHINES:
+            found["price"] = [price if price is not None and price > 0 else nan for price in found["price"]]
+        return OfferTable.of(found)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BackendError(f"{name}: its offers are no table: {error}") from None
 
 
 _lives: dict[tuple[Path, str, str], Live] = {}
@@ -229,11 +245,13 @@ def of(name: str) -> Live:
 
 def line_of(live: Live, answer: Answer) -> Missing | None:
     """What the user should know of a source beside its rows, or in their place; None if all is well."""
-    asking, feed = answer.asking_for, live.source.feed
-    reason, hint = answer.error, answer.hint
-    if asking is not None and asking > feed.deadline:
-        reason, hint = f"it does not answer: asked {asking:.0f} s ago", f"`%dstack backends check {live.name}` looks closer"
-    if answer.columns is None:
+    feed, reason, hint = live.source.feed, answer.error, answer.hint
+    if answer.overdue:
+        reason, hint = (
+            f"it does not answer: asked {answer.asking_for:.0f} s ago",
+            f"`%dstack backends check {live.name}` tells more",
+        )
+    if answer.table is None:
         if not reason:
             reason, hint = "its offers are being asked for", "ask again in a moment, or with `--refresh` to wait for them"
         return Missing(backend=live.name, reason=reason, hint=hint)
@@ -267,6 +285,13 @@ def ask(names: Sequence[str], seconds: float = 0.0) -> tuple[dict[str, tuple[Liv
             errors[name] = error
     began = time.monotonic()
     return {name: (live, live.answer(began + max(seconds, live.source.feed.patience))) for name, live in lives.items()}, errors
+
+
+def known_tables(names: Sequence[str]) -> list[OfferTable]:
+    """The answers that this process has of these backends."""
+    with _making:
+        found = [live.answer().table for live in _lives.values() if live.name in names]
+    return [table for table in found if table is not None]
 
 
 def hand_over() -> None:

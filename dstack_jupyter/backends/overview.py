@@ -56,16 +56,16 @@ def _ask(name: str, title: str, view: BackendView) -> None:
             if name in errors:
                 raise errors[name]
             _, answer = known[name]
-            columns = answer.columns or {"backend": [], "region": []}
+            regions = answer.table.rows.text["region"].words if answer.table is not None and len(answer.table) else []
             if isinstance(backend, Clouds):
                 view.price_source = "the vendor's API"
-                view.price_age_days = round(answer.age / 86400, 3) if answer.columns is not None else None
+                view.price_age_days = round(answer.age / 86400, 3) if answer.table is not None else None
                 _remember(name, view, backend)
             else:
-                view.credentials = "none needed" if view.kind == "local" else "valid" if columns["backend"] else "unknown"
+                view.credentials = "none needed" if view.kind == "local" else "valid" if regions else "unknown"
                 view.permissions = _complete(backend.check())
                 view.price_source = "no price: machines of your own"
-                view.configured = bool(columns["backend"])
+                view.configured = bool(regions)
             if answer.error:
                 raise BackendError(answer.error, hint=answer.hint)
     except DstackJupyterError as error:
@@ -74,7 +74,7 @@ def _ask(name: str, title: str, view: BackendView) -> None:
         if isinstance(error, BadCredentials):
             view.credentials = "invalid"
         return
-    view.regions = sorted({region for region in columns["region"] if region})
+    view.regions = sorted(region for region in regions if region)
     if view.status != "in trouble":
         view.status = "ready" if view.configured else "not configured"
         view.message = f"{title}: {view.status}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,22 @@ PROG = "jupyter dstack"
 
 class TerminalFace:
     is_notebook = False
+    holds_objects = False
+
+    def __init__(self) -> None:
+        self._below: list[str] = []
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+    def below(self, lines: list[str], html: str) -> None:
+        self._below += lines
+
+    def end(self) -> None:
+        """Say what belongs below the result, which has been printed."""
+        sys.stdout.flush()
+        for line in self._below:
+            self.say(line)
 
     def ask(self, question: str) -> bool:
         if not sys.stdin.isatty():
@@ -52,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         from .commands import run_command
 
         body = sys.stdin.read() if args.noun == "check" and args.file == "-" else None
-        result = run_command(args, TerminalFace(), body)
+        face = TerminalFace()
+        result = run_command(args, face, body)
     except DstackJupyterError as error:
         print("\n".join(error._lines()), file=sys.stderr)
         return 1
@@ -60,8 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    if not result.shown:
-        _show(result.value, as_json=getattr(args, "json", False))
+    try:
+        if not result.shown:
+            _show(result.value, as_json=getattr(args, "json", False))
+        face.end()
+    except BrokenPipeError:  # the reader has seen enough; Python's own flush at the end must not fail over it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if args.noun == "offers":
+        from ..backends.live import hand_over
+
+        hand_over()
     return result.code
 
 

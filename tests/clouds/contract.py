@@ -84,7 +84,9 @@ def _resolve(document: Mapping[str, Any], node: Any, depth: int = 0) -> Any:
         for part in node["$ref"].lstrip("#/").split("/"):
             target = target[part.replace("~1", "/").replace("~0", "~")]
         return _resolve(document, target, depth + 1)
-    found = {key: _resolve(document, value, depth + 1) for key, value in node.items() if key not in ("example", "examples")}
+    # A discriminator points at schemas by name, which are no more.
+    left_out = ("example", "examples", "discriminator")
+    found = {key: _resolve(document, value, depth + 1) for key, value in node.items() if key not in left_out}
     return _merged(found) if isinstance(found.get("allOf"), list) else found
 
 

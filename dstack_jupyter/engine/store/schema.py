@@ -169,7 +169,7 @@ instances = Table(
     Column("backend", String(32), nullable=False),
     Column("region", String(64), nullable=False),
     Column("instance_type", String(64), nullable=False),
-    Column("price", Float, nullable=False),
+    Column("price", Float),
     Column("offer", JSON, nullable=False),
     Column("data", JSON, nullable=False),
     Column("guard", JSON, nullable=False),
