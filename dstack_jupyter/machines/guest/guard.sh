@@ -58,8 +58,9 @@ word=$(stat -c %z "$KEPT/alive" 2>/dev/null || echo never)
 busy=
 unfinished && busy=1
 if ! read -r silent age last before 2>/dev/null <"$SEEN/counts"; then
+    # The first look of a boot begins the count: in a container the uptime is its host's.
     mkdir -p "$SEEN"
-    silent=0 last=0 before=$word
+    silent=0 last=$uptime before=$word
     read -r age 2>/dev/null <"$KEPT/age" || age=0
 fi
 silent=$(number "$silent" 0) age=$(number "$age" 0) last=$(number "$last" 0)
