@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from . import configurations, hosts, logline, runs, startup
+from . import configurations, engine, hosts, logline, runs, startup
 from .harness import machine
 
-ALL = {"runs": runs, "logline": logline, "startup": startup, "configurations": configurations, "hosts": hosts}
+ALL = {"runs": runs, "logline": logline, "startup": startup, "configurations": configurations, "hosts": hosts, "engine": engine}
 
 
 def main() -> int:
