@@ -160,6 +160,7 @@ class Engine:
             machine=self._machines.of,
             submitted=self._submitted,
             owner=owner,
+            acts_for=self._leases.acts_for,
             archives=self._archives,
             wake=wake,
             problems=self._problems,
@@ -176,8 +177,9 @@ class Engine:
         """Fleets that are not closed and that we act for: runs that go on, and machines that still have to go."""
         return len(self._open)
 
-    def _submitted(self, fleet_id: str) -> None:
-        self._leases.born(fleet_id)
+    def _submitted(self, run_id: str, fleet_id: str, attempt_ids: Sequence[str]) -> None:
+        keys = [Key("run", run_id), *(Key(kind, each) for each in attempt_ids for kind in ("attempt", "guard"))]
+        self._leases.born(fleet_id, keys)
         self._open.add(fleet_id)
         self._queue.add(Key("fleet", fleet_id))
 

@@ -96,6 +96,10 @@ class EngineHost:
     def hosting(self) -> bool:
         return self._endpoint is not None
 
+    def beginning(self) -> bool:
+        """Whether the engine is being started: somebody waits for it."""
+        return self._starting is not None and self._starting.locked()
+
     def unfinished(self) -> int:
         return self._engine.unfinished() if self._engine is not None else 0
 

@@ -210,7 +210,8 @@ def view(connection: Connection, run_id: str) -> RunView:
     run = connection.execute(ONE, {"id": run_id}).one()
     tried = connection.execute(ATTEMPTS_OF_ONE, {"id": run_id}).all()
     rented = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
-    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if len(rented) < len(tried) else []
+    own = {None, *(row.id for row in rented)}
+    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if any(row.instance_id not in own for row in tried) else []
     return _view(run, tried, [*rented, *booked])
 
 
