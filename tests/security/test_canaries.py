@@ -19,6 +19,7 @@ import pytest
 from nbclient import NotebookClient
 
 from dstack_jupyter.client import connect
+from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import ApplyRequest, Context
 from tests.conftest import wait_until
@@ -161,9 +162,12 @@ def test_nothing_of_a_secret_is_left_behind_or_shown(
 
     server = start(home)
     try:
+        # The engine moves from its own process into the server; until it is there, answers would be empty ones.
+        wait_until(lambda: (found := endpoint.read(home)) is not None and found.pid == server.process.pid)
         bodies = 0
         for method, path, body in requests(held.id):
             status, headers, answer = server.ask(method, path, body, Authorization=f"token {ADA}")
+            assert status != 503, (method, path, answer)
             search.bytes(f"{method} {path} {status}", answer + json.dumps(headers).encode())
             bodies += len(answer)
         assert bodies > 2000
