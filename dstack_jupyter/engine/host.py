@@ -133,7 +133,7 @@ class EngineHost:
                 self._released()
 
     def _take_lease(self) -> bool:
-        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; called every ``LOOK`` seconds."""
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; every ``LOOK`` seconds."""
         if self._lease.acquire():
             return True
         if self._lease.stands_still():
@@ -165,8 +165,9 @@ class EngineHost:
         context = Context(self.home, self._info, self._service, self._hand_over)
         self._server = HTTPServer(application(context), max_body_size=LARGEST_UPLOAD)
         self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
-        self._endpoint = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
-        self._endpoint.write(self.home)
+        found = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
+        found.write(self.home)
+        self._endpoint = found  # who sees that we host must find us
         self._ready.set()
         # One that was taken over from can write until our engine has opened the store: so it does that at once.
         needed = self._lease.displaced or has_unfinished(self.home)

@@ -32,7 +32,8 @@ def _pair(seed: bytes) -> KeyPair:
 class Keys:
     """Cheap to make; files appear when first asked for. Blocks briefly.
 
-    ``seed`` (32 bytes) is the store's; ``shared``: engines elsewhere use it too, so our own key must come from it as well.
+    ``seed`` (32 bytes, sealed in the store) is the same for all engines of a store. ``shared``: those have one key to log in
+    with, too, derived from it.
     """
 
     def __init__(self, home: Home, seed: bytes, *, shared: bool = False) -> None:

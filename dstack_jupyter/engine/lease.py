@@ -17,6 +17,7 @@ from pathlib import Path
 from ..models.errors import ConfigurationError
 from ..models.home import ENV_HOME, Home
 
+MOUNTS = Path("/proc/mounts")
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "lustre", "fuse.sshfs", "glusterfs"})
 
 
@@ -36,7 +37,7 @@ def file_system(path: Path, mounts: str) -> str:
 def refuse_network_home(home: Home) -> None:
     """Raises ConfigurationError for a home on a network file system: neither its locks nor SQLite are safe there."""
     try:
-        mounts = Path("/proc/mounts").read_text()
+        mounts = MOUNTS.read_text()
     except OSError:
         return
     kind = file_system(home.create().root.resolve(), mounts)
@@ -60,6 +61,7 @@ class Lease:
         self._path = home.create().lock
         self._descriptor = -1
         self._count = 0
+        self._life = ""
         self._seen = b""
         self._unchanged = 0
         self.moving = False
@@ -86,11 +88,12 @@ class Lease:
 
     def _begin(self) -> None:
         self._count = self._unchanged = 0
+        self._life = secrets.token_hex(4)
         self._seen = b""
         self._write()
 
     def _write(self) -> None:
-        os.pwrite(self._descriptor, f"{os.getpid()} {self._count:020d}\n".encode(), 0)
+        os.pwrite(self._descriptor, f"{os.getpid()} {self._life} {self._count:020d}\n".encode(), 0)
 
     def _in_place(self) -> bool:
         """Whether the file that we hold is still the one that others look at."""

@@ -21,6 +21,7 @@ from dstack_jupyter.engine.store.fence import STORE, Fence, acting
 from dstack_jupyter.engine.store.schema import attempts, now
 from dstack_jupyter.engine.store.schema import leases as table
 from dstack_jupyter.engine.store.schema import runs as runs_table
+from dstack_jupyter.engine.vault import ENV_KEY_FILE, Vault
 from dstack_jupyter.models.errors import LostLease
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import EventView, LogFrame
@@ -33,9 +34,15 @@ from tests.engine.test_store import submission
 only_postgresql = pytest.mark.parametrize("where", ["postgresql"], indirect=True)
 
 
+@pytest.fixture(autouse=True)
+def team_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that share a store have its keys in common."""
+    monkeypatch.setenv(ENV_KEY_FILE, str(tmp_path / "team.json"))
+
+
 @pytest.fixture
-async def database(where: Path | Secret) -> AsyncIterator[Database]:
-    found = Database(where)
+async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
+    found = Database(where, vault)
     await found.open()
     yield found
     await found.close()
@@ -109,7 +116,9 @@ class TestFence:
             await database.write(runs.ask_to_end, new.run_id, "x", True)
 
     @only_postgresql
-    async def test_nobody_takes_what_is_in_the_middle_of_a_fenced_write(self, database: Database, where: Secret) -> None:
+    async def test_nobody_takes_what_is_in_the_middle_of_a_fenced_write(
+        self, database: Database, where: Secret, vault: Vault
+    ) -> None:
         new = submission(owner="a-1")
         await database.write(runs.submit, new)
         await database.write(lambda c: c.execute(update(table).values(expires_at=now() + 1)))
@@ -124,7 +133,7 @@ class TestFence:
         writing = asyncio.create_task(database.write(slow))
         acting.set(None)
         await inside.wait()
-        other = Database(where)
+        other = Database(where, vault)
         await other.open()
         # Its time is over, and still nobody gets between its first statement and its commit.
         assert await other.write(lambda c: c.execute(text("SELECT pg_sleep(1.1)")).all() and leases.take(c, "b-1", "")) == []
@@ -315,9 +324,9 @@ class TestSharing:
         assert one._machines._keys.of_run("r", "nodes").public == two._machines._keys.of_run("r", "nodes").public
 
 
-async def test_events_are_seen_in_order_and_none_is_missed(where: Path | Secret) -> None:
+async def test_events_are_seen_in_order_and_none_is_missed(where: Path | Secret, vault: Vault) -> None:
     # Writers that hold their transactions open for a while, and a follower by number that looks all the time.
-    writers = [Database(where) for _ in range(1 if isinstance(where, Path) else 4)]
+    writers = [Database(where, vault) for _ in range(1 if isinstance(where, Path) else 4)]
     for each in writers:
         await each.open()
     count = 60
@@ -332,7 +341,7 @@ async def test_events_are_seen_in_order_and_none_is_missed(where: Path | Secret)
         for number in range(count):
             await database.write(deed, base * count + number)
 
-    reader = Database(where)
+    reader = Database(where, vault)
     await reader.open()
     seen: list[int] = []
     after = 0
