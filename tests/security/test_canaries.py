@@ -114,7 +114,8 @@ def canaries(home: Home, tmp_path: Path) -> list[str]:
     config.write_bytes(SAMPLE.read_bytes())
     config.chmod(0o600)
     found = re.findall(r"canary[-\w]+", SAMPLE.read_text())
-    assert len(found) >= 24
+    found += re.findall(r"secret: (\w{40,}=)}", SAMPLE.read_text())  # of encryption.keys, in base64 already
+    assert len(found) >= 25
     # A broken copy: the error must name the place, not the value.
     (tmp_path / "broken.yml").write_text(re.sub(r"(canary-(aws|lambda|oci)\S*?)([,}\s])", r"[\1, {a: \1}]\3", SAMPLE.read_text()))
     (tmp_path / "token").write_text(ENV)
