@@ -101,8 +101,8 @@ def _show(value: Any, *, as_json: bool) -> None:
         print(value.to_string(index=False))
     elif isinstance(value, list):
         print("\n".join(str(item) for item in value))
-    elif value is not None:
-        print(value)
+    elif value is not None and (text := str(value)):
+        print(text)
 
 
 if __name__ == "__main__":
