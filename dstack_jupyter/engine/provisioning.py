@@ -13,8 +13,9 @@ from math import inf
 from typing import Any, TypeVar
 
 from ..backends import registry
+from ..backends.base import Hosts
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported
-from ..models.errors import NotSupportedYet
+from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
+NOT_LAUNCHED = "this version shows its offers and does not launch its machines yet"
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
@@ -98,6 +100,26 @@ def _why_not_local(task: AnyRun) -> str:
     return "it belongs to no fleet" if task.fleets else ""
 
 
+def _hosts(backend: str) -> Hosts:
+    found = registry.load(backend)
+    if not isinstance(found, Hosts):
+        raise BackendNotAvailable(f"{backend}: {NOT_LAUNCHED}")
+    return found
+
+
+def _launchable(offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
+    """(offers of backends whose machines this version launches, for each other backend what it would have had and why not)."""
+    launches = {name: isinstance(registry.load(name), Hosts) for name in {offer.backend for offer in offers}}
+    missing = []
+    for name in sorted(name for name, can in launches.items() if not can):
+        fits = [offer for offer in offers if offer.backend == name]
+        prices = [offer.price for offer in fits if offer.price is not None]
+        since = f", from ${min(prices):g}/h" if prices else ""
+        reason = f"{NOT_LAUNCHED}; {len(fits)} of its offers would fit{since}"
+        missing.append(Missing(backend=name, reason=reason, hint="`local` and SSH fleets run today"))
+    return [offer for offer in offers if launches[offer.backend]], missing
+
+
 class Provisioning:
     """Made by the engine; its methods run on the engine's loop. ``hosts`` gives the offers of SSH fleets, from the store."""
 
@@ -114,6 +136,8 @@ class Provisioning:
         rows = await self._hosts()
         known = {"ssh": {name: [row[name] for row in rows] for name in HOST_COLUMNS}}
         offers, missing = await self._blocking(find, task, known)
+        offers, unbuilt = _launchable(offers)
+        missing = unbuilt + missing
         reason = _why_not_local(task)
         if reason and any(offer.backend == "local" for offer in offers):
             offers = [offer for offer in offers if offer.backend != "local"]
@@ -123,13 +147,11 @@ class Provisioning:
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""
-        compute = registry.load(backend)
-        return await self._blocking(compute.create_instance, identity, offer)
+        return await self._blocking(_hosts(backend).create_instance, identity, offer)
 
     async def terminate(self, backend: str, identity: str, data: dict[str, Any]) -> None:
         """End an instance; returns when the vendor says that it is gone."""
-        compute = registry.load(backend)
-        await self._blocking(compute.terminate_instance, identity, data)
+        await self._blocking(_hosts(backend).terminate_instance, identity, data)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False)

@@ -1,14 +1,13 @@
 """Opens the database and runs transactions off the loop.
 
-SQLite: WAL with ``synchronous=FULL`` (a commit that was answered survives a power cut). One thread serves the reconcilers; two
-more serve reads that may be long. The functions that run inside are plain and synchronous, take a ``Connection`` and can be
-tested without a loop.
+SQLite: WAL with ``synchronous=FULL`` (a commit that was answered survives a power cut). PostgreSQL: the server's own default,
+which is the same. One thread serves the reconcilers; two more serve reads that may be long. The functions that run inside are
+plain and synchronous, take a ``Connection`` and can be tested without a loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,54 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
-from ...models.errors import StorageFull
-from . import migrate
+from ...models.home import Home
+from ...models.secret import Secret
+from ..vault import FileKeys, Vault
+from . import events, fence, migrate, sealed
+from .connect import engine_for, is_collision, is_full, translated
+from .fence import Fence
+from .schema import sealed_values
 
 Result = TypeVar("Result")
 
-FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 BATCH = 64
 """Writes that one commit carries at most."""
-FULL_HINT = "free some disk space; nothing was lost, work goes on by itself as soon as there is room"
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error: SQLite then ends the whole transaction, so a savepoint's end may fail after it."""
-    while error is not None:
-        original = getattr(error, "orig", error)
-        # IOERR is what a full tmpfs or quota answers to the WAL's growth.
-        if isinstance(original, sqlite3.OperationalError) and original.sqlite_errorcode & 0xFF in FULL_CODES:
-            return True
-        error = error.__context__
-    return False
-
-
-def _make_engine(path: Path) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}",
-        connect_args={"check_same_thread": False, "timeout": 30.0},
-        hide_parameters=True,  # an error's text may reach a log; a configuration's env must not
-        pool_size=4,
-        max_overflow=0,
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: Any) -> None:
-        # We say BEGIN ourselves: the module's own would begin only before a write, and never IMMEDIATE.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A reader that is asked to write later could fail half-way; a writer takes its lock at once.
-        reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
+OPENING = 0x646A0001
+"""The advisory lock of PostgreSQL under which one engine at a time makes or upgrades the tables."""
 
 
 @dataclass(slots=True)
@@ -75,6 +43,7 @@ class _Call:
     function: Callable[[Connection], Any]
     future: asyncio.Future[Any]
     writes: bool
+    fence: Fence | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -89,32 +58,53 @@ class _Call:
 
 
 class Database:
-    """The store's connection to its database. Made, opened and closed by the engine on its loop.
+    """The store's connection to its database: a SQLite file, or a PostgreSQL database by its URL.
 
-    Calls that wait for the thread together share one transaction, writes each in a savepoint of its own: one sync of the disk
-    serves many runs, and the fault of one function undoes only that function.
+    Made, opened and closed by the engine on its loop. Calls that wait for the thread together share one transaction, writes each
+    in a savepoint of its own: one sync of the disk serves many runs, and the fault of one function undoes only that function.
+
+    ``fence`` is what writes must prove that are made outside a reconciler; a reconciler's own is ``fence.acting``.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, where: Path | Secret, vault: Vault | None = None) -> None:
+        """``vault`` seals columns; None: the one whose keys lie beside a SQLite file, as in a home."""
+        if vault is None:
+            assert isinstance(where, Path), "the keys of a shared store lie beside nothing"
+            vault = Vault(FileKeys.of(Home(where.parent)))
+        self.where = where
+        self.fence: Fence | None = None
+        self._vault = vault
         self._engine: Engine | None = None
+        self._reading: Engine | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dj-store")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dj-store-read")
         self._waiting: deque[_Call] = deque()
         self._draining = False
         self._lock = threading.Lock()
 
+    @property
+    def shared(self) -> bool:
+        """Whether other engines may use it at the same time."""
+        return not isinstance(self.where, Path)
+
     async def open(self) -> None:
-        """Make or upgrade the database. Raises StorageFull, EngineError."""
+        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (no key)."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
-        if not self._path.exists():
+        if isinstance(self.where, Path) and not self.where.exists():
             # 0600 from the first byte; SQLite gives the WAL files the same mode as the database.
-            self._path.touch(mode=0o600)
-        self._engine = _make_engine(self._path)
+            self.where.touch(mode=0o600)
+        self._engine = engine_for(self.where)
+        events.attach(self._engine)
+        options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.shared else {}
+        self._reading = self._engine.execution_options(reading=True, **options)
+        sealed.attach(self._engine, self._vault)
         with self._transaction(reading=False) as connection:
+            if self.shared:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OPENING})
             migrate.upgrade(connection)
+            sealed.verify(connection, self._vault, sealed_values)
 
     async def close(self) -> None:
         """Wait for what is running, then close. Later calls fail."""
@@ -128,20 +118,23 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, reading: bool) -> Iterator[Connection]:
-        assert self._engine is not None, "the database was not opened"
+        engine = self._reading if reading else self._engine
+        assert engine is not None, "the database was not opened"
         try:
-            with self._engine.connect().execution_options(reading=reading) as connection, connection.begin():
+            with engine.connect() as connection, connection.begin():
                 yield connection
-        except DatabaseError as error:
-            if _is_full(error):
-                raise StorageFull(f"the disk that holds {self._path.parent} is full", hint=FULL_HINT) from error
+        except DBAPIError as error:
+            ours = translated(error, self.where)
+            if ours is not None:
+                raise ours from error
             raise
 
     async def write(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run ``function(connection, *args)`` as one transaction; committed when this returns.
 
-        A caller that is cancelled does not undo or interrupt a commit under way. Raises what the function raises, and
-        StorageFull when the disk is full (then nothing was changed).
+        A caller that is cancelled does not undo or interrupt a commit under way. Raises what the function raises; with nothing
+        changed StorageFull, LostLease; and StoreUnavailable, after which the commit may have come through or not. The function
+        may be called a second time when others were in the way of its transaction.
         """
         return await self._call(function, args, writes=True)
 
@@ -151,7 +144,8 @@ class Database:
 
     async def _call(self, function: Callable[..., Result], args: tuple[Any, ...], *, writes: bool) -> Result:
         loop = asyncio.get_running_loop()
-        call = _Call(lambda connection: function(connection, *args), loop.create_future(), writes)
+        proof = (fence.acting.get() or self.fence) if writes else None
+        call = _Call(lambda connection: function(connection, *args), loop.create_future(), writes, proof)
         with self._lock:
             self._waiting.append(call)
             if not self._draining:
@@ -168,28 +162,65 @@ class Database:
                 if not batch:
                     self._draining = False
                     return
-            writes = sum(call.writes for call in batch)
-            try:
-                with self._transaction(reading=not writes) as connection:
-                    for call in batch:
-                        _carry_out(connection, call, savepoint=call.writes and len(batch) > 1)
-            except Exception as error:
-                # The transaction as a whole failed: nobody's change was kept.
-                for call in batch:
-                    call.error = call.error or error
+            if self.shared:
+                # A snapshot of its own for the reads: between statements of a writer others may commit.
+                self._carry_out([call for call in batch if not call.writes], reading=True)
+                self._carry_out([call for call in batch if call.writes], reading=False)
+            else:
+                self._carry_out(batch, reading=not any(call.writes for call in batch))
             loop.call_soon_threadsafe(_answer, batch)
+
+    def _carry_out(self, batch: list[_Call], *, reading: bool) -> None:
+        """One transaction for all of ``batch``. Where that fails for what others did, each call gets one of its own."""
+        if not batch:
+            return
+        try:
+            with self._transaction(reading=reading) as connection:
+                lost = fence.lost(connection, {call.fence for call in batch if call.fence is not None})
+                for call in batch:
+                    if call.fence in lost:
+                        call.error = call.fence.lost()
+                    else:
+                        _run(connection, call, savepoint=call.writes and len(batch) > 1)
+        except Exception as error:
+            if is_collision(error):
+                for call in batch:
+                    self._alone(call, reading=reading)
+                return
+            # The transaction as a whole failed: nobody's change was kept.
+            for call in batch:
+                call.error = call.error or error
+
+    def _alone(self, call: _Call, *, reading: bool, tries: int = 5) -> None:
+        """A call that collided, in a transaction of its own, until nobody is in its way."""
+        for remaining in reversed(range(tries)):
+            call.result = call.error = None
+            try:
+                with self._transaction(reading=reading) as connection:
+                    if call.fence is not None and fence.lost(connection, [call.fence]):
+                        raise call.fence.lost()
+                    call.result = call.function(connection)
+            except Exception as error:
+                call.error = error
+                if is_collision(error) and remaining:
+                    continue
+            return
 
     async def read_aside(self, function: Callable[..., Result], *args: Any) -> Result:
         """As ``read``, for what may take long (many rows, large values): it keeps no reconciler waiting."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, True, function, args)
 
-    def _read(self, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
-        with self._transaction(reading=True) as connection:
+    async def write_aside(self, function: Callable[..., Result], *args: Any) -> Result:
+        """As ``write``, for large values in a shared store that no lease guards; a SQLite file has one writer at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, False, function, args)
+
+    def _aside(self, reading: bool, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        with self._transaction(reading=reading) as connection:
             return function(connection, *args)
 
 
-def _carry_out(connection: Connection, call: _Call, *, savepoint: bool) -> None:
-    """Run one call of a batch. Its own fault is kept for its caller; a full disk ends the whole transaction."""
+def _run(connection: Connection, call: _Call, *, savepoint: bool) -> None:
+    """Run one call of a batch. Its own fault is kept for its caller; a full disk or a collision ends the whole transaction."""
     try:
         if savepoint:
             with connection.begin_nested():
@@ -197,7 +228,7 @@ def _carry_out(connection: Connection, call: _Call, *, savepoint: bool) -> None:
         else:
             call.result = call.function(connection)
     except Exception as error:
-        if _is_full(error) or (call.writes and not savepoint):
+        if is_full(error) or is_collision(error) or (call.writes and not savepoint):
             raise
         call.error = error
 
