@@ -11,7 +11,7 @@ import pytest
 from dstack_jupyter import api
 from dstack_jupyter.backends import overview
 from dstack_jupyter.backends.account import account
-from dstack_jupyter.models.errors import BackendUnreachable, ConfigurationError
+from dstack_jupyter.models.errors import BackendUnreachable, ConfigurationError, PermissionMissing
 from dstack_jupyter.models.home import Home
 from tests.clouds.catalog import PAGE_SCOPES
 from tests.clouds.fixtures import TOKEN, Site, configure
@@ -115,6 +115,27 @@ def test_each_scope_is_told_apart(site: Site, scope: str) -> None:
     assert {name for name, row in found.items() if row.status == "missing"} == {scope} | also
     noun, _, verb = scope.partition(":")
     assert f"{noun}: {verb}" in found[scope].hint
+
+
+def test_the_required_scopes_are_enough_and_each_is_needed(site: Site) -> None:
+    required = {each.name for each in account("digitalocean").permissions if each.level == "required"}
+
+    def journey() -> None:
+        site.backend.offers()
+        made = site.account.create(site.order())
+        assert site.account.find(made.identity)
+        site.account.terminate(made.data)
+        site.face.keys.clear()
+
+    site.scopes(*(PAGE_SCOPES - required))
+    journey()
+    for scope in required:
+        site.scopes(*(PAGE_SCOPES - required), scope)
+        with pytest.raises(PermissionMissing) as caught:
+            journey()
+        assert caught.value.permission in (scope, "sizes:read")  # the list of sizes needs both of its scopes
+        site.face.keys.clear()
+        site.cloud.empty()
 
 
 def test_a_look_at_the_rights_changes_nothing(site: Site) -> None:
