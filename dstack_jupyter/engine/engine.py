@@ -43,9 +43,12 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Made by a host; ``start``, ``stop`` and ``service`` are for the engine's loop, ``unfinished`` for any thread."""
+    """Made by a host; ``start``, ``stop`` and ``service`` are for the engine's loop, ``unfinished`` for any thread.
 
-    def __init__(self, home: Home) -> None:
+    ``machines`` makes what reaches the machines behind instance rows.
+    """
+
+    def __init__(self, home: Home, machines: Callable[[Home, Database, Keys, str], Machines] = Machines) -> None:
         self.home = home
         self._open: set[str] = set()
         self._problems: dict[Key, Problem] = {}
@@ -53,7 +56,7 @@ class Engine:
         self._bus = Bus()
         installation = home.installation()
         keys = Keys(home)
-        self._machines = Machines(home, self._database, keys, installation)
+        self._machines = machines(home, self._database, keys, installation)
         self._forwards = Forwards(home, keys)
         self._queue = WorkQueue(self._reconcile, failed=self._note_problem)
         self._passwords: dict[str, str] = {}
