@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tests.simulated import shell
 from tests.simulated.world import Job, World
 
-from .story import Step, apply, fleet, follow, give_back, happens, look_back, pause, says, state, stop
+from .story import Step, apply, fleet, follow, give_back, happens, look_back, pause, says, state, stop, upload
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _reboot(world: World) -> None:
 
 def _cut(world: World) -> None:
     world.host("h1").reachable = False
-    world.time.at(world.time.now + 40.0, lambda: setattr(world.host("h1"), "reachable", True))
+    world.time.at(world.time.now + 150.0, lambda: setattr(world.host("h1"), "reachable", True))
 
 
 def _kill(world: World) -> None:
@@ -78,7 +78,7 @@ def _kill(world: World) -> None:
 
 
 ALL = (
-    Scenario("task", (apply("first", *LOG), follow("first"), look_back), {"first": "done"}, {"first": 1}),
+    Scenario("task", (upload, apply("first", *LOG, code=True), follow("first"), look_back), {"first": "done"}, {"first": 1}),
     Scenario("fails", (apply("first", "echo x", "exit 3"), follow("first"), look_back), {"first": "failed"}, {"first": 1}),
     Scenario("stop", (apply("first", *UP), says("first", b"up\n"), stop("first"), follow("first"), look_back), {"first": "terminated"}, {"first": 1}),
     Scenario(
@@ -163,6 +163,12 @@ ALL = (
         {"first": "done"},
         {"first": 1},
         prepare=_limited,
+    ),
+    Scenario(
+        "a week later",
+        (fleet("desk", "h1"), apply("first", "echo one", **DESK), follow("first"), pause(8 * 86400), apply("other", "true"), follow("other"), pause(8 * 86400)),
+        {"first": "done", "other": "done"},
+        {"first": 1, "other": 1},
     ),
     Scenario(
         "host away",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import hashlib
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.models.errors import NotFound
 from dstack_jupyter.models.fleets_view import FleetRequest
-from dstack_jupyter.models.runs import ApplyRequest, Context, EndFrame, GapFrame, LogFrame, PlanRequest, RunView
+from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, EndFrame, GapFrame, LogFrame, PlanRequest, RunView
 from tests.simulated.world import World
 
 PATIENCE = 1800.0
@@ -66,11 +69,26 @@ async def wait(what: str, found: Callable[[], Awaitable[Any]]) -> None:
         every *= 1.3
 
 
-def apply(name: str, *commands: str, **more: Any) -> Step:
+CODE = b"not unpacked by simulated machines"
+SHA256 = hashlib.sha256(CODE).hexdigest()
+
+
+async def upload(engine: Engine, story: Story) -> None:
+    """Code of a run, as a client uploads it: not again if it is there."""
+    if not await engine.service.has_code(SHA256):
+        temporary = engine.home.code / ".uploaded"
+        temporary.write_bytes(CODE)
+        os.utime(temporary, (story.world.time.now, story.world.time.now))
+        await engine.service.store_code(SHA256, temporary)
+
+
+def apply(name: str, *commands: str, code: bool = False, **more: Any) -> Step:
     configuration = {"type": "task", "name": name, "shell": "sh", "backends": ["local"], "commands": list(commands), **more}
 
+    refs = [CodeRef(sha256=SHA256)] if code else []
+
     async def step(engine: Engine, story: Story) -> None:
-        request = ApplyRequest(configuration=configuration, request_key=f"key-{name}", context=Context(cwd="/"))
+        request = ApplyRequest(configuration=configuration, request_key=f"key-{name}", context=Context(cwd="/"), code=refs)
         await engine.service.plan(PlanRequest(configuration=configuration))
         view = await engine.service.apply(request, user="ada")
         again = await engine.service.apply(request, user="ada")
@@ -207,10 +225,11 @@ async def look_back(engine: Engine, story: Story) -> None:
             heard = story.heard.get(view.name)
             if heard is not None:
                 assert stored == bytes(heard.logs.get(view.attempts[-1].id, b"")), "a follower and the store disagree"
+        assert await engine.service.events(project="main", run=view.id)
     found = await engine.service.events(project="main", limit=1000)
-    assert found
-    page = engine.service.follow_events(project="main", after=found[0].seq)
-    async for event in page:
-        if event.seq == found[-1].seq:
-            break
-    await page.aclose()  # type: ignore[attr-defined]
+    seen = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            async for event in engine.service.follow_events(project="main", after=found[0].seq):
+                seen.append(event.seq)
+    assert seen == [event.seq for event in found[1:]]

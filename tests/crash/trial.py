@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dstack_jupyter.engine.engine import Engine
@@ -20,6 +20,8 @@ from .story import PATIENCE, Late, Story
 
 AWAY = 0.6
 """Virtual seconds between a crash and the next engine."""
+LONGEST = 12 * 86400.0
+"""Virtual seconds of the longest step."""
 AFTERWARDS = 100.0
 """Virtual seconds in which nothing may change any more."""
 
@@ -30,6 +32,28 @@ class Outcome:
 
     breaches: list[str] = field(default_factory=list)
     traces: list[list[str]] = field(default_factory=list)
+    stamps: list[list[int]] = field(default_factory=list)
+    """For each point the effects that were stored, had on a machine or seen by a user before it: equal, equal futures."""
+
+
+class Effects:
+    """Counts what a crash leaves behind. Between two effects every crash has the same future, since memory is all it takes."""
+
+    NONE = ("host.look: ", "host.look_around: ", "host.finish: ")
+
+    def __init__(self, trace: list[str], story: Story, step: Callable[[], int]) -> None:
+        self._trace, self._story, self._step = trace, story, step
+        self._last: tuple[int, int] = (0, 0)
+        self.count = 0
+
+    def __call__(self) -> int:
+        name = self._trace[-1]
+        effect = name.startswith(("store: committed", "host.", "vendor.")) and not name.startswith(self.NONE)
+        progress = (self._step(), sum(heard.offset for heard in self._story.heard.values()))
+        if effect or progress != self._last:
+            self.count += 1
+        self._last = progress
+        return self.count
 
 
 def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcome:
@@ -46,7 +70,7 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
     async def live(engine: Engine) -> None:
         nonlocal at
         while at < len(scenario.steps):
-            async with asyncio.timeout(2 * PATIENCE):
+            async with asyncio.timeout(LONGEST):
                 await scenario.steps[at](engine, story)
             at += 1
         end = asyncio.get_running_loop().time() + PATIENCE
@@ -55,10 +79,13 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
                 raise Late("the engine to have nothing left to do")
             await asyncio.sleep(0.5)
         await asyncio.sleep(AFTERWARDS)
+        await engine.stop()
 
     for crash_at in [*crashes, 0]:
         life = Life(home, world, crash_at=crash_at)
         outcome.traces.append(life.loop.trace)
+        outcome.stamps.append(life.loop.stamps)
+        life.loop.stamp = Effects(life.loop.trace, story, lambda: at)
         try:
             life.run(live)
         except Crashed:

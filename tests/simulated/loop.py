@@ -65,6 +65,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.crash_after_steps = 0
         self.dead = False
         self.trace: list[str] = []
+        self.stamps: list[Any] = []
+        self.stamp: Callable[[], Any] = lambda: None
+        """What of the world and the story a crash at this moment would leave; noted at each point."""
         self.steps = 0
 
     # --- time and order -------------------------------------------------------------------------------------------------
@@ -109,6 +112,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def passes(self, name: str) -> bool:
         """Note that a point was reached; False: here the engine dies."""
         self.trace.append(name)
+        self.stamps.append(self.stamp())
         if self.crash_at and len(self.trace) == self.crash_at:
             self.dead = True
         return not self.dead

@@ -60,7 +60,7 @@ class SimulatedMachine:
             raise ConfigurationError(f"there is no shell {spec.shell} on this machine")
 
         def effect() -> bool:
-            if self._world is not None:
+            if self._world is not None and spec.attempt_id not in self._host.jobs:
                 self._world.on_launch(spec.attempt_id)
             self._host.launch(spec)
             lost, self._host.lose_launches = self._host.lose_launches > 0, max(0, self._host.lose_launches - 1)
