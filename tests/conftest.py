@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter import client as client_module
+from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private
 from dstack_jupyter.models.secret import Secret
@@ -76,6 +77,12 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Sec
     name = server.create()
     yield server.url(name)
     server.drop(name)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    """The keys of the test's store, whichever database that is on."""
+    return Vault(FileKeys.of(Home(tmp_path)))
 
 
 def home_at(root: Path, where: Path | Secret) -> Home:

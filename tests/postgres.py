@@ -16,6 +16,8 @@ import pytest
 
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store.database import Database
+from dstack_jupyter.engine.vault import FileKeys, Vault
+from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.secret import Secret
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -118,9 +120,12 @@ def postgres() -> Iterator[Server]:
     try:
         server.start()
         server.execute(f"CREATE DATABASE {READY}")
-        database = Database(server.url(READY))
-        database._open()
-        database._shut()
+        with tempfile.TemporaryDirectory() as folder:
+            database = Database(server.url(READY), Vault(FileKeys.of(Home(Path(folder)))))
+            database._open()
+            database._shut()
+        # Each store has keys of its own: what this one was sealed with is no part of the template.
+        server.execute("DELETE FROM sealed_values", READY)
         yield server
     finally:
         server.remove()

@@ -28,7 +28,7 @@ KILL_AGAIN = 1.0
 GUARD = 30.0
 """Seconds after which a running job is looked at although nothing woke us."""
 
-SpecBuilder = Callable[[Row[Any], Row[Any], Row[Any], Siblings, list[int]], JobSpec]
+SpecBuilder = Callable[[Row[Any], Row[Any], Row[Any], Siblings, list[int]], Awaitable[JobSpec]]
 
 
 class AttemptReconciler:
@@ -60,7 +60,7 @@ class AttemptReconciler:
         self._wake = wake
         self._asked: dict[str, Desired] = {}
         self._refused: dict[str, str] = {}
-        self._watching: set[str] = set()
+        self._watching: dict[str, Machine] = {}
         self._finished: set[str] = set()
         self._seen_running: set[str] = set()
 
@@ -104,7 +104,7 @@ class AttemptReconciler:
 
     async def _finish(self, key: Key, instance: Row[Any] | None) -> Next:
         """Let go of what an ended attempt holds: again after a restart, since nobody wrote down that it was done."""
-        self._forget(key.id, instance)
+        self.forget(key.id)
         if instance is not None and key.id not in self._finished:
             await self._machine(instance).finish(key.id)
             self._finished.add(key.id)
@@ -159,7 +159,7 @@ class AttemptReconciler:
         self, key: Key, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]
     ) -> None:
         try:
-            await self._machine(instance).launch(self._spec(attempt, run, instance, siblings, blocks))
+            await self._machine(instance).launch(await self._spec(attempt, run, instance, siblings, blocks))
         except ConfigurationError as error:
             self._refused[key.id] = f"{error.message}; {error.hint}" if error.hint else error.message
             self._wake(key)
@@ -168,17 +168,18 @@ class AttemptReconciler:
 
     def _watch(self, key: Key, instance: Row[Any]) -> None:
         if key.id not in self._watching:
-            self._watching.add(key.id)
-            self._machine(instance).watch(key.id, lambda: self._wake(key))
+            self._watching[key.id] = machine = self._machine(instance)
+            machine.watch(key.id, lambda: self._wake(key))
 
-    def _forget(self, attempt_id: str, instance: Row[Any] | None) -> None:
+    def forget(self, attempt_id: str) -> None:
+        """Let go of what is remembered of an attempt: it has ended, or another engine acts for it now."""
         self._asked.pop(attempt_id, None)
         self._seen_running.discard(attempt_id)
         self._condemned.pop(attempt_id, None)
         self._refused.pop(attempt_id, None)
-        if attempt_id in self._watching and instance is not None:
-            self._watching.discard(attempt_id)
-            self._machine(instance).unwatch(attempt_id)
+        machine = self._watching.pop(attempt_id, None)
+        if machine is not None:
+            machine.unwatch(attempt_id)
 
 
 def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:

@@ -128,14 +128,21 @@ def _choose(face: Face, name: str, variants: list[str]) -> str:
 
 
 def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    """Exit code 1 if anything is wrong."""
     if args.fix:
         for done in api.fix():
             face.say(done)
-    found = api.doctor()
+    if args.rotate_key:
+        made = api.rotate_key()
+        face.say(f"the store has the key {made['key']}; {made['values']} values were sealed anew")
+    found = api.doctor(start=not args.no_start)
+    words = {True: "ok", False: "BAD", None: "?"}
     lines: list[str] = []
     for line in found:
-        lines.append(f"{'ok  ' if line['ok'] else 'BAD '} {line['check']:<12} {line['message']}")
+        lines.append(f"{words[line['ok']]:<4} {line['check']:<12} {line['message']}")
         if line["hint"]:
             lines.append(f"     {'':<12} → {line['hint']}")
-    rows = [("ok" if line["ok"] else "BAD", line["check"], line["message"], line["hint"]) for line in found]
-    return Result(Report(lines, found, table(("", "check", "found", "what to do"), rows)))
+    bad = sum(line["ok"] is False for line in found)
+    lines.append("all is well" if not bad else f"{bad} thing{'s' if bad > 1 else ''} to mend")
+    rows = [(words[line["ok"]], line["check"], line["message"], line["hint"]) for line in found]
+    return Result(Report(lines, found, table(("", "check", "found", "what to do"), rows)), code=1 if bad else 0)

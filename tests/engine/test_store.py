@@ -18,18 +18,19 @@ from sqlalchemy.exc import IntegrityError
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.peek import store_has_unfinished
 from dstack_jupyter.engine.steps.attempt import End
-from dstack_jupyter.engine.store import events, logs, moves, runs
+from dstack_jupyter.engine.store import events, logs, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, instances, log_chunks, metadata, now
 from dstack_jupyter.engine.store.schema import runs as runs_table
+from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, StorageFull
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, Reason, RunState
 
 
 @pytest.fixture
-async def database(where: Path | Secret) -> AsyncIterator[Database]:
-    found = Database(where)
+async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
+    found = Database(where, vault)
     await found.open()
     yield found
     await found.close()
@@ -71,7 +72,7 @@ async def test_files_are_private_from_the_first_byte(tmp_path: Path) -> None:
         database = Database(tmp_path / "store.db")
         await database.open()
         await database.write(runs.submit, submission())
-        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
         await database.close()
     finally:
         os.umask(before)
@@ -88,9 +89,9 @@ async def test_commits_survive_a_power_cut(database: Database) -> None:
     assert await database.read(settings) == (["on"] if database.shared else ["wal", 2])
 
 
-async def test_a_store_of_a_newer_version_is_refused(database: Database, where: Path | Secret) -> None:
+async def test_a_store_of_a_newer_version_is_refused(database: Database, where: Path | Secret, vault: Vault) -> None:
     await database.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
-    again = Database(where)
+    again = Database(where, vault)
     with pytest.raises(EngineError, match="newer version"):
         await again.open()
     await again.close()
@@ -205,7 +206,7 @@ async def test_a_refused_name_leaves_nothing_behind(database: Database) -> None:
     await database.write(runs.submit, submission())
     with pytest.raises(Conflict):
         await database.write(runs.submit, submission())
-    assert len(await database.read(moves.open_fleets)) == 1
+    assert len([each for each in await database.read(work.unfinished) if each.kind == "fleet"]) == 1
 
 
 async def test_an_unknown_run_names_the_recent_ones(database: Database) -> None:

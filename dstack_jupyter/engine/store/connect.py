@@ -20,6 +20,8 @@ AWAY = ("08", "57P", "53", "25P03", "57014", READ_ONLY, "55P03")
 """Beginnings of the SQLSTATEs of a database that is away, overloaded or read-only for now: trying again may help."""
 COLLISION = ("40001", "40P01", "25P02")
 """Those of transactions that were in each other's way: each succeeds alone."""
+BUSY = 30.0
+"""Seconds that a write waits for another process's write transaction; ours never stand still so long."""
 PATIENCE = 15000
 """Milliseconds that a transaction of ours may stand still at PostgreSQL. A stalled engine's locks end so."""
 
@@ -74,7 +76,7 @@ def engine_for(where: Path | Secret) -> Engine:
 def _sqlite(path: Path) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
-        connect_args={"check_same_thread": False, "timeout": 30.0},
+        connect_args={"check_same_thread": False, "timeout": BUSY},
         hide_parameters=True,  # an error's text may reach a log; a configuration's env must not
         pool_size=4,
         max_overflow=0,
@@ -84,7 +86,14 @@ def _sqlite(path: Path) -> Engine:
     def prepare(connection: sqlite3.Connection, _: Any) -> None:
         # We say BEGIN ourselves: the module's own would begin only before a write, and never IMMEDIATE.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        # What is wiped leaves no copy in the page that it stood on.
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={int(BUSY * 1000)}",
+            "secure_delete=FAST",
+        ):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")

@@ -20,10 +20,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from ...models.home import Home
 from ...models.secret import Secret
-from . import events, fence, migrate
+from ..vault import FileKeys, Vault
+from . import events, fence, migrate, sealed
 from .connect import engine_for, is_collision, is_full, translated
 from .fence import Fence
+from .schema import sealed_values
 
 Result = TypeVar("Result")
 
@@ -63,9 +66,14 @@ class Database:
     ``fence`` is what writes must prove that are made outside a reconciler; a reconciler's own is ``fence.acting``.
     """
 
-    def __init__(self, where: Path | Secret) -> None:
+    def __init__(self, where: Path | Secret, vault: Vault | None = None) -> None:
+        """``vault`` seals columns; None: the one whose keys lie beside a SQLite file, as in a home."""
+        if vault is None:
+            assert isinstance(where, Path), "the keys of a shared store lie beside nothing"
+            vault = Vault(FileKeys.of(Home(where.parent)))
         self.where = where
         self.fence: Fence | None = None
+        self._vault = vault
         self._engine: Engine | None = None
         self._reading: Engine | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dj-store")
@@ -80,7 +88,7 @@ class Database:
         return not isinstance(self.where, Path)
 
     async def open(self) -> None:
-        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError."""
+        """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (no key)."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
@@ -91,10 +99,12 @@ class Database:
         events.attach(self._engine)
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.shared else {}
         self._reading = self._engine.execution_options(reading=True, **options)
+        sealed.attach(self._engine, self._vault)
         with self._transaction(reading=False) as connection:
             if self.shared:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OPENING})
             migrate.upgrade(connection)
+            sealed.verify(connection, self._vault, sealed_values)
 
     async def close(self) -> None:
         """Wait for what is running, then close. Later calls fail."""
@@ -198,10 +208,14 @@ class Database:
 
     async def read_aside(self, function: Callable[..., Result], *args: Any) -> Result:
         """As ``read``, for what may take long (many rows, large values): it keeps no reconciler waiting."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, True, function, args)
 
-    def _read(self, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
-        with self._transaction(reading=True) as connection:
+    async def write_aside(self, function: Callable[..., Result], *args: Any) -> Result:
+        """As ``write``, for large values in a shared store that no lease guards; a SQLite file has one writer at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, False, function, args)
+
+    def _aside(self, reading: bool, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        with self._transaction(reading=reading) as connection:
             return function(connection, *args)
 
 

@@ -25,7 +25,7 @@ from ...models.states import (
 from ..policies import policy_of
 from ..steps import run as run_step
 from ..steps.attempt import End
-from . import events
+from . import events, leases
 from .schema import attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
@@ -37,14 +37,25 @@ NEWEST_INSTANCE = (
 )
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
+BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
+"""Keeps whoever wants to book the instance waiting until it is known whether it is idle."""
 ATTEMPT_STATES = (
     select(attempts.c.id, attempts.c.state, attempts.c.instance_id, attempts.c.job)
     .where(attempts.c.run_id == bindparam("id"))
     .order_by(attempts.c.num, attempts.c.job)
 )
 RUN_NOW = select(
-    runs.c.project, runs.c.name, runs.c.state, runs.c.desired, runs.c.configuration, runs.c.submitted_at, now().label("current")
+    runs.c.project,
+    runs.c.name,
+    runs.c.state,
+    runs.c.desired,
+    runs.c.configuration,
+    runs.c.submitted_at,
+    runs.c.registry_password.is_not(None).label("has_password"),
+    now().label("current"),
 ).where(runs.c.id == bindparam("id"))
+# Where writers are not alone, a stop from another engine must come before this or wait for it.
+RUN_NOW = RUN_NOW.with_for_update(key_share=True)
 JOBS_NOW = (
     select(
         attempts.c.job_id,
@@ -60,6 +71,9 @@ JOBS_NOW = (
     .order_by(attempts.c.num, attempts.c.job)
 )
 SIBLINGS = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
+WIPE_PASSWORD = update(runs).where(runs.c.id == bindparam("b_id")).values(registry_password=None)
+STARTED = ATTEMPT_END | {AttemptState.RUNNING}
+"""States of attempts that ask no registry for an image any more."""
 RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 
@@ -90,12 +104,6 @@ def load_fleet(
     return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all()
 
 
-def open_fleets(connection: Connection) -> list[str]:
-    """Fleets that runs made for themselves and that are not closed: unfinished work."""
-    query = select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END), fleets.c.run_id.is_not(None))
-    return list(connection.execute(query).scalars())
-
-
 def derive_run(connection: Connection, run_id: str) -> RunState:
     """Bring the run's row in line with its attempts; returns its state."""
     run = connection.execute(RUN_NOW, {"id": run_id}).one()
@@ -110,6 +118,8 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
     found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
     if found.state != run.state:
         move_run(connection, run_id, found, project=run.project, name=run.name)
+    if run.has_password and policy.ends_with_its_jobs and all(job.state in STARTED for job in jobs.values()):
+        connection.execute(WIPE_PASSWORD, {"b_id": run_id})
     return found.state
 
 
@@ -130,6 +140,7 @@ def move_run(
             "message": found.message,
             "exit_code": found.exit_code,
             "finished_at": now(),
+            "registry_password": None,
         }
     connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
     events.record(
@@ -186,7 +197,8 @@ def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
     freed = connection.execute(
         delete(bookings).where(bookings.c.attempt_id == attempt_id).returning(bookings.c.instance_id)
     ).scalars()
-    for instance_id in set(freed):
+    for instance_id in sorted(set(freed)):
+        connection.execute(BOOKABLE, {"id": instance_id})
         if connection.execute(select(bookings.c.block).where(bookings.c.instance_id == instance_id).limit(1)).scalar() is None:
             move_instance(connection, instance_id, InstanceState.IDLE)
     return _move(connection, attempt_id, end.state, values)
@@ -204,8 +216,12 @@ def want_instance(
     guard: Guard,
     host: str,
     gpus: list[int],
+    place: str = "",
 ) -> None:
-    """Store the intent (R1, R2), and take the GPUs of a shared host. Raises NoCapacity when they are taken."""
+    """Store the intent (R1, R2), and take the GPUs of a shared host. Raises NoCapacity when they are taken.
+
+    ``place``: where the fleet is bound to from now on, since its instance is a machine that only the engine there can use.
+    """
     connection.execute(
         insert(instances).values(
             id=instance_id,
@@ -218,12 +234,14 @@ def want_instance(
             instance_type=offer.instance_type,
             price=offer.price,
             offer=offer.model_dump(),
-            data={"gpus": gpus},
+            data={"gpus": gpus, "place": place} if place else {"gpus": gpus},
             guard=guard.model_dump(),
             state=InstanceState.PENDING,
             created_at=now(),
         )
     )
+    if place:
+        connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(place=place))
     try:
         with connection.begin_nested():
             for gpu in gpus:
@@ -303,6 +321,8 @@ def book(connection: Connection, attempt_id: str, instance_id: str) -> RunState:
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:
+    """The end of a fleet, and of its lease."""
+    leases.gone(connection, fleet_id)
     connection.execute(
         update(fleets)
         .where(fleets.c.id == fleet_id, fleets.c.state.not_in(FLEET_END))

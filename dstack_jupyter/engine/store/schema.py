@@ -41,6 +41,7 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
+from .sealed import Sealed
 
 metadata = MetaData()
 
@@ -98,7 +99,10 @@ runs = Table(
     Column("desired", String(16), nullable=False),
     Column("reason", String(64), nullable=False, default=""),
     Column("message", Said, nullable=False, default=""),
-    Column("configuration", JSON, nullable=False),
+    # The variables of a run are often keys.
+    Column("configuration", Sealed("runs.configuration"), nullable=False),
+    # Of `registry_auth`; NULL as soon as no job of the run can need it any more.
+    Column("registry_password", Sealed("runs.registry_password")),
     Column("code", JSON, nullable=False),
     Column("context", JSON, nullable=False),
     Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
@@ -157,7 +161,7 @@ fleets = Table(
     # The run that made this fleet for itself; such a fleet goes with its last instance.
     Column("run_id", String(16)),
     # What a user applied; NULL for a run's own fleet.
-    Column("configuration", JSON),
+    Column("configuration", Sealed("fleets.configuration")),
     Column("user", Text, nullable=False, default=""),
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
@@ -191,7 +195,8 @@ instances = Table(
     Column("instance_type", Text, nullable=False),
     Column("price", Float, nullable=False),
     Column("offer", JSON, nullable=False),
-    Column("data", JSON, nullable=False),
+    # A backend's own: where vendors give passwords or keys with a machine, they are here.
+    Column("data", Sealed("instances.data"), nullable=False),
     Column("guard", JSON, nullable=False),
     Column("state", String(16), nullable=False),
     Column("message", Said, nullable=False, default=""),
@@ -227,6 +232,14 @@ bookings = Table(
     Column("block", Integer, primary_key=True),
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT"), nullable=False),
     Index("bookings_by_attempt", "attempt_id"),
+)
+
+sealed_values = Table(
+    "sealed_values",
+    metadata,
+    # What an installation keeps for itself: the seed of its runs' keys, and a value that tells the right key of the store.
+    Column("name", String(64), primary_key=True),
+    Column("value", Sealed("sealed_values.value"), nullable=False),
 )
 
 host_keys = Table(
@@ -289,14 +302,6 @@ code_chunks = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
-common = Table(
-    "common",
-    metadata,
-    # What engines that share the store have in common: the installation's id, the seed of the keys of runs.
-    Column("name", String(32), primary_key=True),
-    Column("value", Text, nullable=False),
-)
-
 # (table, states that nothing leaves): the migrations make one trigger of each (R4).
 TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("runs", frozenset(RUN_END)),
@@ -304,3 +309,5 @@ TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("instances", frozenset(INSTANCE_END)),
     ("fleets", frozenset(FLEET_END)),
 )
+
+SEALED_TABLES = [runs, fleets, instances, sealed_values]

@@ -62,7 +62,7 @@ def upgrade() -> None:
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("run_id", sa.String(16)),
-        sa.Column("configuration", sa.JSON),
+        sa.Column("configuration", sa.Text),
         sa.Column("user", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
@@ -92,7 +92,8 @@ def upgrade() -> None:
         sa.Column("desired", sa.String(16), nullable=False),
         sa.Column("reason", sa.String(64), nullable=False),
         sa.Column("message", sa.Text, nullable=False),
-        sa.Column("configuration", sa.JSON, nullable=False),
+        sa.Column("configuration", sa.Text, nullable=False),
+        sa.Column("registry_password", sa.Text),
         sa.Column("code", sa.JSON, nullable=False),
         sa.Column("context", sa.JSON, nullable=False),
         sa.Column("fleet_id", sa.String(16), sa.ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
@@ -148,7 +149,7 @@ def upgrade() -> None:
         sa.Column("instance_type", sa.Text, nullable=False),
         sa.Column("price", sa.Float, nullable=False),
         sa.Column("offer", sa.JSON, nullable=False),
-        sa.Column("data", sa.JSON, nullable=False),
+        sa.Column("data", sa.Text, nullable=False),
         sa.Column("guard", sa.JSON, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("message", sa.Text, nullable=False),
@@ -180,6 +181,11 @@ def upgrade() -> None:
         sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="RESTRICT"), nullable=False),
     )
     op.create_index("bookings_by_attempt", "bookings", ["attempt_id"])
+    op.create_table(
+        "sealed_values",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+    )
     op.create_table(
         "host_keys",
         sa.Column("endpoint", sa.String(512), primary_key=True),
@@ -225,11 +231,6 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("data", sa.LargeBinary, nullable=False),
-    )
-    op.create_table(
-        "common",
-        sa.Column("name", sa.String(32), primary_key=True),
-        sa.Column("value", sa.Text, nullable=False),
     )
     for table, end in (
         ("runs", RUN_END),
