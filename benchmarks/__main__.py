@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from . import configurations, hosts, logline, runs, startup
+from . import configurations, hosts, logline, offers, runs, startup
 from .harness import machine
 
-ALL = {"runs": runs, "logline": logline, "startup": startup, "configurations": configurations, "hosts": hosts}
+ALL = {"runs": runs, "logline": logline, "startup": startup, "configurations": configurations, "offers": offers, "hosts": hosts}
 
 
 def main() -> int:
