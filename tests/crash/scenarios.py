@@ -72,6 +72,11 @@ def _cut(world: World) -> None:
     world.time.at(world.time.now + 150.0, lambda: setattr(world.host("h1"), "reachable", True))
 
 
+def _sleep(world: World) -> None:
+    """A laptop that is closed for eight days."""
+    world.time.advance(world.time.now + 8 * 86400)
+
+
 def _kill(world: World) -> None:
     for job in world.jobs():
         job.lose()
@@ -166,7 +171,18 @@ ALL = (
     ),
     Scenario(
         "a week later",
-        (fleet("desk", "h1"), apply("first", "echo one", **DESK), follow("first"), pause(8 * 86400), apply("other", "true"), follow("other"), pause(8 * 86400)),
+        (
+            fleet("desk", "h1"),
+            apply("first", "echo one", **DESK),
+            follow("first"),
+            happens("a week asleep", _sleep),
+            pause(100),
+            apply("other", "true"),
+            follow("other"),
+            happens("another week asleep", _sleep),
+            pause(100),
+            give_back("desk"),
+        ),
         {"first": "done", "other": "done"},
         {"first": 1, "other": 1},
     ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from dstack_jupyter.models.home import Home, write_private
+from dstack_jupyter.models.home import ENV_HOME, Home, write_private
 from tests.postgres import Server
 
 MEMORY = Path("/dev/shm")
@@ -49,6 +50,7 @@ class SQLite(Store):
     def __init__(self) -> None:
         self._folder = folder()
         self.home = Home(self._folder / "state")
+        os.environ[ENV_HOME] = str(self.home.root)
         self._template = self._folder / "empty.db"
         self._connection: sqlite3.Connection | None = None
 
@@ -90,7 +92,7 @@ class PostgreSQL(Store):
         self._name = server.create(template="template1")
         self.home = Home(self._folder / "state")
         write_private(self.home.create().database, server.url(self._name).reveal().encode())
-        for statement in (TIME, f"ALTER DATABASE {self._name} SET search_path = virtual, public, pg_catalog"):
+        for statement in (TIME, f"ALTER DATABASE {self._name} SET search_path = public, virtual, pg_catalog"):
             server.execute(statement, self._name)
         _make(self.home)
         self._connection: Any = psycopg.connect(server.url(self._name).reveal(), autocommit=True, row_factory=dict_row)

@@ -22,7 +22,7 @@ AWAY = 0.6
 """Virtual seconds between a crash and the next engine."""
 LONGEST = 12 * 86400.0
 """Virtual seconds of the longest step."""
-AFTERWARDS = 100.0
+AFTERWARDS = 35.0
 """Virtual seconds in which nothing may change any more."""
 
 
@@ -37,7 +37,10 @@ class Outcome:
 
 
 class Effects:
-    """Counts what a crash leaves behind. Between two effects every crash has the same future, since memory is all it takes."""
+    """Counts what a crash leaves behind. Between two effects every crash has the same future, since memory is all it takes.
+
+    -1 when the story is over and only the engine's own rounds go on.
+    """
 
     NONE = ("host.look: ", "host.look_around: ", "host.finish: ")
 
@@ -45,6 +48,7 @@ class Effects:
         self._trace, self._story, self._step = trace, story, step
         self._last: tuple[int, int] = (0, 0)
         self.count = 0
+        self.quiet = False
 
     def __call__(self) -> int:
         name = self._trace[-1]
@@ -53,7 +57,7 @@ class Effects:
         if effect or progress != self._last:
             self.count += 1
         self._last = progress
-        return self.count
+        return -1 if self.quiet else self.count
 
 
 def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcome:
@@ -66,6 +70,10 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
     story = Story(world)
     outcome = Outcome(judge.breaches)
     at = 0
+    effects: Effects
+
+    def quiet() -> None:
+        effects.quiet = True
 
     async def live(engine: Engine) -> None:
         nonlocal at
@@ -78,6 +86,7 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
             if asyncio.get_running_loop().time() > end:
                 raise Late("the engine to have nothing left to do")
             await asyncio.sleep(0.5)
+        quiet()
         await asyncio.sleep(AFTERWARDS)
         await engine.stop()
 
@@ -85,7 +94,7 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
         life = Life(home, world, crash_at=crash_at)
         outcome.traces.append(life.loop.trace)
         outcome.stamps.append(life.loop.stamps)
-        life.loop.stamp = Effects(life.loop.trace, story, lambda: at)
+        effects = life.loop.stamp = Effects(life.loop.trace, story, lambda: at)
         try:
             life.run(live)
         except Crashed:

@@ -59,7 +59,7 @@ class Walk:
 
     def classes(self, trace: list[str], stamps: list[int], *, names: bool) -> Iterator[int]:
         """The points (from 1) at which to crash: the first of each class, and those whose names were not crashed at yet."""
-        known: set[int] = set()
+        known: set[int] = {-1}
         for number, (name, stamp) in enumerate(zip(trace, stamps, strict=True), 1):
             if stamp not in known or (names and name not in self.crashed):
                 known.add(stamp)

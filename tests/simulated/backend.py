@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dstack_jupyter.backends import registry
+from dstack_jupyter.backends.base import Feed
 from dstack_jupyter.models.runs import OfferView, PermissionView
 
 from .loop import current
@@ -24,6 +25,11 @@ def use(world: World) -> None:
 
 class SimulatedBackend:
     """``backends.base.Backend``: one offer at a dollar an hour; a create with a known identity gives the same machine."""
+
+    feed = Feed(fresh=1e9, patience=10.0, kept=False)
+
+    def account(self) -> str:
+        return "one"
 
     def offers(self) -> dict[str, list[Any]]:
         offer = OfferView(

@@ -153,7 +153,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def add_reader(self, *_: Any) -> None:
-        raise OSError("a virtual loop has no network")
+        import psycopg
+
+        raise psycopg.OperationalError("a virtual loop has no network")
 
     # --- life and death -------------------------------------------------------------------------------------------------
 
