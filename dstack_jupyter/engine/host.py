@@ -58,6 +58,7 @@ class EngineHost:
         self._engine: Engine | None = None
         self._starting: asyncio.Lock | None = None
         self._server: HTTPServer | None = None
+        self._context: Context | None = None
         self._endpoint: Endpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
@@ -99,6 +100,11 @@ class EngineHost:
     def beginning(self) -> bool:
         """Whether the engine is being started: somebody waits for it."""
         return self._starting is not None and self._starting.locked()
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._context is not None and self._context.under_way > 0
 
     def unfinished(self) -> int:
         return self._engine.unfinished() if self._engine is not None else 0
@@ -166,8 +172,8 @@ class EngineHost:
         self._reign = asyncio.Event()
         beating = asyncio.get_running_loop().create_task(self._beats(), name="lease")
         path = self.home.runtime_folder() / "engine.sock"
-        context = Context(self.home, self._info, self._service, self._hand_over)
-        self._server = HTTPServer(application(context), max_body_size=LARGEST_UPLOAD)
+        self._context = Context(self.home, self._info, self._service, self._hand_over)
+        self._server = HTTPServer(application(self._context), max_body_size=LARGEST_UPLOAD)
         self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
         found = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
         found.write(self.home)
