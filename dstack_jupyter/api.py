@@ -11,7 +11,7 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from .client import Client, Log, Run, connect
 from .models.errors import ConfigurationError
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import pandas
 
     from .backends.check import Checked
+    from .backends.found import Found
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
     from .models.fleets_view import FleetView
+    from .offers.asked import Asked
 
 __all__ = [
     "Client",
@@ -36,6 +38,7 @@ __all__ = [
     "connect",
     "delete_fleet",
     "events",
+    "find_offers",
     "fleets",
     "logs",
     "offers",
@@ -47,54 +50,28 @@ __all__ = [
 ]
 
 
+REFRESH = 60.0
+"""Seconds that a query waits at most when it is told to wait."""
+
+
 def offers(
-    *,
-    gpu: str | None = None,
-    cpu: str | None = None,
-    memory: str | None = None,
-    disk: str | None = None,
-    backends: tuple[str, ...] = (),
-    regions: tuple[str, ...] = (),
-    instance_types: tuple[str, ...] = (),
-    spot_policy: str | None = None,
-    max_price: float | None = None,
-    max_offers: int | None = None,
+    *, max_offers: int | None = None, group_by: str | None = None, refresh: bool = False, **asked: Unpack[Asked]
 ) -> pandas.DataFrame:
     """Every offer that fits, cheapest first. Needs no engine. Raises ConfigurationError, NotFound.
 
-    Columns as in design §4; ``df.attrs['missing']`` says for each backend without a row why.
+    What can be asked for: ``offers.asked.Asked``. Columns as in design §4. ``df.attrs``: ``missing`` (for each backend without a
+    row why), ``notes`` (on backends with rows), ``empty`` (why there is no row), ``query``, ``total_offers``. ``group_by``: one
+    row a group, such as ``gpu,backend``. ``refresh`` waits until every backend has answered or failed.
     """
-    from pydantic import ValidationError
+    return find_offers(refresh=refresh, **asked).frame(max_offers, group_by)
 
-    from .backends import collect as backend_offers
-    from .models.resources import Resources
-    from .offers.frame import to_frame
-    from .offers.table import Requirements
 
-    asked = {"gpu": gpu, "cpu": cpu, "memory": memory, "disk": disk}
-    given = {key: value for key, value in asked.items() if value is not None}
-    try:
-        resources = Resources.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"--{first['loc'][0]} {given.get(str(first['loc'][0]))}: {message}") from None
-    wanted = Requirements(
-        resources=resources,
-        backends=tuple(backends),
-        regions=tuple(regions),
-        instance_types=tuple(instance_types),
-        spot={"spot": True, "on-demand": False}.get(spot_policy or ""),
-        max_price=max_price,
-        defaults_filter=False,
-    )
-    table, missing = backend_offers.collect(wanted)
-    frame = to_frame(table, missing, given)
-    if max_offers is not None:
-        attrs = frame.attrs
-        frame = frame.head(max_offers)
-        frame.attrs = attrs
-    return frame
+def find_offers(*, refresh: bool = False, **asked: Unpack[Asked]) -> Found:
+    """As ``offers``, without pandas: what is found can become a frame, JSON or groups."""
+    from .backends.collect import collect
+    from .offers.asked import requirements
+
+    return collect(requirements(asked), seconds=REFRESH if refresh else 0.0, catalog=True)
 
 
 def load(text: str, *, file: str = "", first_line: int = 1) -> AnyRun | FleetConfiguration:

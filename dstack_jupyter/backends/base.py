@@ -2,23 +2,76 @@
 
 Vendor code blocks, so the engine calls all of this in a bounded thread pool, never on its loop; calls for different
 instances come at once. Errors are ``models.errors``; a time-out of a create means unknown, never failed (D3).
+
+A vendor of machines has ``OfferSource``, ``Checks`` and ``Clouds``; the last gives for each project that is configured a
+``Cloud``: ``Instances`` and, where a machine needs things around it, ``Attachments``. What is billed or left behind has an
+identity that is stored before the call that makes it (R1, R11), and a complete list by which a sweep finds it (R10).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..models.runs import OfferView, PermissionView
 
+Columns = Mapping[str, Sequence[Any]]
+"""Offers as columns of equal length under the names of ``OfferView``; ``backend``, ``instance_type``, ``cpus``, ``memory_gb``
+and ``price`` are needed, another that is absent is empty. NaN is a number that the vendor does not tell: such memory passes
+filters, such a price fails ``max_price``; ``reason`` then says what is not known."""
 
-class Backend(Protocol):
-    """One configured backend. Made once by the registry."""
 
-    def offers(self) -> dict[str, list[Any]]:
-        """All its offers as columns of ``offers.table``. Called for every plan and query: answer from a cache."""
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """How the offers of a live source are kept between queries (``live.Live`` does it; a backend only states it)."""
+
+    fresh: float = 300.0
+    """Seconds that an answer serves without being asked for again. An older one still serves, with its age, meanwhile."""
+    deadline: float = 30.0
+    """Seconds after which a call that has not come back is shown as a source that does not answer. The call itself must end
+    by time-outs of its own: its thread cannot be ended, and until it ends the source is not asked again."""
+    patience: float = 0.0
+    """Seconds that a query waits where there is no fresh answer. 0 for everything with a network in between."""
+    kept: bool = True
+    """Whether answers and errors are kept on disk for other processes of this user."""
+
+
+class OfferSource(Protocol):
+    """Where a backend's offers come from."""
+
+    feed: Feed
+
+    def account(self) -> str:
+        """What the answer depends on: account or project, regions; '' where there is one only. No secret: its hash names a file.
+
+        Called on the thread of every query and plan, so it must not block on a network. Raises BackendNotAvailable where
+        nothing is configured: that is the source's line beside the rows, and it is not asked.
+        """
+
+    def offers(self) -> Columns:
+        """All its offers, whatever the query, from the vendor now. Keeps nothing itself.
+
+        Called on a daemon thread of its own, one call at a time for each account among all processes of a user; may block,
+        up to about ``feed.deadline``; changes nothing at the vendor. What it raises becomes the line beside the rows, after
+        secrets are taken out, and the last good answer stays.
+        """
+
+
+class Backend(OfferSource, Protocol):
+    """One backend. Made once by the registry; on top of this it is ``Hosts`` or ``Clouds`` if runs can have its machines."""
 
     def check(self) -> list[PermissionView]:
-        """Each right that it needs, and whether it is there. Called when a user asks; may take seconds, changes nothing."""
+        """Each right that it needs, and whether it is there; the first row is the log in itself, its hint who we are there.
+
+        Called when a user asks; may take seconds, changes nothing. A right that cannot be told is ``unknown``. Raises only
+        where nothing can be asked: BackendNotAvailable (not configured), BackendUnreachable.
+        """
+
+
+@runtime_checkable
+class Hosts(Protocol):
+    """Machines that are there already: this one. Nothing is made or ended."""
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
         """Make the instance of a stored intent; with the same identity again it gives the same instance, never a second.
@@ -28,3 +81,173 @@ class Backend(Protocol):
 
     def terminate_instance(self, identity: str, data: dict[str, Any]) -> None:
         """End the instance; returns only when the vendor says that it is gone. One that is gone already is fine."""
+
+
+InstanceWord = Literal["starting", "running", "stopped", "ending", "unknown"]
+"""What a vendor's own status means to us. Status sets are open: a word that nobody knows is ``unknown``, never an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the engine has to know of a vendor before it calls. One constant a vendor."""
+
+    resend: Literal["token", "name", "look"]
+    """What keeps a second create from making a second machine: the vendor honours our token, or refuses a name that is taken,
+    or nothing does and only looking helps. With ``look`` an unknown create is sent again only when a machine of the identity
+    was absent from complete lists for ``settles`` seconds."""
+    settles: float = 120.0
+    """Seconds after an unknown create in which a machine may still appear."""
+    absent_after: float = 600.0
+    """Age in seconds of a machine before the vendor's 'not found' counts as a word about it."""
+    ready_within: float = 600.0
+    """Seconds from the create to a machine that answers by SSH; past that it counts as one that never will."""
+    stopped_is_billed: bool = True
+    """Whether a machine that powered itself off goes on costing: then the guard's plan says so beforehand (D7)."""
+    user_data: int = 0
+    """Bytes of user-data that the vendor takes; 0: none, the machine is prepared on first contact and its host key is pinned
+    then (D6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a machine needs beside itself: a key object, a firewall, an address, a disk. A row before it is made.
+
+    ``shared``: one for the installation, which no machine's end takes away; else it goes after its machine.
+    """
+
+    kind: str
+    identity: str
+    shared: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What ``attach`` needs to make it. JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something attached, as the vendor has it. ``id`` is the vendor's; with ``kind`` it is all that ``detach`` needs.
+
+    ``ours`` is False for what was there before us and only serves us too: it is never taken away.
+    """
+
+    kind: str
+    identity: str
+    id: str
+    ours: bool = True
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a machine is made from. The same order with the same identity is sent on every retry."""
+
+    identity: str
+    """``engine.names.identity``: at most 63 of [a-z0-9-]. Vendors with a token derive it from this."""
+    offer: OfferView
+    user_data: str = ""
+    login_key: str = ""
+    """Our public key, ``<algorithm> <base64>``, for vendors that put keys on a machine through an object of the account."""
+    things: Sequence[Thing] = ()
+    """What ``needs`` asked for, made."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """``dj-…`` tags; a vendor whose tags need rights of their own leaves them out, the name alone then says whose it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One machine as the vendor tells it."""
+
+    identity: str
+    data: Mapping[str, Any]
+    """JSON that ``get`` and ``terminate`` need; the engine stores it with the row."""
+    word: InstanceWord
+    said: str = ""
+    """The vendor's own status, for people."""
+    region: str = ""
+    address: str = ""
+    """Where SSH answers; '' while there is none."""
+    internal_address: str = ""
+    user: str = "root"
+    port: int = 22
+    created_at: float = 0.0
+    """Unix time by the vendor's clock; 0 if it does not say. Of two machines of one identity the oldest is kept."""
+    console: str = ""
+    """A page of the vendor where a person sees this machine."""
+
+
+class Instances(Protocol):
+    """The machines of one account. Called by the fleet reconciler and its sweeps, in pool threads, for different identities
+    at once; for one identity one call at a time.
+
+    Any call may raise BadCredentials, PermissionMissing (both freeze the backend and change no instance's state), RateLimited
+    (with its delay; nothing was done), BackendUnreachable (nothing was sent), BackendError (nothing can be concluded).
+    """
+
+    traits: Traits
+
+    def needs(self, order: Order) -> Sequence[Need]:
+        """What has to be attached before ``create``. Pure, no call: the engine stores a row for each, then attaches it."""
+
+    def create(self, order: Order) -> Instance:
+        """Make the machine of a stored intent, sending the create once; one that is there under this identity is returned.
+
+        Raises an error whose ``nothing_made`` is true (NoCapacity, NoQuota, NoBalance, Refused, …) only if there is surely no
+        machine of this call; anything else (time-out, 5xx, an answer that makes no sense) is UnknownOutcome: look with
+        ``find``. An earlier call that was unknown stays unknown, whatever a later one says.
+        """
+
+    def find(self, identity: str) -> list[Instance]:
+        """Every machine of this identity, asked from the vendor now. More than one: all but the oldest are to be ended.
+
+        An empty list of a create that is under way proves nothing before ``traits.settles``.
+        """
+
+    def list_all(self, installation: str) -> list[Instance]:
+        """Every machine of this installation, in every state and region, whoever asks and whatever the rows say.
+
+        Complete or an error: never a part. Sweeps call it before they read the store; it also serves as the look at many
+        machines at once, so that one call a tick is enough.
+        """
+
+    def get(self, data: Mapping[str, Any]) -> Instance | None:
+        """One machine. None where the vendor says that it has none: no proof before ``traits.absent_after``."""
+
+    def terminate(self, data: Mapping[str, Any]) -> None:
+        """Ask the vendor once to end the machine; returns when it accepted, not when it is gone: ``get`` tells that.
+
+        The engine keeps one such call in flight for a machine and backs off between repeats, for some vendors punish a burst.
+        'Not found' is fine and proves nothing. Raises Busy where the vendor does not end it in its present state: ask later.
+        """
+
+
+class Attachments(Protocol):
+    """Things beside machines. Called like ``Instances``, with the same errors."""
+
+    def attach(self, need: Need) -> Thing:
+        """Make it, or return what is there for it already. Idempotent for an identity. Errors as ``Instances.create``."""
+
+    def list_attached(self, installation: str) -> list[Thing]:
+        """Every thing of this installation in the account. Complete or an error."""
+
+    def detach(self, thing: Thing) -> None:
+        """Take it away; gone already is fine. One that is not ``ours`` is left alone. Raises Busy while a machine holds it."""
+
+
+class Cloud(Instances, Attachments, Protocol):
+    """One account of one vendor."""
+
+
+@runtime_checkable
+class Clouds(Protocol):
+    """A backend whose machines are made and ended at a vendor."""
+
+    def cloud(self, project: str = "main") -> Cloud:
+        """The account that a project has configured; the same object while its entry stays. Calls nobody.
+
+        Raises BackendNotAvailable where there is no entry: rows of it stay as they are (R12).
+        """
+
+    def checked(self) -> tuple[list[PermissionView], float] | None:
+        """What the last ``check`` of this account found, and its age in seconds; None if there was none. Asks nobody.
+
+        Called for every list of backends.
+        """

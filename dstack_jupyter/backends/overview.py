@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import calendar
+import time
 from collections.abc import Iterable
 
-from ..models.errors import DstackJupyterError
+from ..models.errors import BackendError, BadCredentials, DstackJupyterError
 from ..models.runs import BackendView, PermissionView
-from . import registry
+from ..offers import snapshot
+from . import live, registry
 from .account import Account, account, wanted
+from .base import Clouds
 from .boundary import vendor_errors
 from .config import BackendConfig
 from .config_file import CONFIGS
@@ -36,31 +40,80 @@ def _view(name: str, known: Configured, project: str) -> BackendView:
         view.status, view.message = "not available", f"{title}: the hosted marketplace is not available here"
     elif entry is None or not entry.module:
         view.status, view.message, view.hint = "not supported yet", f"{title}: not supported yet", view.hint or LATER
-    else:
+    if view.status == "not supported yet" and name in snapshot.SHIPPED:
+        newest = snapshot.dates(snapshot.shipped(name))[-1]
+        age = time.time() - calendar.timegm(time.strptime(newest, "%Y-%m-%d"))
+        view.price_source, view.price_age_days = f"list prices of {newest}", float(age // 86400)
+    if entry is not None and entry.module:
         _ask(name, title, view)
     return view
 
 
 def _ask(name: str, title: str, view: BackendView) -> None:
-    """Fill in what a backend that is built says of itself."""
+    """Fill in what a backend that is built says of itself; of a vendor what is known by now, for a list must not wait."""
     try:
         with vendor_errors(name):
             backend = registry.load(name)
-            columns, rights = backend.offers(), backend.check()
+            vendor = isinstance(backend, Clouds)
+            if vendor and not view.configured:
+                view.status, view.message = "not configured", f"{title}: not configured"
+                view.hint = f"`%dstack backends help {name}`"
+                return
+            known, errors = live.ask([name])
+            if name in errors:
+                raise errors[name]
+            _, answer = known[name]
+            regions = answer.table.rows.text["region"].words if answer.table is not None and len(answer.table) else []
+            if isinstance(backend, Clouds):
+                view.price_source = "the vendor's API"
+                view.price_age_days = round(answer.age / 86400, 3) if answer.table is not None else None
+                _remember(name, view, backend)
+            else:
+                view.credentials = "none needed" if view.kind == "local" else "valid" if regions else "unknown"
+                view.permissions = _complete(backend.check())
+                view.price_source = "no price: machines of your own"
+                view.configured = bool(regions)
+            if answer.error:
+                raise BackendError(answer.error, hint=answer.hint)
     except DstackJupyterError as error:
         view.status, view.last_error, view.hint = "in trouble", error.message, error.hint
         view.message = f"{title}: {error.message}"
+        if isinstance(error, BadCredentials):
+            view.credentials = "invalid"
         return
-    view.configured = bool(columns["backend"])
-    view.credentials = "none needed" if view.kind == "local" else "valid" if columns["backend"] else "unknown"
-    missing = [right.permission for right in rights if right.status == "missing"]
-    view.permissions = "complete" if not missing else f"missing: {', '.join(missing)}"
-    view.regions = sorted(set(columns["region"]))
-    view.price_source = "no price: machines of your own"
-    view.status = "ready" if view.configured else "not configured"
-    view.message = f"{title}: {view.status}"
+    view.regions = sorted(region for region in regions if region)
+    if view.status != "in trouble":
+        view.status = "ready" if view.configured else "not configured"
+        view.message = f"{title}: {view.status}"
     if not view.configured:
         view.hint = f"`%dstack backends help {name}`"
+
+
+def _complete(rights: Iterable[PermissionView]) -> str:
+    missing = [right.permission for right in rights if right.status == "missing" and right.level == "required"]
+    return f"missing: {', '.join(missing)}" if missing else "complete"
+
+
+def _remember(name: str, view: BackendView, backend: Clouds) -> None:
+    """Fill in what the last check of an account found."""
+    found = backend.checked()
+    if found is None:
+        view.hint = f"`%dstack backends check {name}` looks at the key and its rights"
+        return
+    rows, age = found
+    login, rights = rows[0], rows[1:]
+    view.credentials = {"granted": "valid", "missing": "invalid"}.get(login.status, "unknown")  # type: ignore[assignment]
+    view.permissions = f"{_complete(rights)} ({live.words(age)} ago)"
+    if login.status == "granted":
+        view.identity = "; ".join(part for part in (login.hint, view.identity) if part)
+    wrong = next((row for row in rows if row.status == "missing" and row.level == "required"), None)
+    if wrong is not None:
+        view.status, view.last_error, view.hint = "in trouble", f"{wrong.permission}: missing", wrong.hint
+        view.message = f"{backend_title(name)}: {wrong.permission} is missing"
+
+
+def backend_title(name: str) -> str:
+    return registry.entries[name].title if name in registry.entries else name
 
 
 def rights(name: str, project: str = "main") -> list[PermissionView]:

@@ -28,8 +28,18 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def number(value: float | None) -> str:
+    return "?" if value is None else f"{value:g}"
+
+
 def price(dollars_per_hour: float | None) -> str:
-    return "" if dollars_per_hour is None else "free" if dollars_per_hour == 0 else f"{money(dollars_per_hour)}/h"
+    return (
+        "a price that is not known"
+        if dollars_per_hour is None
+        else "free"
+        if dollars_per_hour == 0
+        else f"{money(dollars_per_hour)}/h"
+    )
 
 
 def run_line(view: RunView, now: float) -> str:
@@ -58,7 +68,7 @@ def plan_line(plan: Plan) -> str:
     gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
     where = first.backend if first.instance_type in ("", first.backend) else f"{first.backend} {first.instance_type}"
     return (
-        f"{plan.run_name}: {where} ({first.cpus:g} CPUs, {first.memory_gb:g} GB{gpu}), "
+        f"{plan.run_name}: {where} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"
     )
 

@@ -59,7 +59,8 @@ OFFERS = Key("offers", "")
 class Engine:
     """Made by a host; ``start``, ``stop`` and, between them, ``service`` are for the engine's loop, ``unfinished`` for any.
 
-    ``lost`` is told, once or more, that another engine has this home's store: nothing can be changed any more.
+    ``lost`` is told, once or more, that another engine has this home's store: nothing can be changed any more. ``machines`` makes
+    what reaches the machines behind instance rows.
     """
 
     service: Service
@@ -67,7 +68,10 @@ class Engine:
     _machines: Machines
     _forwards: Forwards
 
-    def __init__(self, home: Home, lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, home: Home, lost: Callable[[], None] = lambda: None, machines: Callable[..., Machines] = Machines
+    ) -> None:
+        self._make_machines = machines
         self.home = home
         self._lost_all = lost
         self._shared = location.shared(home)
@@ -115,7 +119,7 @@ class Engine:
 
     def _assemble(self, installation: str, keys: Keys, here: str) -> None:
         """Make the parts; ``here`` is the place of this engine where others share its store."""
-        self._machines = Machines(self.home, self._database, keys, installation, here)
+        self._machines = self._make_machines(self.home, self._database, keys, installation, here)
         self._forwards = Forwards(self.home, keys)
         condemned: dict[str, tuple[Reason, str]] = {}
         provisioning = Provisioning(lambda: self._database.read(hosts.offers))

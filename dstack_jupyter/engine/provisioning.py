@@ -7,24 +7,27 @@ not the engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import Any, TypeVar
 
 from ..backends import registry
-from ..backends.collect import collect
-from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported
-from ..models.errors import NotSupportedYet
-from ..models.runs import Guard, Missing, OfferView, Plan
+from ..backends.base import Hosts
+from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
+from ..models.errors import BackendNotAvailable, NotSupportedYet
+from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
-from ..offers.table import UNAVAILABLE, Requirements
 from .names import run_name
 from .placement import needs_container
 
 Result = TypeVar("Result")
 
 THREADS = 16
+FIRST_ANSWER = 10.0
+"""Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
+NOT_LAUNCHED = "this version shows its offers and does not launch its machines yet"
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
@@ -53,7 +56,7 @@ def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
 
 def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
     """The plan for these offers, cheapest first."""
-    configuration = task.model_dump(mode="json")
+    configuration = without_values(task.model_dump(mode="json"))
     configuration["name"] = task.name or run_name()
     price = offers[0].price if offers else 0.0
     duration = seconds(task.max_duration)
@@ -65,10 +68,27 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
         total_offers=len(offers),
         missing=missing,
         price=price,
-        max_cost=price * duration / 3600 if duration else None,
+        max_cost=price * duration / 3600 if duration and price is not None else None,
         guard=guard_of(offers[0], configuration) if offers else no_guard,
         notes=notes(task),
     )
+
+
+def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tuple[list[OfferView], list[Missing]]:
+    """What ``collect`` finds for a run: only backends that can make machines. Blocks, seldom for more than a moment."""
+    from ..backends.collect import collect  # numpy: a tenth of a second that no start needs to wait for
+    from ..offers.requirements import Requirements
+
+    wanted = Requirements.of_task(task)
+    found = collect(wanted, known)
+    if not len(found.rows) and found.pending:
+        found = collect(wanted, known, seconds=FIRST_ANSWER)
+    return found.rows.views(), found.missing
+
+
+def _later(offer: OfferView) -> tuple[bool, float, bool]:
+    """The order in which offers are tried. At the same price what is in a fleet comes first: the user set it up for runs."""
+    return offer.availability in UNAVAILABLE, inf if offer.price is None else offer.price, offer.backend == "local"
 
 
 def _why_not_local(task: AnyRun) -> str:
@@ -78,6 +98,26 @@ def _why_not_local(task: AnyRun) -> str:
     if task.node_count > 1:
         return "it is one machine, and the run has several nodes"
     return "it belongs to no fleet" if task.fleets else ""
+
+
+def _hosts(backend: str) -> Hosts:
+    found = registry.load(backend)
+    if not isinstance(found, Hosts):
+        raise BackendNotAvailable(f"{backend}: {NOT_LAUNCHED}")
+    return found
+
+
+def _launchable(offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
+    """(offers of backends whose machines this version launches, for each other backend what it would have had and why not)."""
+    launches = {name: isinstance(registry.load(name), Hosts) for name in {offer.backend for offer in offers}}
+    missing = []
+    for name in sorted(name for name, can in launches.items() if not can):
+        fits = [offer for offer in offers if offer.backend == name]
+        prices = [offer.price for offer in fits if offer.price is not None]
+        since = f", from ${min(prices):g}/h" if prices else ""
+        reason = f"{NOT_LAUNCHED}; {len(fits)} of its offers would fit{since}"
+        missing.append(Missing(backend=name, reason=reason, hint="`local` and SSH fleets run today"))
+    return [offer for offer in offers if launches[offer.backend]], missing
 
 
 class Provisioning:
@@ -95,25 +135,23 @@ class Provisioning:
         task = run_configuration(configuration)
         rows = await self._hosts()
         known = {"ssh": {name: [row[name] for row in rows] for name in HOST_COLUMNS}}
-        table, missing = await self._blocking(collect, Requirements.of_task(task), known)
-        offers = table.views()
+        offers, missing = await self._blocking(find, task, known)
+        offers, unbuilt = _launchable(offers)
+        missing = unbuilt + missing
         reason = _why_not_local(task)
         if reason and any(offer.backend == "local" for offer in offers):
             offers = [offer for offer in offers if offer.backend != "local"]
             missing = [Missing(backend="local", reason=reason), *missing]
-        # At the same price what is in a fleet comes first: a fleet is what the user set up for runs.
-        offers.sort(key=lambda offer: (offer.availability in UNAVAILABLE, offer.price, offer.backend == "local"))
+        offers.sort(key=_later)
         return offers, missing
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""
-        compute = registry.load(backend)
-        return await self._blocking(compute.create_instance, identity, offer)
+        return await self._blocking(_hosts(backend).create_instance, identity, offer)
 
     async def terminate(self, backend: str, identity: str, data: dict[str, Any]) -> None:
         """End an instance; returns when the vendor says that it is gone."""
-        compute = registry.load(backend)
-        await self._blocking(compute.terminate_instance, identity, data)
+        await self._blocking(_hosts(backend).terminate_instance, identity, data)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False)

@@ -25,9 +25,22 @@ def _words(text: str) -> str:
 
 class TerminalFace:
     is_notebook = False
+    holds_objects = False
+
+    def __init__(self) -> None:
+        self._below: list[str] = []
 
     def say(self, text: str) -> None:
         print(_words(text), file=sys.stderr, flush=True)
+
+    def below(self, lines: list[str], html: str) -> None:
+        self._below += lines
+
+    def end(self) -> None:
+        """Say what belongs below the result, which has been printed."""
+        sys.stdout.flush()
+        for line in self._below:
+            self.say(line)
 
     def ask(self, question: str) -> bool:
         if not sys.stdin.isatty():
@@ -55,14 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigurationError as error:
         print(_words("\n".join(error._lines())), file=sys.stderr)
         return 2
+    code = 0
     try:
         from .commands import run_command
 
         body = sys.stdin.read() if args.noun == "check" and args.file == "-" else None
-        result = run_command(args, TerminalFace(), body)
+        face = TerminalFace()
+        result = run_command(args, face, body)
         if not result.shown:
             _show(result, as_json=getattr(args, "json", False))
-            sys.stdout.flush()
+        face.end()
+        code = result.code
     except DstackJupyterError as error:
         print(_words("\n".join(error._lines())), file=sys.stderr)
         return 1
@@ -71,8 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read us (`head`) has enough; the interpreter's own flush at exit must not fail over it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return result.code
+    if args.noun == "offers":
+        from ..backends.live import hand_over
+
+        hand_over()
+    return code
 
 
 def _show(result: Result, *, as_json: bool) -> None:
@@ -93,7 +112,8 @@ def _show(result: Result, *, as_json: bool) -> None:
     elif isinstance(value, list):
         print(_words("\n".join(str(item) for item in value)))
     elif isinstance(value, Report):
-        print(_words(str(value)))
+        if text := _words(str(value)):
+            print(text)
     elif value is not None:
         print(value)
 

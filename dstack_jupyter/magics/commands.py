@@ -14,10 +14,10 @@ from ..client import Run, connect
 from ..display import logview
 from ..display.words import attachment_lines, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
-from ..models.runs import NOT_AVAILABLE_YET, Frame, RunFrame
+from ..models.runs import Frame, RunFrame
 from ..models.states import RunState
 from . import configuring
-from .face import Face, Result
+from .face import Face, Report, Result
 
 if TYPE_CHECKING:
     from ..models.configurations import AnyRun
@@ -32,28 +32,38 @@ FLEET_PATIENCE = 60.0
 """Seconds that `apply` waits for the hosts of a fleet; they are tried on after that."""
 
 
+SHOWN = 50
+"""Offers that a shell prints when nobody says how many."""
+
+
 def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    frame = api.offers(
+    from ..display.offers import beside_html, beside_text, groups_text, offers_text
+
+    found = api.find_offers(
         gpu=args.gpu,
         cpu=args.cpu,
         memory=args.memory,
         disk=args.disk,
-        backends=tuple(args.backend),
-        regions=tuple(args.region),
-        instance_types=tuple(args.instance_type),
+        backends=args.backend,
+        regions=args.region,
+        zones=args.zone,
+        instance_types=args.instance_type,
         spot_policy=args.spot_policy,
         max_price=args.max_price,
-        max_offers=args.max_offers,
+        refresh=args.refresh,
     )
-    missing = frame.attrs["missing"]
-    waiting = [line["backend"] for line in missing if line["reason"] == NOT_AVAILABLE_YET]
-    for line in missing:
-        if line["backend"] not in waiting:
-            hint = f" ({line['hint']})" if line["hint"] else ""
-            face.say(f"no offers of {line['backend']}: {line['reason']}{hint}")
-    if waiting and not args.json:
-        face.say(f"not available yet: {', '.join(waiting)}")
-    return Result(frame)
+    if args.json:
+        return Result(Report([], found.json(args.max_offers, args.group_by)))
+    beside = found.missing, found.notes, found.empty
+    face.below(beside_text(*beside), beside_html(*beside))
+    if face.holds_objects:
+        return Result(found.frame(args.max_offers, args.group_by))
+    most = SHOWN if args.max_offers is None else args.max_offers
+    if args.group_by is not None:
+        groups = found.groups(args.group_by)
+        first = {name: values[:most] for name, values in groups.items()}
+        return Result(Report(groups_text(first, len(groups["offers"])), None))
+    return Result(Report(offers_text(found.rows.first(most).lists(), len(found.rows)), None))
 
 
 def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -195,7 +205,8 @@ def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
         face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
-    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else ", with no end set"
+    bounded = plan.price is None or plan.max_cost is not None
+    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
     if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):
         raise ConfirmationNeeded("not launched", hint="nothing was started")
 

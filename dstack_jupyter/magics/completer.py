@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from . import parser
 LINE = re.compile(r"%%?dstack\s+(?P<rest>.*)$")
 TAKES_RUN = ("logs", "attach", "stop", "pull")
 MOST_RUNS = 50
+OF_OFFERS = {
+    "-r": "region",
+    "--region": "region",
+    "--zone": "zone",
+    "--instance-type": "instance_type",
+    "--gpu": "",
+    "--group-by": "",
+}
+"""Flags whose values are words of the offers, and the column they are in."""
 
 
 class Completer:
@@ -48,6 +58,8 @@ class Completer:
             from ..backends import registry
 
             names = list(registry.entries)
+        elif before[-1] in OF_OFFERS and noun in ("offers", "apply"):
+            names = _of_offers(before[-1], [name for flag, name in pairwise(before) if flag in ("-b", "--backend")])
         elif before[-1] in ("-f", "--file") and noun == "apply":
             names = _files(word)
         elif word.startswith("-"):
@@ -81,6 +93,19 @@ class Completer:
             "matched_fragment": word,
             "suppress": bool(found),
         }
+
+
+def _of_offers(flag: str, backends: list[str]) -> list[str]:
+    """Names of GPUs, keys of groups; regions, zones and instance types of list prices and of what backends have answered."""
+    if flag == "--gpu":
+        from ..models.gpus import KNOWN
+
+        return sorted(KNOWN)
+    if flag == "--group-by":
+        return ["gpu", "gpu,backend", "gpu,backend,region", "gpu,count", "gpu,backend,region,count"]
+    from ..backends.collect import words
+
+    return words(OF_OFFERS[flag], backends)
 
 
 def _of_backends(noun: str, before: list[str]) -> list[str]:

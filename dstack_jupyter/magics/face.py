@@ -14,9 +14,14 @@ class Face(Protocol):
     """Where a command is used: a notebook, a terminal IPython, or a shell."""
 
     is_notebook: bool
+    holds_objects: bool
+    """Whether results are objects that a program goes on with (a cell, IPython), or only read (a shell)."""
 
     def say(self, text: str) -> None:
         """A line for the user, on the main thread."""
+
+    def below(self, lines: list[str], html: str) -> None:
+        """Lines for the user below the command's result, whatever shows that."""
 
     def ask(self, question: str) -> bool:
         """A yes or no. Raises ConfirmationNeeded where nobody can be asked."""

@@ -25,9 +25,28 @@ class ShellFace:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.is_notebook = hasattr(shell, "kernel")
+        self.holds_objects = True
+        self._shell = shell
 
     def say(self, text: str) -> None:
         print(text, flush=True)
+
+    def below(self, lines: list[str], html: str) -> None:
+        """The result is shown by whoever gets it, at the cell's end: these lines follow then."""
+        if not lines:
+            return
+        events = self._shell.events
+
+        def show(*_: object) -> None:
+            from IPython.display import display
+
+            events.unregister("post_run_cell", show)
+            if self.is_notebook:
+                display({"text/plain": "\n".join(lines), "text/html": html}, raw=True)  # type: ignore[no-untyped-call]
+            else:
+                self.say("\n".join(lines))
+
+        events.register("post_run_cell", show)
 
     def ask(self, question: str) -> bool:
         try:

@@ -68,10 +68,12 @@ def _output(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _resources(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the machine must have")
-    group.add_argument("--gpu", help="such as 24GB, A100:80GB:1.., H100:8")
-    group.add_argument("--cpu", help="such as 4.., arm:8")
-    group.add_argument("--memory", help="such as 32GB..")
-    group.add_argument("--disk", help="such as 200GB..")
+    group.add_argument(
+        "--gpu", metavar="SPEC", help="[vendor:][name,…:][memory:][count], such as 24GB.., A100,H100:80GB:1.., H100:8, amd"
+    )
+    group.add_argument("--cpu", metavar="SPEC", help="such as 4.., arm:8")
+    group.add_argument("--memory", metavar="RANGE", help="such as 32GB.., 64GB..128GB (one figure is exactly that)")
+    group.add_argument("--disk", metavar="RANGE", help="such as 200GB..")
     group.add_argument("-b", "--backend", action="append", default=[], metavar="NAME", help="only this backend; repeatable")
     group.add_argument("-r", "--region", action="append", default=[], metavar="NAME", help="only this region; repeatable")
     group.add_argument("--instance-type", action="append", default=[], metavar="NAME", help="only this type; repeatable")
@@ -90,7 +92,12 @@ def _run(parser: argparse.ArgumentParser, *, job: bool = False) -> None:
 
 def _offers(parser: argparse.ArgumentParser) -> None:
     _resources(parser)
-    parser.add_argument("--max-offers", type=int, metavar="N", help="the cheapest N only")
+    parser.add_argument("--zone", action="append", default=[], metavar="NAME", help="only this availability zone; repeatable")
+    parser.add_argument("--max-offers", type=int, metavar="N", help="the cheapest N only (a shell prints 50 unless told)")
+    parser.add_argument(
+        "--group-by", metavar="KEYS", help="one row a group: gpu, and any of backend, region, count, as in gpu,backend"
+    )
+    parser.add_argument("--refresh", action="store_true", help="wait until every backend has answered or failed")
     _output(parser, "the DataFrame")
 
 

@@ -13,7 +13,17 @@
     ├── RunFailed                      run_failed             422   the run ended, and not with success
     ├── BackendError                   backend_error          502
     │   ├── BackendNotAvailable        backend_not_available  501
-    │   ├── NoCapacity                 no_capacity            503
+    │   ├── UnknownOutcome             unknown_outcome        502   it may have been done: look before anything else
+    │   ├── Busy                       busy                   503   not in the thing's present state: ask later
+    │   ├── BackendUnreachable         backend_unreachable    503   the vendor was not reached: nothing was sent ○
+    │   ├── RateLimited                rate_limited           503   ``delay`` seconds until it is worth asking again ○
+    │   ├── BadCredentials             bad_credentials        502   the vendor does not know the key ○
+    │   ├── PermissionMissing          permission_missing     502   it knows it, and it lacks ``permission`` ○
+    │   ├── NoCapacity                 no_capacity            503   sold out there ○
+    │   ├── NoQuota                    no_quota               503   a limit of the account ○
+    │   ├── NoBalance                  no_balance             502   money, or an account that is locked ○
+    │   ├── NotAtVendor                not_at_vendor          502   what the request names is not there ○
+    │   ├── Refused                    refused                502   a plain no for another reason ○
     │   └── Unreachable                unreachable            503   a machine does not answer; its jobs may well go on
     │       └── HostKeyChanged         host_key_changed       502   somebody else may answer there: nothing was sent
     ├── StorageFull                    storage_full           507   the disk under our state is full
@@ -21,6 +31,9 @@
     ├── LostLease                  lost_lease            503   another engine acts for this resource now; nothing was changed
     ├── EngineUnavailable              engine_unavailable     503   no engine answers and none could be started
     └── EngineError                    engine_error           500   a defect of ours, with a request id to report
+
+○ ``nothing_made``: as the answer to a create it is surely a no. Every other error of a create leaves open whether there is
+something now.
 
 ``message`` says what is wrong, ``hint`` how to mend it, ``code`` is stable for programs, ``status`` is what the error is
 over HTTP. Nothing here ever holds the value of a secret.
@@ -174,18 +187,98 @@ class RunFailed(DstackJupyterError):
 
 
 class BackendError(DstackJupyterError):
+    """A vendor, or our way to it, did not do what was asked."""
+
     code = "backend_error"
     status = 502
+    nothing_made: ClassVar[bool] = False
+    """Whether this answer to a create proves that nothing was made."""
 
 
 class BackendNotAvailable(BackendError):
+    """Not built, not installed, or not configured: nobody was asked."""
+
     code = "backend_not_available"
     status = 501
+    nothing_made = True
+
+
+class UnknownOutcome(BackendError):
+    """A call that makes something may or may not have made it: only looking tells."""
+
+    code = "unknown_outcome"
+
+
+class Busy(BackendError):
+    code = "busy"
+    status = 503
+
+
+class BackendUnreachable(BackendError):
+    code = "backend_unreachable"
+    status = 503
+    nothing_made = True
+
+
+class RateLimited(BackendError):
+    """``delay``: seconds until the vendor may be asked again, as it said itself or as we count."""
+
+    code = "rate_limited"
+    status = 503
+    nothing_made = True
+
+    def __init__(self, message: str, *, hint: str = "", request_id: str = "", delay: float = 0.0) -> None:
+        super().__init__(message, hint=hint, request_id=request_id)
+        self.delay = delay
+
+    def details(self) -> dict[str, Any]:
+        return {"delay": self.delay}
+
+
+class BadCredentials(BackendError):
+    code = "bad_credentials"
+    nothing_made = True
+
+
+class PermissionMissing(BackendError):
+    """``permission``: what the key lacks, as the vendor or its documentation names it."""
+
+    code = "permission_missing"
+    nothing_made = True
+
+    def __init__(self, message: str, *, hint: str = "", request_id: str = "", permission: str = "") -> None:
+        super().__init__(message, hint=hint, request_id=request_id)
+        self.permission = permission
+
+    def details(self) -> dict[str, Any]:
+        return {"permission": self.permission}
 
 
 class NoCapacity(BackendError):
     code = "no_capacity"
     status = 503
+    nothing_made = True
+
+
+class NoQuota(BackendError):
+    code = "no_quota"
+    status = 503
+    nothing_made = True
+
+
+class NoBalance(BackendError):
+    code = "no_balance"
+    nothing_made = True
+
+
+class NotAtVendor(BackendError):
+    code = "not_at_vendor"
+    nothing_made = True
+
+
+class Refused(BackendError):
+    code = "refused"
+    nothing_made = True
 
 
 class Unreachable(BackendError):
@@ -238,6 +331,4 @@ def from_envelope(envelope: dict[str, Any]) -> DstackJupyterError:
     details = envelope.get("details") or {}
     if cls is ConfigurationError:
         return ConfigurationError(message, **common, problems=[Problem(**p) for p in details.get("problems", [])])
-    if cls is RunFailed:
-        return RunFailed(message, **common, **details)
-    return cls(message, **common)
+    return cls(message, **common, **details)

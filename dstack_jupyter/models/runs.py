@@ -21,27 +21,34 @@ class Guard(WireModel):
 
 
 class OfferView(WireModel):
-    """One row of the offers table, with the column names of the DataFrame (design §4)."""
+    """One row of the offers table, with the column names of the DataFrame (design §4). A number that is not known is None."""
 
     backend: str
     region: str = ""
     zone: str = ""
     instance_type: str
-    cpus: float
-    memory_gb: float
-    disk_gb: float
+    cpus: float | None
+    memory_gb: float | None
+    disk_gb: float | None
     gpu_vendor: str = ""
     gpu_name: str = ""
     gpu_count: int = 0
-    gpu_memory_gb: float = 0.0
+    gpu_memory_gb: float | None = 0.0
     cpu_arch: str = ""
     spot: bool = False
-    price: float
+    price: float | None
+    """Dollars per hour; None where the vendor does not tell. It never counts as free, and never passes ``max_price``."""
     availability: str = "available"
     reason: str = ""
     source: str = ""
     price_date: str = ""
+    blocks: int = 1
+    """Free blocks of a host that is shared by jobs."""
+    total_blocks: int = 1
 
+
+UNAVAILABLE = frozenset({"not_available", "no_quota", "no_balance", "busy"})
+"""Availabilities of offers that cannot be had now: they are shown last, with the reason."""
 
 NOT_AVAILABLE_YET = "not available yet"
 """The reason of a backend that this version knows by name only."""
@@ -84,8 +91,8 @@ class Plan(WireModel):
     offers: list[OfferView]
     total_offers: int
     missing: list[Missing] = []
-    price: float = 0.0
-    """Dollars per hour of the cheapest offer, the one tried first; 0 when there is no offer."""
+    price: float | None = 0.0
+    """Dollars per hour of the cheapest offer, the one tried first; 0 when there is no offer, None when its price is not known."""
     max_cost: float | None = None
     """Dollars at most, where max_duration bounds it."""
     guard: Guard

@@ -1,35 +1,53 @@
-"""The offers table as a plain pandas.DataFrame: the columns of design §4, text columns categorical."""
+"""Rows of offers as a plain pandas.DataFrame: the columns of design §4, text columns categorical."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..models.runs import Missing
-from .table import COLUMNS, DERIVED, TEXT, OfferTable
+import numpy as np
+
+from .rows import Array, Rows
+from .table import COLUMNS
 
 if TYPE_CHECKING:
-    import pandas
-
-NUMBERS = ("cpus", "memory_gb", "disk_gb", "gpu_memory_gb", "price")
+    from pandas import DataFrame as DataFrame  # noqa: PLC0414 - exported to others
 
 
-def to_frame(table: OfferTable, missing: list[Missing], query: dict[str, Any] | None = None) -> pandas.DataFrame:
-    """One row an offer. ``df.attrs``: ``missing`` (backends without rows and why), ``query``, ``empty`` (why there is no row)."""
+def per_gpu(rows: Rows) -> tuple[Array, Array]:
+    """(dollars an hour for one GPU, and for one GB of its memory); NaN where there is none or it is not known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gpus, memory = rows.numbers["gpu_count"], rows.numbers["gpu_memory_gb"]
+        each = np.where(gpus > 0, rows.numbers["price"] / gpus, np.nan)
+        return each, np.where(memory > 0, each / memory, np.nan)
+
+
+def to_frame(rows: Rows) -> DataFrame:
+    """One row an offer, in the order of ``rows``."""
     import pandas as pd
 
-    frame = pd.DataFrame({name: table.columns.get(name, []) for name in COLUMNS if name not in DERIVED})
-    for name in NUMBERS:
-        frame[name] = frame[name].astype("float64")
-    frame["gpu_count"] = frame["gpu_count"].astype("int64")
-    frame["spot"] = frame["spot"].astype("bool")
-    gpus = frame["gpu_count"].where(frame["gpu_count"] > 0)
-    frame["price_per_gpu"] = frame["price"] / gpus
-    frame["price_per_gpu_gb"] = frame["price_per_gpu"] / frame["gpu_memory_gb"].where(frame["gpu_memory_gb"] > 0)
-    frame["price_date"] = pd.to_datetime(frame["price_date"].replace("", None))
-    for name in TEXT:
-        frame[name] = frame[name].astype("category")
-    frame = frame[list(COLUMNS)]
-    frame.attrs["missing"] = [line.model_dump() for line in missing]
-    frame.attrs["query"] = query or {}
-    frame.attrs["empty"] = table.why_empty()
-    return frame
+    each, of_memory = per_gpu(rows)
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        if name == "price_per_gpu":
+            columns[name] = each
+        elif name == "price_per_gpu_gb":
+            columns[name] = of_memory
+        elif name == "price_date":
+            text = rows.text[name].compact()
+            columns[name] = np.array([word or "NaT" for word in text.words] or ["NaT"], "datetime64[s]")[text.codes]
+        elif name in rows.text:
+            text = rows.text[name].compact()
+            columns[name] = pd.Categorical.from_codes(text.codes, categories=pd.Index(text.words), validate=False)
+        elif name == "gpu_count":
+            columns[name] = rows.numbers[name].astype(np.int64)
+        else:
+            columns[name] = rows.numbers[name]
+    return pd.DataFrame(columns, copy=False)
+
+
+def plain_frame(columns: Mapping[str, Sequence[Any]]) -> DataFrame:
+    """Plain columns, such as groups, as a frame."""
+    import pandas as pd
+
+    return pd.DataFrame(columns)

@@ -1,27 +1,20 @@
-"""Offers as one table of columns (D8): backends yield columns, a query keeps row numbers, users get a DataFrame."""
+"""Offers as one table of columns (D8): sorted by price once, the rows with GPUs apart, a query is a few masks.
+
+A table never changes. Backends that answer anew make a new small table of theirs; a query asks each table and merges the hits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from ..models.configurations import AnyRun
-from ..models.resources import GPU, CountRange, MemoryRange, Resources
-from ..models.runs import OfferView
+import numpy as np
 
-TEXT = (
-    "backend",
-    "region",
-    "zone",
-    "instance_type",
-    "gpu_vendor",
-    "gpu_name",
-    "cpu_arch",
-    "availability",
-    "reason",
-    "source",
-)
+from ..models.runs import UNAVAILABLE
+from .requirements import OWN_MACHINES, Filter, Requirements, filters
+from .rows import Array, Index, Rows, Text
+
 COLUMNS = (
     "backend", "region", "zone", "instance_type", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count",
     "gpu_memory_gb", "cpu_arch", "spot", "price", "price_per_gpu", "price_per_gpu_gb", "availability", "reason", "source",
@@ -29,183 +22,138 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of the DataFrame, in order (design §4)."""
 
-DERIVED = frozenset({"price_per_gpu", "price_per_gpu_gb"})
-"""Columns that are made of others, in the DataFrame only."""
-
-OWN_MACHINES = frozenset({"local", "ssh"})
-"""Backends whose machines are the user's: the defaults of cpu, memory and disk do not filter them."""
-
-UNAVAILABLE = frozenset({"not_available", "no_quota", "no_balance", "busy"})
-"""Offers that cannot be had now: they are shown last, with the reason."""
+FIRST_STRETCH = 2048
+"""Rows that a query for the cheapest few looks at first; each stretch after it is four times as long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
-    """What a query asks for. ``asked`` are the resources that the user gave; others of ``resources`` are defaults."""
+class _Part:
+    """Rows of a table as filters see them."""
 
-    resources: Resources
-    backends: tuple[str, ...] = ()
-    regions: tuple[str, ...] = ()
-    fleets: tuple[str, ...] = ()
-    """Fleets that the run may use; the region of a host is its fleet."""
-    instance_types: tuple[str, ...] = ()
-    spot: bool | None = None
-    max_price: float | None = None
-    defaults_filter: bool = True
-    """False for `%dstack offers`: what the user did not ask for is not asked for."""
+    __slots__ = ("index", "rows", "table")
+
+    def __init__(self, table: OfferTable, rows: Rows, index: Index) -> None:
+        self.table = table
+        self.rows = rows
+        self.index = index
+
+    def text(self, name: str) -> Text:
+        return self.rows.text[name].take(self.index)
+
+    def number(self, name: str) -> Array:
+        return self.rows.numbers[name][self.index]
+
+    def own(self) -> Array | None:
+        if not self.table.has_own:
+            return None
+        text = self.text("backend")
+        return text.flags(OWN_MACHINES)[text.codes]
+
+
+EVERY = slice(None)
+
+
+class OfferTable:
+    """Offers in order: what can be had before what cannot, cheapest first, prices that are not known last."""
+
+    def __init__(self, rows: Rows, *, ordered: bool = False) -> None:
+        """``rows`` in any order, unless they are ``ordered`` as ``order`` would."""
+        self.rows = rows if ordered else rows.take(order(rows))
+        for text in self.rows.text.values():
+            text.by_lower  # noqa: B018 - made here once, taken over by every part of the column
+        self.has_own = bool(self.rows.text["backend"].flags(OWN_MACHINES).any())
+        self._with_gpu = np.flatnonzero(self.rows.numbers["gpu_count"] > 0)
+        self._gpu = self.rows.take(self._with_gpu)
 
     @classmethod
-    def of_task(cls, task: AnyRun) -> Requirements:
-        spot = {"spot": True, "on-demand": False, "auto": None, None: False}[task.spot_policy]
-        return cls(
-            resources=task.resources,
-            backends=tuple(task.backends or ()),
-            regions=tuple(task.regions or ()),
-            fleets=tuple(each if isinstance(each, str) else str(each.get("name", "")) for each in task.fleets or ()),
-            instance_types=tuple(task.instance_types or ()),
-            spot=spot,
-            max_price=task.max_price,
-        )
-
-
-Columns = dict[str, list[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """One wish: the words that an empty result is explained by, the columns it reads, the test of their values."""
-
-    name: str
-    columns: tuple[str, ...]
-    fits: Callable[..., bool]
-
-    def keep(self, columns: Columns, rows: list[int]) -> list[int]:
-        if len(self.columns) == 1:
-            values, fits = columns[self.columns[0]], self.fits
-            return [row for row in rows if fits(values[row])]
-        wanted = [columns[name] for name in self.columns]
-        return [row for row in rows if self.fits(*(values[row] for values in wanted))]
-
-
-def _within(value: float, wanted: MemoryRange | CountRange) -> bool:
-    return (wanted.min is None or value >= wanted.min) and (wanted.max is None or value <= wanted.max)
-
-
-def _filters(wanted: Requirements) -> list[Filter]:
-    found: list[Filter] = []
-    for name, column, values in (
-        ("backends", "backend", wanted.backends),
-        ("regions", "region", wanted.regions),
-        ("instance_types", "instance_type", wanted.instance_types),
-    ):
-        if values:
-            found.append(Filter(name, (column,), frozenset(values).__contains__))
-    if names := frozenset(name.rpartition("/")[2] for name in wanted.fleets):
-        found.append(Filter("fleets", ("backend", "region"), lambda backend, region: backend != "ssh" or region in names))
-    # The user's own machines are neither spot nor on-demand; asking for spot alone leaves them out.
-    if (spot := wanted.spot) is not None:
-        found.append(Filter("spot_policy", ("spot",), lambda value: value == spot))
-    if (highest := wanted.max_price) is not None:
-        found.append(Filter("max_price", ("price",), lambda value: value <= highest))
-    return found + _resource_filters(wanted) + ([] if wanted.resources.gpu is None else _gpu_filters(wanted.resources.gpu))
-
-
-def _resource_filters(wanted: Requirements) -> list[Filter]:
-    """cpu, memory and disk. What is a default filters rented machines only, or nothing."""
-    resources, found = wanted.resources, []
-    for name, column, size in (
-        ("cpu", "cpus", resources.cpu.count),
-        ("memory", "memory_gb", resources.memory),
-        ("disk", "disk_gb", resources.disk.size),
-    ):
-        asked = name in resources.model_fields_set
-        if asked or wanted.defaults_filter:
-            spared = frozenset() if asked else OWN_MACHINES
-
-            def fits(backend: str, value: float, size: CountRange | MemoryRange = size, spared: frozenset[str] = spared) -> bool:
-                return backend in spared or _within(value, size)
-
-            found.append(Filter(name, ("backend", column), fits))
-    if arch := resources.cpu.arch:
-        found.append(Filter("cpu arch", ("cpu_arch",), lambda value: value == arch))
-    return found
-
-
-def _gpu_filters(gpu: GPU) -> list[Filter]:
-    low = gpu.count.min or 0
-
-    def count(backend: str, value: int) -> bool:
-        # A machine of the user's own is shared: it fits if it has at least that many, and the job sees only its share.
-        return value >= low if backend in OWN_MACHINES else _within(value, gpu.count)
-
-    found: list[Filter] = []
-
-    def add(name: str, column: str, fits: Callable[[Any], bool]) -> None:
-        # Where no GPU will do too, what is asked of a GPU is not asked of a machine without one.
-        found.append(Filter(name, (column, "gpu_count"), lambda value, gpus: (low == 0 and gpus == 0) or fits(value)))
-
-    if vendor := gpu.vendor:
-        add("gpu vendor", "gpu_vendor", lambda value: value == vendor)
-    if names := frozenset(name.lower() for name in gpu.name or ()):
-        add("gpu name", "gpu_name", lambda value: value.lower() in names)
-    if (memory := gpu.memory) is not None:
-        add("gpu memory", "gpu_memory_gb", lambda value: _within(value, memory))
-    if (total := gpu.total_memory) is not None:
-
-        def fits(each: float, gpus: int) -> bool:
-            return (low == 0 and gpus == 0) or _within(each * gpus, total)
-
-        found.append(Filter("gpu total_memory", ("gpu_memory_gb", "gpu_count"), fits))
-    return [*found, Filter("gpu count", ("backend", "gpu_count"), count)]
-
-
-@dataclass(slots=True)
-class OfferTable:
-    """Columns of equal length, named as in ``COLUMNS`` less the derived prices.
-
-    ``removed_by``: for each backend that a query left without a row, the filter that took the last one.
-    """
-
-    columns: Columns = field(default_factory=dict)
-    removed_by: dict[str, str] = field(default_factory=dict)
+    def of(cls, columns: Mapping[str, Sequence[Any]]) -> OfferTable:
+        """From plain columns. Raises ValueError, TypeError."""
+        return cls(Rows.of(columns))
 
     def __len__(self) -> int:
-        return len(self.columns.get("backend", ()))
+        return len(self.rows)
 
-    def extend(self, columns: Columns) -> None:
-        """Add a backend's rows; a column it does not know stays empty in them."""
-        before, more = len(self), len(columns["backend"])
-        for name in (each for each in COLUMNS if each not in DERIVED):
-            values = self.columns.setdefault(name, [""] * before)
-            values.extend(columns.get(name, [""] * more))
+    def query(self, wanted: Requirements, limit: int | None = None) -> Selection:
+        """The rows that fit, in the table's order; the first ``limit`` of them."""
+        wishes = filters(wanted)
+        gpus = any(wish.gpus_only for wish in wishes)
+        rows = self._gpu if gpus else self.rows
+        if limit is None:
+            found = np.flatnonzero(self._mask(rows, EVERY, wishes))
+        else:
+            found = self._first(rows, wishes, limit)
+        return Selection(self, self._with_gpu[found] if gpus else found, wishes)
 
-    def query(self, wanted: Requirements) -> OfferTable:
-        """The rows that fit, cheapest first; what cannot be had now comes last."""
-        rows = list(range(len(self)))
-        removed_by: dict[str, str] = {}
-        if rows:
-            backends = self.columns["backend"]
-            present = set(backends)
-            for each in _filters(wanted):
-                rows = each.keep(self.columns, rows)
-                left = {backends[row] for row in rows}
-                removed_by.update(dict.fromkeys(present - left, each.name))
-                present = left
-            prices, availability = self.columns["price"], self.columns["availability"]
-            rows.sort(key=lambda row: (availability[row] in UNAVAILABLE, prices[row]))
-        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        return OfferTable(columns, removed_by)
+    def _mask(self, rows: Rows, index: Index, wishes: Sequence[Filter]) -> Array:
+        part = _Part(self, rows, index)
+        mask = np.ones(len(part.number("price")), np.bool_)
+        for wish in wishes:
+            mask &= wish.fits(part)
+        return mask
 
-    def why_empty(self) -> str:
-        """One sentence for a query without a row; '' if there is one."""
-        if len(self):
-            return ""
-        if not self.removed_by:
-            return "no backend has an offer"
-        blame = ", ".join(dict.fromkeys(f"`{name}`" for name in self.removed_by.values()))
-        return f"no offer fits: {blame} removed the last {'one' if len(self.removed_by) == 1 else 'ones'}"
+    def _first(self, rows: Rows, wishes: Sequence[Filter], limit: int) -> Array:
+        found: list[Array] = []
+        begin, length, count = 0, FIRST_STRETCH, 0
+        while begin < len(rows) and count < limit:
+            hits = np.flatnonzero(self._mask(rows, slice(begin, begin + length), wishes)) + begin
+            found.append(hits)
+            begin, length, count = begin + length, length * 4, count + len(hits)
+        return np.concatenate(found)[:limit] if found else np.zeros(0, np.intp)
 
-    def views(self) -> list[OfferView]:
-        names = [name for name in self.columns if name in OfferView.model_fields]
-        rows = zip(*(self.columns[name] for name in names), strict=True)
-        return [OfferView(**dict(zip(names, row, strict=True))) for row in rows]
+    @cached_property
+    def backends(self) -> Array:
+        """How many rows each word of the column ``backend`` has."""
+        text = self.rows.text["backend"]
+        return np.bincount(text.codes, minlength=len(text.words))
+
+
+class Selection:
+    """The rows of a table that fit a query."""
+
+    def __init__(self, table: OfferTable, index: Array, wishes: Sequence[Filter]) -> None:
+        self.table = table
+        self.index = index
+        self._wishes = wishes
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self) -> Rows:
+        return self.table.rows.take(self.index)
+
+    def backends(self) -> dict[str, int]:
+        """How many rows of each backend fit."""
+        text = self.table.rows.text["backend"]
+        counts = np.bincount(text.codes[self.index], minlength=len(text.words))
+        return {word: int(count) for word, count in zip(text.words, counts, strict=True) if count}
+
+    def removed_by(self) -> dict[str, str]:
+        """For each backend of the table that has no row left, the filter that took its last one."""
+        text = self.table.rows.text["backend"]
+        lost = self.table.backends > 0
+        lost[text.codes[self.index]] = False
+        if not lost.any():
+            return {}
+        index, found = np.flatnonzero(lost[text.codes]), {}
+        for wish in self._wishes:
+            index = index[wish.fits(_Part(self.table, self.table.rows, index))]
+            left = np.zeros(len(lost), np.bool_)
+            left[text.codes[index]] = True
+            found.update({text.words[code]: wish.name for code in np.flatnonzero(lost & ~left).tolist()})
+            lost &= left
+        return found
+
+
+def order(rows: Rows) -> Array:
+    """The order of a table for these rows; rows that are equal keep theirs."""
+    text, price = rows.text["availability"], rows.numbers["price"]
+    unavailable = text.flags(tuple(UNAVAILABLE))
+    if not unavailable.any():
+        return np.argsort(price, kind="stable")
+    return np.lexsort((price, unavailable[text.codes]))
+
+
+def merge(selections: Sequence[Selection]) -> Rows:
+    """The hits of several tables as rows in order."""
+    hits = [found for found in selections if len(found)]
+    rows = Rows.concat([found.rows() for found in hits])
+    return rows if len(hits) < 2 else rows.take(order(rows))

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.backends import overview, registry
+from dstack_jupyter.backends.base import Feed
 from dstack_jupyter.backends.collect import collect
 from dstack_jupyter.backends.local.compute import LocalBackend, columns
 from dstack_jupyter.machines.facts import GPUFacts, HostFacts
 from dstack_jupyter.models.errors import BackendError, BackendNotAvailable, NotFound
 from dstack_jupyter.models.resources import Resources
 from dstack_jupyter.models.runs import OfferView
-from dstack_jupyter.offers.table import Requirements
+from dstack_jupyter.offers.requirements import Requirements
 
+BUILT = ["local", "ssh", "amddevcloud", "digitalocean"]
 PAGE = {
     "vm": [
         "aws",
@@ -46,6 +48,10 @@ class Broken:
     """A backend of a program's own, whose vendor refuses."""
 
     made = 0
+    feed = Feed(patience=5.0)
+
+    def account(self) -> str:
+        return ""
 
     def __init__(self) -> None:
         type(self).made += 1
@@ -60,6 +66,9 @@ class Broken:
         raise BackendError("the key is not valid")
 
 
+pytestmark = pytest.mark.usefixtures("home")
+
+
 @pytest.fixture
 def broken() -> Iterator[str]:
     module = types.ModuleType("a_program_of_ones_own")
@@ -71,15 +80,14 @@ def broken() -> Iterator[str]:
     del sys.modules[module.__name__]
 
 
-def test_all_names_of_the_page_are_known_with_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_all_names_of_the_page_are_known_with_their_kind() -> None:
     views = {view.backend: view for view in overview.views()}
     assert {name: view.kind for name, view in views.items()} == {name: kind for kind, names in PAGE.items() for name in names}
-    assert [name for name, view in views.items() if view.status in ("ready", "not configured")] == ["local", "ssh"]
+    assert [name for name, view in views.items() if view.status in ("ready", "not configured")] == BUILT
     assert all(view.message for view in views.values())
 
 
-@pytest.mark.parametrize("name", [name for names in PAGE.values() for name in names if name not in ("local", "ssh")] + ["verda"])
+@pytest.mark.parametrize("name", [name for names in PAGE.values() for name in names if name not in BUILT] + ["verda"])
 def test_those_not_built_answer_so(name: str) -> None:
     with pytest.raises(BackendNotAvailable, match="not available yet"):
         registry.load(name)
@@ -114,29 +122,29 @@ def test_a_backend_is_made_once_however_many_threads_ask(broken: str) -> None:
 
 
 def test_a_backend_that_fails_says_why_beside_the_others(broken: str) -> None:
-    found, missing = collect(Requirements(Resources()))
-    assert found.columns["backend"] == ["local"]
-    reasons = {line.backend: (line.reason, line.hint) for line in missing}
+    found = collect(Requirements(Resources()))
+    assert found.rows.text["backend"].values() == ["local"]
+    reasons = {line.backend: (line.reason, line.hint) for line in found.missing}
     assert reasons[broken] == ("the key is not valid", "make a new one")
     assert reasons["aws"][0] == "not available yet"
 
 
 def test_only_the_backends_asked_for_are_asked() -> None:
-    found, missing = collect(Requirements(Resources(), backends=("verda", "datacrunch", "local", "local")))
-    assert found.columns["backend"] == ["local"]
-    assert [line.backend for line in missing] == ["datacrunch"]
+    found = collect(Requirements(Resources(), backends=("verda", "datacrunch", "local", "local")))
+    assert found.rows.text["backend"].values() == ["local"]
+    assert [line.backend for line in found.missing] == ["datacrunch"]
 
 
 def test_a_filter_that_leaves_nothing_is_named_with_near_gpus() -> None:
-    _, missing = collect(Requirements(Resources.model_validate({"gpu": "A1000"}), backends=("local",)))
-    (line,) = missing
+    found = collect(Requirements(Resources.model_validate({"gpu": "A1000"}), backends=("local",)))
+    (line,) = found.missing
     assert (line.backend, line.reason) == ("local", "none of its offers passes `gpu name`")
     assert "A100" in line.hint
 
 
 def test_the_offer_of_this_machine(tmp_path: Path) -> None:
-    found, _ = collect(Requirements(Resources(), backends=("local",)))
-    (offer,) = found.views()
+    found = collect(Requirements(Resources(), backends=("local",)))
+    (offer,) = found.rows.views()
     assert (offer.backend, offer.region, offer.instance_type, offer.price) == ("local", "local", "local", 0)
     assert (offer.source, offer.availability) == ("host", "available")
     assert offer.cpus > 0 and offer.memory_gb > 0
@@ -144,7 +152,7 @@ def test_the_offer_of_this_machine(tmp_path: Path) -> None:
 
 def test_local_creates_and_terminates_nothing_however_often() -> None:
     backend = LocalBackend()
-    (offer,) = collect(Requirements(Resources(), backends=("local",)))[0].views()
+    (offer,) = collect(Requirements(Resources(), backends=("local",))).rows.views()
     for _ in range(2):
         assert backend.create_instance("dj-x-y", offer) == {}
     for _ in range(2):

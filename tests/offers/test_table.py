@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
 
 from dstack_jupyter.models.configurations import TaskConfiguration
 from dstack_jupyter.models.resources import Resources
-from dstack_jupyter.models.runs import Missing
 from dstack_jupyter.offers.frame import to_frame
-from dstack_jupyter.offers.table import COLUMNS, OfferTable, Requirements
+from dstack_jupyter.offers.requirements import Requirements
+from dstack_jupyter.offers.rows import Rows
+from dstack_jupyter.offers.table import COLUMNS, OfferTable, Selection, merge
 
 ROW: dict[str, Any] = {
     "backend": "cloud", "region": "eu", "zone": "", "instance_type": "m", "cpus": 8.0, "memory_gb": 32.0, "disk_gb": 200.0,
@@ -34,23 +34,25 @@ LOCAL = {
 
 
 def table(*rows: dict[str, Any]) -> OfferTable:
-    found = OfferTable()
-    for row in rows:
-        found.extend({name: [value] for name, value in {**ROW, **row}.items()})
-    return found
+    full = [{**ROW, **row} for row in rows]
+    return OfferTable.of({name: [row[name] for row in full] for name in ROW})
 
 
-def ask(found: OfferTable, **keys: Any) -> OfferTable:
+def ask(found: OfferTable, **keys: Any) -> Selection:
     task = TaskConfiguration.model_validate({"commands": ["x"], **keys})
     return found.query(Requirements.of_task(task))
 
 
+def column(found: Selection, name: str) -> list[Any]:
+    return found.rows().lists()[name]
+
+
 def test_defaults_filter_rented_machines_and_not_the_users_own() -> None:
     offers = table(LOCAL, {**LOCAL, "backend": "ssh"}, {**LOCAL, "backend": "cloud"}, {})
-    assert ask(offers).columns["backend"] == ["local", "ssh", "cloud"]
-    assert ask(offers, resources={"memory": "4GB.."}).columns["backend"] == ["cloud"]
-    assert ask(offers, resources={"cpu": 1}).columns["backend"] == ["local", "ssh"]
-    assert ask(offers, resources={"disk": "50GB.."}).columns["backend"] == ["cloud"]
+    assert column(ask(offers), "backend") == ["local", "ssh", "cloud"]
+    assert column(ask(offers, resources={"memory": "4GB.."}), "backend") == ["cloud"]
+    assert column(ask(offers, resources={"cpu": 1}), "backend") == ["local", "ssh"]
+    assert column(ask(offers, resources={"disk": "50GB.."}), "backend") == ["cloud"]
 
 
 def test_what_nobody_asked_for_does_not_filter_the_offers_command() -> None:
@@ -95,7 +97,7 @@ def test_filters(keys: dict[str, Any], fits: bool) -> None:
 
 def test_a_wish_for_gpus_that_may_be_none_leaves_machines_without() -> None:
     offers = table({}, A100, {**A100, "gpu_name": "H100"})
-    assert ask(offers, resources={"gpu": "A100:0.."}).columns["gpu_name"] == ["", "A100"]
+    assert column(ask(offers, resources={"gpu": "A100:0.."}), "gpu_name") == ["", "A100"]
 
 
 def test_ones_own_machine_shares_its_gpus() -> None:
@@ -107,23 +109,111 @@ def test_ones_own_machine_shares_its_gpus() -> None:
 def test_cheapest_first_and_what_cannot_be_had_last() -> None:
     prices = [round(random.random() * 10, 3) for _ in range(200)]
     offers = table(*({"price": price} for price in prices), {"price": 0.01, "availability": "no_quota"})
-    found = ask(offers).columns["price"]
+    found = column(ask(offers), "price")
     assert found[:-1] == sorted(prices)
     assert found[-1] == 0.01
 
 
-def test_an_empty_result_says_which_filter_took_the_last_row() -> None:
-    offers = table(LOCAL, A100, {"region": "us"})
-    empty = ask(offers, regions=["eu", "local"], max_price=0.5, resources={"gpu": "A100"})
-    assert empty.removed_by == {"cloud": "max_price", "local": "gpu name"}
-    assert empty.why_empty() == "no offer fits: `max_price`, `gpu name` removed the last ones"
-    assert OfferTable().query(Requirements(Resources())).why_empty() == "no backend has an offer"
-    assert ask(offers).why_empty() == ""
+def test_for_each_backend_left_without_a_row_the_filter_that_took_its_last_one() -> None:
+    offers = table(LOCAL, A100, {"region": "us"}, {**A100, "backend": "other", "price": 0.2})
+    found = ask(offers, regions=["eu", "local"], max_price=0.5, resources={"gpu": "A100"})
+    assert found.removed_by() == {"cloud": "max_price", "local": "gpu name"}
+    assert found.backends() == {"other": 1}
+    assert ask(offers).removed_by() == {}
+    assert ask(table()).removed_by() == {}
+
+
+def test_what_is_not_known_passes_sizes_but_never_a_limit_of_price() -> None:
+    nan = float("nan")
+    offers = table({**A100, "memory_gb": nan, "cpus": nan, "disk_gb": nan, "gpu_memory_gb": nan, "price": nan})
+    assert len(ask(offers, resources={"gpu": "A100:80GB:2", "memory": "512GB..", "cpu": 64, "disk": "9TB.."})) == 1
+    assert len(ask(offers, resources={"gpu": {"total_memory": "160GB.."}})) == 1
+    assert ask(offers, max_price=1000).removed_by() == {"cloud": "max_price"}
+
+
+def test_a_price_that_is_not_known_comes_after_those_that_are() -> None:
+    offers = table({"price": float("nan")}, {"price": 9.0}, {"price": 1.0}, {"price": 0.5, "availability": "busy"})
+    assert [str(price) for price in column(ask(offers), "price")] == ["1.0", "9.0", "nan", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "names"),
+    [
+        ({"compute_capability": "8.0"}, ["A100", "H100"]),
+        ({"compute_capability": "8.6"}, ["H100"]),
+        ({"compute_capability": "7.0"}, ["V100", "A100", "H100"]),
+        ({"compute_capability": 9.0, "count": {"min": 0}}, ["", "H100"]),
+        ({"vendor": "amd"}, ["MI300X"]),
+        ("a100,h100", ["A100", "H100"]),
+        ("1..2", ["V100", "A100"]),
+        ("3..", ["H100", "MI300X"]),
+        ("..2", ["", "V100", "A100"]),
+        ("0", [""]),
+    ],
+)
+def test_wishes_for_gpus(gpu: Any, names: list[str]) -> None:
+    offers = table(
+        {"price": 1.0},
+        {**A100, "gpu_name": "V100", "gpu_count": 1, "gpu_memory_gb": 16.0, "price": 2.0},
+        {**A100, "price": 3.0},
+        {**A100, "gpu_name": "H100", "gpu_count": 8, "price": 4.0},
+        {**A100, "gpu_name": "MI300X", "gpu_vendor": "amd", "gpu_count": 8, "gpu_memory_gb": 192.0, "price": 5.0},
+    )
+    assert column(ask(offers, image="any", resources={"gpu": gpu}), "gpu_name") == names
+
+
+def test_without_an_image_no_gpu_is_rented_that_the_default_image_cannot_use() -> None:
+    amd = {**A100, "gpu_name": "MI300X", "gpu_vendor": "amd", "gpu_memory_gb": 192.0, "price": 0.5}
+    offers = table(A100, amd, {**amd, "backend": "ssh", "price": 0.0})
+    assert column(ask(offers, resources={"gpu": "24GB.."}), "gpu_name") == ["MI300X", "A100"]
+    assert column(ask(offers, resources={"gpu": "24GB.."}), "backend") == ["ssh", "cloud"]
+    for asked in ({"resources": {"gpu": "amd:24GB.."}}, {"resources": {"gpu": "MI300X"}}):
+        assert column(ask(offers, **asked), "gpu_vendor") == ["amd", "amd"]
+    assert len(ask(offers, resources={"gpu": "24GB.."}, image="rocm/pytorch")) == 3
+    blamed = ask(table(amd), resources={"gpu": "24GB.."}).removed_by()
+    assert blamed == {"cloud": "gpu vendor: the default image is made for nvidia"}
+    assert column(ask(table({}, amd), resources={"gpu": "0.."}), "gpu_name") == [""]
+
+
+def test_zones_and_regions_are_exact() -> None:
+    offers = table({"zone": "eu-a"}, {"zone": "eu-b"})
+    assert column(ask(offers, availability_zones=["eu-b"]), "zone") == ["eu-b"]
+    assert ask(offers, regions=["EU"]).removed_by() == {"cloud": "regions"}
+
+
+def test_the_cheapest_few_are_the_first_of_all() -> None:
+    rows = [{"price": price / 100, "region": "eu" if price % 97 == 0 else "us"} for price in range(20_000)]
+    offers = table(*rows)
+    wanted = Requirements(Resources(), regions=("eu",), defaults_filter=False)
+    everything = offers.query(wanted).rows().lists()["price"]
+    assert len(everything) == 207
+    for limit in (0, 1, 10, 207, 500):
+        assert offers.query(wanted, limit).rows().lists()["price"] == everything[:limit]
+    every = Requirements(Resources(), defaults_filter=False)
+    assert offers.query(every, 15_000).rows().lists()["price"] == [row["price"] for row in rows[:15_000]]
+
+
+def test_hits_of_several_tables_are_one_in_order() -> None:
+    here = table({**LOCAL, "price": 2.0}, {**LOCAL, "price": 4.0, "reason": "why"})
+    there = table({"price": 3.0}, {"price": 1.0, "availability": "no_quota"}, {"price": 5.0})
+    wanted = Requirements(Resources(), defaults_filter=False)
+    found = merge([here.query(wanted), there.query(wanted)]).lists()
+    assert found["price"] == [2.0, 3.0, 4.0, 5.0, 1.0]
+    assert found["backend"] == ["local", "cloud", "local", "cloud", "cloud"]
+    assert found["reason"] == ["", "", "why", "", ""]
+    assert len(merge([])) == 0
+
+
+def test_columns_that_are_no_table_are_refused() -> None:
+    good = {"backend": ["x"], "instance_type": ["m"], "cpus": [1], "memory_gb": [1], "price": [1]}
+    assert len(OfferTable.of(good)) == 1
+    for wrong in ({"cpus": ["many"]}, {"cpus": [1, 2]}, {"region": []}, {"zone": [None]}, {"gpu_count": [None]}):
+        with pytest.raises((ValueError, TypeError)):
+            OfferTable.of({**good, **wrong})
 
 
 def test_the_frame_has_exactly_the_columns_and_types_of_the_design() -> None:
-    missing = [Missing(backend="aws", reason="not available yet", hint="wait")]
-    frame = to_frame(ask(table(LOCAL, A100)), missing)
+    frame = to_frame(ask(table(LOCAL, A100)).rows())
     assert tuple(frame.columns) == COLUMNS
     kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
     numbers = {name: kind for name, kind in kinds.items() if kind != "category"}
@@ -135,26 +225,27 @@ def test_the_frame_has_exactly_the_columns_and_types_of_the_design() -> None:
         "price_date": numbers["price_date"],
     }
     assert numbers["price_date"].startswith("datetime64")
-    assert frame.attrs["missing"] == [{"backend": "aws", "reason": "not available yet", "hint": "wait"}]
     assert frame["price_per_gpu"].isna().tolist() == [True, False]
     assert (frame["price_per_gpu"][1], frame["price_per_gpu_gb"][1]) == (2.0, 0.025)
+    some = to_frame(ask(table(LOCAL, A100), backends=["cloud"]).rows())
+    assert list(some["backend"].cat.categories) == ["cloud"], "a category that no row has would haunt every groupby"
 
 
-def test_an_empty_frame_keeps_its_types_and_says_why() -> None:
-    full, empty = to_frame(table({}), []), to_frame(ask(table({}), max_price=0.1), [])
+def test_an_empty_frame_keeps_its_columns_and_types() -> None:
+    full, empty = to_frame(table({}).rows), to_frame(ask(table({}), max_price=0.1).rows())
     assert tuple(empty.columns) == COLUMNS
-    assert [str(kind) for kind in empty.dtypes] == [str(kind) for kind in full.dtypes]
-    assert empty.attrs["empty"] == "no offer fits: `max_price` removed the last one"
-    assert tuple(to_frame(OfferTable(), []).columns) == COLUMNS
+    kinds = [[str(kind) for name, kind in frame.dtypes.items()] for frame in (full, empty)]
+    assert kinds[0] == kinds[1]
+    assert tuple(to_frame(Rows.none()).columns) == COLUMNS
 
 
-def test_a_large_table_is_queried_quickly() -> None:
-    count = 40_000
-    offers = OfferTable()
-    offers.extend({name: [value] * count for name, value in {**ROW, **A100}.items()})
-    begin = time.perf_counter()
-    assert len(ask(offers, resources={"gpu": "A100:80GB:2"}, regions=["eu"], max_price=9)) == count
-    assert time.perf_counter() - begin < 2
+def test_a_frame_is_the_users_own() -> None:
+    offers = table({"price": 1.0}, {"price": 2.0})
+    frame = to_frame(ask(offers).rows())
+    frame["price"] = frame["price"] * 2
+    frame.loc[0, "cpus"] = 99.0
+    assert column(ask(offers), "price") == [1.0, 2.0]
+    assert column(ask(offers), "cpus") == [8.0, 8.0]
 
 
 def test_a_query_needs_no_pandas() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
+import platform
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Literal
 
 from ...machines.facts import HostFacts, local_facts
 from ...models.home import Home
 from ...models.runs import OfferView, PermissionView
+from ..base import Feed
 
-FRESH = 30.0
-"""Seconds that facts stay good: asking nvidia-smi takes long, and only the free disk moves."""
+FEED = Feed(fresh=30.0, deadline=30.0, patience=15.0)
+"""Asking nvidia-smi takes long, and only the free disk moves. Our own machine is waited for: as long as its tools may take."""
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def columns(facts: HostFacts) -> dict[str, list[Any]]:
@@ -54,17 +57,18 @@ def _right(name: str, there: bool, hint: str) -> PermissionView:
 class LocalBackend:
     """``backends.base.Backend`` for the machine that the engine runs on."""
 
-    def __init__(self) -> None:
-        self._asking = threading.Lock()
-        self._asked = float("-inf")
-        self._columns: dict[str, list[Any]] = {}
+    feed = FEED
+
+    def account(self) -> str:
+        """The machine: several may share a home. Its boot, because a container's machine may differ under the same name."""
+        try:
+            boot = BOOT.read_text().strip()
+        except OSError:  # not Linux
+            boot = ""
+        return f"{platform.node()} {boot} {Home.default().root}"
 
     def offers(self) -> dict[str, list[Any]]:
-        with self._asking:
-            if time.monotonic() - self._asked > FRESH:
-                self._columns = columns(local_facts(Home.default().root))
-                self._asked = time.monotonic()
-            return self._columns
+        return columns(local_facts(Home.default().root))
 
     def check(self) -> list[PermissionView]:
         root = Home.default().root

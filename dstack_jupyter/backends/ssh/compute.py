@@ -8,12 +8,19 @@ from typing import Any
 from ...models.errors import BackendError
 from ...models.home import Home
 from ...models.runs import OfferView, PermissionView
+from ..base import Feed
 
 COLUMNS = tuple(name for name in OfferView.model_fields)
 
 
 class SSHBackend:
     """``backends.base.Backend`` for hosts of the user's own. They are booked, never created or ended."""
+
+    feed = Feed(fresh=0.0, patience=10.0, kept=False)
+    """A file of ours: read at each query."""
+
+    def account(self) -> str:
+        return ""
 
     def offers(self) -> dict[str, list[Any]]:
         path = Home.default().cache / "hosts.json"

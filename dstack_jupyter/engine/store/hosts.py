@@ -219,7 +219,8 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
         availability, reason = "idle" if free[row.id] else "busy", row.offer.get("reason", "")
         if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
-        found.append({**row.offer, "availability": availability, "reason": reason})
+        blocks = {"blocks": len(free[row.id]), "total_blocks": int(row.data.get("blocks", 1))}
+        found.append({**row.offer, **blocks, "availability": availability, "reason": reason})
     return found
 
 

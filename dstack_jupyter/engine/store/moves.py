@@ -269,7 +269,7 @@ def want_instance(
         run_id=run.id,
         name=identity,
         action="wanted",
-        message=f"{offer.backend} {offer.instance_type} at ${offer.price:g}/h",
+        message=f"{offer.backend} {offer.instance_type} at " + ("?" if offer.price is None else f"${offer.price:g}/h"),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
 from ...models.runs import AttemptView, Guard, RunView
 from ...models.states import RUN_END, AttemptState, Desired, FleetState, Reason, RunState
@@ -305,14 +306,8 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
             )
             for row in tried
         ],
-        configuration=_without_values(run.configuration),
+        configuration=without_values(run.configuration),
     )
-
-
-def _without_values(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration to be shown: the names of its variables, not their values, which may be keys."""
-    env = configuration.get("env")
-    return {**configuration, "env": dict.fromkeys(env, "***")} if env else configuration
 
 
 def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | None) -> str:

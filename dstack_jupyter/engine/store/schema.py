@@ -193,7 +193,7 @@ instances = Table(
     Column("backend", String(32), nullable=False),
     Column("region", Text, nullable=False),
     Column("instance_type", Text, nullable=False),
-    Column("price", Float, nullable=False),
+    Column("price", Float),
     Column("offer", JSON, nullable=False),
     # A backend's own: where vendors give passwords or keys with a machine, they are here.
     Column("data", Sealed("instances.data"), nullable=False),

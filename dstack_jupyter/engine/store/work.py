@@ -45,7 +45,9 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
     )
     found += [Work("host", *row) for row in connection.execute(hosts)]
     waiting = select(runs.c.id, runs.c.fleet_id, runs.c.configuration).where(
-        runs.c.state == RunState.PENDING, among(runs.c.fleet_id)
+        # One that was stopped while it waited has nothing but itself to be ended by.
+        runs.c.state.in_([RunState.PENDING, RunState.TERMINATING]),
+        among(runs.c.fleet_id),
     )
     rows = sorted(connection.execute(waiting), key=lambda row: -(row.configuration.get("priority") or 0))
     return found + [Work("run", row.id, row.fleet_id) for row in rows]

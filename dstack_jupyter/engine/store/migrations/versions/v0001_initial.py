@@ -147,7 +147,7 @@ def upgrade() -> None:
         sa.Column("backend", sa.String(32), nullable=False),
         sa.Column("region", sa.Text, nullable=False),
         sa.Column("instance_type", sa.Text, nullable=False),
-        sa.Column("price", sa.Float, nullable=False),
+        sa.Column("price", sa.Float),
         sa.Column("offer", sa.JSON, nullable=False),
         sa.Column("data", sa.Text, nullable=False),
         sa.Column("guard", sa.JSON, nullable=False),

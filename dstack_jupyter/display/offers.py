@@ -1,0 +1,102 @@
+"""Offers as text for a shell, and the lines that stand below a table of them. Pure functions over plain columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..models.runs import NOT_AVAILABLE_YET, Missing
+from .html import FONT, MUTED, escape, table
+
+Columns = Mapping[str, Sequence[Any]]
+
+MOST_REGIONS = 3
+"""Regions of a group that a shell names; more are counted."""
+
+
+def number(value: float) -> str:
+    """Short, and ``?`` for what is not known."""
+    return "?" if value != value else f"{value:g}"  # noqa: PLR0124 - NaN
+
+
+def dollars(value: float) -> str:
+    return "?" if value != value else "free" if value == 0 else f"${value:,.4f}".rstrip("0").rstrip(".")  # noqa: PLR0124 - NaN
+
+
+def resources(row: Mapping[str, Any]) -> str:
+    """``96 CPUs, 1800 GB, 8 × H100 80 GB``."""
+    parts = [f"{number(row['cpus'])} CPUs", f"{number(row['memory_gb'])} GB"]
+    if row["cpu_arch"] == "arm":
+        parts[0] += " (arm)"
+    if row["gpu_count"]:
+        parts.append(f"{row['gpu_count']} × {row['gpu_name']} {number(row['gpu_memory_gb'])} GB")
+    return ", ".join(parts)
+
+
+OFFERS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("BACKEND", lambda row: row["backend"]),
+    ("REGION", lambda row: row["zone"] or row["region"]),
+    ("INSTANCE TYPE", lambda row: row["instance_type"]),
+    ("RESOURCES", resources),
+    ("SPOT", lambda row: "spot" if row["spot"] else ""),
+    ("$/H", lambda row: dollars(row["price"])),
+    ("$/GPU", lambda row: dollars(row["price"] / row["gpu_count"]) if row["gpu_count"] else ""),
+    ("PRICE OF", lambda row: row["price_date"]),
+    ("", lambda row: " ".join(filter(None, (_availability(row["availability"]), row["reason"])))),
+)
+
+
+def _availability(word: str) -> str:
+    return "" if word in ("available", "unknown", "idle") else word.replace("_", " ")
+
+
+def offers_text(columns: Columns, total: int) -> list[str]:
+    """A table of the offers that there are, and how many more of ``total`` there would be."""
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    lines = aligned([name for name, _ in OFFERS], [[cell(row) for _, cell in OFFERS] for row in rows]) if rows else []
+    return lines + _more(len(rows), total)
+
+
+def groups_text(columns: Columns, total: int) -> list[str]:
+    rows = [[_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in zip(*columns.values(), strict=True)]
+    return (aligned([name.upper().replace("_", " ") for name in columns], rows) if rows else []) + _more(len(rows), total)
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        return dollars(value) if name.startswith("price") else number(value)
+    count = str(value).count(",") + 1
+    return f"{count} {name}" if name == "regions" and count > MOST_REGIONS else str(value)
+
+
+def _more(shown: int, total: int) -> list[str]:
+    return [f"… and {total - shown} more: --max-offers {total} shows all"] if total > shown else []
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
+
+
+def beside_text(missing: Sequence[Missing], notes: Sequence[Missing], empty: str) -> list[str]:
+    """Why there is no row at all, and one line for each backend that something is to be said of."""
+    lines = [empty] if empty else []
+    lines += [f"{line.backend}: {_sentence(line)}" for line in notes]
+    return lines + [f"no offers of {line.backend}: {_sentence(line)}" for line in missing]
+
+
+def beside_html(missing: Sequence[Missing], notes: Sequence[Missing], empty: str) -> str:
+    """The same as HTML; what this version knows by name only is folded away."""
+    later = [line for line in missing if line.reason == NOT_AVAILABLE_YET]
+    rows = [(line.backend, line.reason, line.hint) for line in [*missing, *notes] if line not in later]
+    parts = [f'<div style="{FONT};margin-top:4px"><b>{escape(empty)}</b></div>' if empty else ""]
+    parts.append(table(("backend", "", ""), rows) if rows else "")
+    if later:
+        inner = table(("backend", "", ""), [(line.backend, line.reason, line.hint) for line in later])
+        names = escape(", ".join(line.backend for line in later))
+        parts.append(f'<details style="{FONT};{MUTED}"><summary>not available yet: {names}</summary>{inner}</details>')
+    return "".join(parts)
+
+
+def _sentence(line: Missing) -> str:
+    return line.reason + (f" ({line.hint})" if line.hint else "")

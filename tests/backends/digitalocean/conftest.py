@@ -1,0 +1,1 @@
+from tests.clouds.fixtures import make_site, site  # noqa: F401

@@ -1,0 +1,103 @@
+"""What all HTTP vendors share: limits of an account, where an API may be, errors over the wire."""
+
+from __future__ import annotations
+
+import pytest
+
+from dstack_jupyter.backends.pace import Pace
+from dstack_jupyter.backends.rest import _delay, endpoint
+from dstack_jupyter.models import errors
+from dstack_jupyter.models.errors import BackendError, ConfigurationError, RateLimited, from_envelope
+from tests.clouds.core import VirtualClock
+
+
+def test_the_whole_limit_can_be_used_and_never_more_of_it() -> None:
+    clock = VirtualClock()
+    pace = Pace("fake", ((10, 60.0), (25, 3600.0)), clock.now)
+    times: list[float] = []
+    for _ in range(7200):
+        try:
+            pace.take()
+            times.append(clock.now())
+        except RateLimited as error:
+            assert error.delay > 0
+        clock.advance(1.0)
+    for calls, seconds in ((10, 60.0), (25, 3600.0)):
+        assert all(later - earlier >= seconds for earlier, later in zip(times, times[calls:], strict=False))
+    assert len(times) == 50  # all of two hours' worth
+
+
+def test_a_pause_is_for_everybody_and_ends() -> None:
+    clock = VirtualClock()
+    pace = Pace("fake", clock=clock.now)
+    pace.pause(17)
+    pace.pause(3)  # never shorter than what was said before
+    with pytest.raises(RateLimited) as caught:
+        pace.take()
+    assert caught.value.delay == 17
+    clock.advance(17)
+    pace.take()
+
+
+@pytest.mark.parametrize(
+    ("headers", "delay"),
+    [
+        ({"retry-after": "17"}, 17),
+        ({"retry-after": "0"}, 1),
+        ({"retry-after": "1e9"}, 1),  # a moment that has passed
+        ({"retry-after": "999999"}, 3600),
+        ({"retry-after": "soon", "ratelimit-reset": "12"}, 12),
+        ({"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}, 3600),
+        ({}, 30),
+    ],
+)
+def test_how_long_a_vendor_wants_us_to_wait(headers: dict[str, str], delay: float) -> None:
+    assert _delay(headers) == pytest.approx(delay, abs=1)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://api.example.com",
+        "https://ada:secret@api.example.com",
+        "ftp://127.0.0.1",
+        "api.example.com",
+        "http://127.0.0.1.example.com",
+    ],
+)
+def test_no_key_goes_in_clear_text_over_a_network(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DSTACK_JUPYTER_DIGITALOCEAN_ENDPOINT", address)
+    with pytest.raises(ConfigurationError, match="must be an https address"):
+        endpoint("digitalocean", "https://api.digitalocean.com")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://proxy.example.com/do/", "http://127.0.0.1:8080", "http://[::1]:8080", "http://localhost:1"]
+)
+def test_an_endpoint_is_what_the_setting_says(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DSTACK_JUPYTER_DIGITALOCEAN_ENDPOINT", address)
+    assert endpoint("digitalocean", "https://api.digitalocean.com") == address.rstrip("/")
+
+
+def test_an_error_crosses_a_wire_as_itself() -> None:
+    for error in (
+        RateLimited("slow", hint="wait", delay=17.0),
+        errors.PermissionMissing("no", permission="droplet:create"),
+        errors.UnknownOutcome("?"),
+        errors.NoQuota("full"),
+    ):
+        back = from_envelope(error.envelope())
+        assert type(back) is type(error)
+        assert back.envelope() == error.envelope()
+
+
+def test_only_a_clear_no_proves_that_nothing_was_made() -> None:
+    proving = {each.__name__ for each in _tree(BackendError) if each.nothing_made}
+    assert proving == {
+        "BackendNotAvailable", "BackendUnreachable", "RateLimited", "BadCredentials", "PermissionMissing", "NoCapacity",
+        "NoQuota", "NoBalance", "NotAtVendor", "Refused",
+    }  # fmt: skip
+
+
+def _tree(cls: type[BackendError]) -> set[type[BackendError]]:
+    return {cls} | {found for child in cls.__subclasses__() for found in _tree(child)}
