@@ -68,9 +68,7 @@ class Engine:
     _machines: Machines
     _forwards: Forwards
 
-    def __init__(
-        self, home: Home, lost: Callable[[], None] = lambda: None, machines: Callable[..., Machines] = Machines
-    ) -> None:
+    def __init__(self, home: Home, lost: Callable[[], None] = lambda: None, machines: Callable[..., Machines] = Machines) -> None:
         self._make_machines = machines
         self.home = home
         self._lost_all = lost
@@ -214,17 +212,16 @@ class Engine:
 
     def _heard(self, line: str) -> None:
         """What another engine says: ``run ID``, ``key KIND ID``, ``free``, ``hosts``."""
-        word, *rest = line.split(" ")
-        match word:
-            case "run":
-                self._bus.hear(rest[0])
-            case "key":
-                key = Key(*rest)
+        match line.split(" "):
+            case ["run", run_id]:
+                self._bus.hear(run_id)
+            case ["key", kind, id] if kind in self._reconcilers:
+                key = Key(kind, id)
                 self._told.add(key)
                 self._queue.add(key)
-            case "free":
+            case ["free"]:
                 self._leases.look()
-            case "hosts":
+            case ["hosts"]:
                 self._queue.add(OFFERS)
 
     def _blind(self) -> None:
