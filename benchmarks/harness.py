@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import platform
 import signal
@@ -14,6 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tools.lab_server import listening_port
+
+TOKEN = "bench-token"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,55 @@ attempts.REST = 0.5
 from dstack_jupyter.engine.__main__ import main
 main()
 """
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Jupyter server that hosts the engine."""
+
+    port: int
+    pid: int
+
+    def status(self) -> float:
+        """Seconds that ``GET /api/status`` takes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        began = time.perf_counter()
+        connection.request("GET", "/api/status", headers={"Authorization": f"token {TOKEN}"})
+        answer = connection.getresponse()
+        answer.read()
+        taken = time.perf_counter() - began
+        connection.close()
+        if answer.status != 200:
+            raise SystemExit(f"/api/status: {answer.status}")
+        return taken
+
+
+@contextlib.contextmanager
+def jupyter_server(*, extension: bool = True) -> Iterator[Server]:
+    """A real Jupyter server with a fresh state folder that hosts the engine; the folder is in DSTACK_JUPYTER_HOME meanwhile.
+
+    Without the ``extension``: what a Jupyter server is without us.
+    """
+    with tempfile.TemporaryDirectory(prefix="dj-bench-") as folder:
+        home = Path(folder)
+        os.environ["DSTACK_JUPYTER_HOME"] = str(home / "state")
+        env = {**os.environ, "HOME": folder, "JUPYTER_RUNTIME_DIR": f"{home}/runtime", "JUPYTER_CONFIG_DIR": f"{home}/config"}
+        command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1"]
+        command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home}"]
+        if not extension:
+            command.append("--ServerApp.jpserver_extensions={'dstack_jupyter_server': False}")
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            endpoint = home / "state" / "endpoint.json"
+            while (port := listening_port(home / "runtime")) is None or (extension and not endpoint.exists()):
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise SystemExit("the Jupyter server did not start")
+                time.sleep(0.02)
+            yield Server(port, process.pid)
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 @contextlib.contextmanager

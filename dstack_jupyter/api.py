@@ -281,36 +281,28 @@ def events(*, project: str = "main", run: str = "", after: int = 0, last: int = 
     return frame[columns]
 
 
-def doctor() -> list[dict[str, Any]]:
-    """Checks of this installation: ``[{check, ok, message, hint}]``; a broken engine is a finding, no error."""
-    from .models.errors import DstackJupyterError
+def doctor(*, start: bool = True) -> list[dict[str, Any]]:
+    """Checks of this installation: ``[{check, ok, message, hint}]``; ``ok`` is None for what could not be asked.
+
+    ``start``: begin an engine if none runs. A broken engine is a finding, no error.
+    """
+    from .doctor import report
     from .models.home import Home
 
-    home = Home.default()
-    lines: list[dict[str, Any]] = [{"check": "home", "ok": True, "message": str(home.root), "hint": ""}]
-    try:
-        client = connect()
-        info = client.info()
-        what = f"hosted by a {'Jupyter server' if info.host == 'server' else 'process of its own'}, pid {info.pid}"
-        lines.append({"check": "host", "ok": not info.problems, "message": "; ".join([what, *info.problems]), "hint": ""})
-        lines += client.doctor()
-    except DstackJupyterError as error:
-        lines.append({"check": "engine", "ok": False, "message": error.message, "hint": error.hint})
-    return lines
+    return report.examine(Home.default(), start=start)
 
 
 def fix() -> list[str]:
-    """Mend what is safe to mend: files of keys that others can read become 0600. Returns what was done."""
-    from .backends.configured import config_path
+    """Mend what is safe to mend: what only you should use, others cannot any more. Returns what was done."""
+    from .doctor import files
     from .models.home import Home
 
-    home = Home.default()
-    done = []
-    for path, mode in ((config_path(), 0o600), (home.root, 0o700), (home.store, 0o600), (home.endpoint, 0o600)):
-        if path.exists() and path.stat().st_mode & 0o077:
-            path.chmod(mode)
-            done.append(f"chmod {mode:o} {path}")
-    return done
+    return files.fix(Home.default())
+
+
+def rotate_key() -> dict[str, Any]:
+    """Seal the store with a new key and forget the old one: ``{key, forgotten, values}``. May be cut off and repeated."""
+    return connect().rotate_key()
 
 
 def to_json(value: Any) -> str:

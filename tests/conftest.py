@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter import client as client_module
+from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
-from dstack_jupyter.models.home import ENV_HOME, Home
+from dstack_jupyter.models.home import ENV_HOME, Home, write_private
+from dstack_jupyter.models.secret import Secret
+from tests.postgres import Server, postgres
+
+__all__ = ["postgres"]
+
+STORES = ["sqlite", "postgresql"]
 
 
 def wait_until(predicate: Callable[[], object], timeout: float = 20.0, what: str = "") -> None:
@@ -58,3 +65,35 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
             run.stop(abort=True).wait(20)
     end_engine(found)
     client_module._clients.pop(found, None)
+
+
+@pytest.fixture(params=STORES)
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Secret]:
+    """Where a store of the test's own is, on each of the two databases in turn; it is empty, and made by who opens it."""
+    if request.param == "sqlite":
+        yield tmp_path / "store.db"
+        return
+    server: Server = request.getfixturevalue("postgres")
+    name = server.create()
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    """The keys of the test's store, whichever database that is on."""
+    return Vault(FileKeys.of(Home(tmp_path)))
+
+
+def home_at(root: Path, where: Path | Secret) -> Home:
+    """A state folder whose store is ``where``; several may share a PostgreSQL database."""
+    found = Home(root)
+    if isinstance(where, Secret):
+        write_private(found.create().database, where.reveal().encode())
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path, where: Path | Secret) -> Home:
+    """A state folder of the test's own, on each of the two databases in turn. For tests that run an Engine themselves."""
+    return home_at(tmp_path / "state", where)

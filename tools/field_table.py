@@ -110,7 +110,9 @@ def rows_of(text: str) -> Iterator[tuple[str, str, set[str]]]:
 
 
 def main() -> int:
-    text = Path(sys.argv[1]).read_text()
+    """With the path of the reference as argument; by default the one that lies beside this project."""
+    beside = Path(__file__).parents[1].parent / "shared" / "reference" / "configuration.md"
+    text = (Path(sys.argv[1]) if len(sys.argv) > 1 else beside).read_text()
     missing = 0
     print("| reference | field | ours |\n|---|---|---|")
     for where, field, ours in dict.fromkeys((where, field, frozenset(ours)) for where, field, ours in rows_of(text)):

@@ -197,7 +197,7 @@ class Live:
 
 
 def checked(name: str, columns: Columns, asked_at: float) -> OfferTable:
-    """The columns as a table, with the day they were asked for as their date if they have none.
+    """The columns as a table, with the day of ``asked_at`` (Unix time, 0 for none) as their date if they have none.
 
     A price of 0 for a machine that is not the user's own is one that is not known: what looks free is launched unasked.
     Raises BackendError for what is not a table of this backend's offers.
@@ -208,7 +208,8 @@ def checked(name: str, columns: Columns, asked_at: float) -> OfferTable:
         raise BackendError(f"{name}: its offers have wrong columns: {', '.join(sorted(unknown) or absent)}")
     if set(found["backend"]) - {name}:
         raise BackendError(f"{name}: it gives offers of another backend")
-    found.setdefault("price_date", [time.strftime("%Y-%m-%d", time.gmtime(asked_at))] * len(found["backend"]))
+    if asked_at:
+        found.setdefault("price_date", [time.strftime("%Y-%m-%d", time.gmtime(asked_at))] * len(found["backend"]))
     try:
         if name not in OWN_MACHINES:
             found["price"] = [price if price is not None and price > 0 else nan for price in found["price"]]

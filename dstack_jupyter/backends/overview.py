@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import calendar
+import time
 from collections.abc import Iterable
 
 from ..models.errors import BackendError, BadCredentials, DstackJupyterError
 from ..models.runs import BackendView, PermissionView
+from ..offers import snapshot
 from . import live, registry
 from .account import Account, account, wanted
 from .base import Clouds
@@ -37,7 +40,11 @@ def _view(name: str, known: Configured, project: str) -> BackendView:
         view.status, view.message = "not available", f"{title}: the hosted marketplace is not available here"
     elif entry is None or not entry.module:
         view.status, view.message, view.hint = "not supported yet", f"{title}: not supported yet", view.hint or LATER
-    else:
+    if view.status == "not supported yet" and name in snapshot.SHIPPED:
+        newest = snapshot.dates(snapshot.shipped(name))[-1]
+        age = time.time() - calendar.timegm(time.strptime(newest, "%Y-%m-%d"))
+        view.price_source, view.price_age_days = f"list prices of {newest}", float(age // 86400)
+    if entry is not None and entry.module:
         _ask(name, title, view)
     return view
 

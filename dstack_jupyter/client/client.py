@@ -9,7 +9,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..models.errors import EngineUnavailable
+from ..models.errors import EngineUnavailable, LostLease
 from ..models.fleets_view import FleetRequest, FleetView
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, Plan, PlanRequest, RunView
@@ -59,6 +59,12 @@ class Client:
                 if not remaining:
                     raise EngineUnavailable(f"the engine does not answer ({error})", hint="`%dstack doctor` says more") from error
                 time.sleep(0.1)
+            except LostLease:
+                # It woke up after another had taken over, and changed nothing: that one is asked.
+                self.forget()
+                if not remaining:
+                    raise
+                time.sleep(0.5)
         raise AssertionError("unreachable")
 
     def call(self, method: str, path: str, model: Any = None, /, **query: Any) -> Any:
@@ -80,6 +86,11 @@ class Client:
     def doctor(self) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = self.call("GET", "/doctor")
         return lines
+
+    def rotate_key(self) -> dict[str, Any]:
+        """A new key for the store: ``{key, forgotten, values}``. One that was cut off is gone on with."""
+        found: dict[str, Any] = self.call("POST", "/engine/rotate-key")
+        return found
 
     def plan(self, wanted: PlanRequest) -> Plan:
         return Plan(**self.call("POST", "/runs/plan", wanted))

@@ -19,6 +19,10 @@ from ..models.secret import Redacting
 from .host import EngineHost
 
 IDLE = 600.0
+ENV_LOG_LEVEL = "DSTACK_JUPYTER_LOG_LEVEL"
+"""DEBUG says more in engine.log; it says no secrets, nor lets libraries say what they send."""
+TALKATIVE = ("asyncssh", "azure", "boto3", "botocore", "google", "httpcore", "httpx", "kubernetes", "sqlalchemy", "urllib3")
+"""Libraries that log headers, URLs or parameters below WARNING."""
 ENV_IDLE = "DSTACK_JUPYTER_IDLE_EXIT"
 
 
@@ -28,7 +32,10 @@ def log_to(home: Home) -> None:
     os.umask(0o077)
     handler = logging.handlers.RotatingFileHandler(home.engine_log, maxBytes=1 << 20, backupCount=1)
     handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    level = getattr(logging, os.environ.get(ENV_LOG_LEVEL, "INFO").upper(), logging.INFO)
+    logging.basicConfig(level=level, handlers=[handler])
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main() -> int:
@@ -53,7 +60,7 @@ def main() -> int:
     patience = float(os.environ.get(ENV_IDLE, IDLE))
     last_work = time.monotonic()
     while not ended.wait(min(5.0, patience / 4)):
-        if host.unfinished():
+        if host.unfinished() or host.beginning():
             last_work = time.monotonic()
         if time.monotonic() - max(last_work, host.last_request) > patience:
             log.info("idle: ending")

@@ -200,6 +200,11 @@ class HandoverHandler(Handler):
         self.context.handover()
 
 
+class RotateKeyHandler(Handler):
+    async def post(self) -> None:
+        self.answer(await (await self.context.service()).rotate_key())
+
+
 class BackendsHandler(Handler):
     async def get(self) -> None:
         self.answer(await (await self.context.service()).backends())
@@ -349,6 +354,7 @@ REF = r"([^/]{1,200})"
 ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/info", InfoHandler),
     ("/engine/handover", HandoverHandler),
+    ("/engine/rotate-key", RotateKeyHandler),
     ("/backends", BackendsHandler),
     ("/doctor", DoctorHandler),
     ("/fleets", FleetsHandler),

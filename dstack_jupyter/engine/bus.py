@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EVERYTHING = ""
+EVERYTHING, ALL = "", "*"
 
 
 class Bus:
-    """Use it from the engine's loop only."""
+    """Use it from the engine's loop only. ``tell``, where engines share a store, says to the others what was published here."""
 
     def __init__(self) -> None:
         self._followers: dict[str, set[asyncio.Event]] = {}
+        self.tell: Callable[[str], None] | None = None
 
     @contextmanager
     def subscribe(self, run_id: str = EVERYTHING) -> Iterator[asyncio.Event]:
@@ -30,18 +31,23 @@ class Bus:
 
     def publish(self, run_id: str) -> None:
         """Called after a commit, never before: who is woken must find what woke it."""
-        self._wake(run_id)
-        self._wake(EVERYTHING)
+        self._say(run_id)
 
     def publish_events(self) -> None:
         """Wake those who follow everything: for what changes no run's view."""
-        self._wake(EVERYTHING)
+        self._say(EVERYTHING)
 
     def publish_all(self) -> None:
         """Wake everybody: for what is rare and not of one run."""
-        for key in self._followers:
-            self._wake(key)
+        self._say(ALL)
 
-    def _wake(self, key: str) -> None:
-        for signal in self._followers.get(key, ()):
-            signal.set()
+    def _say(self, key: str) -> None:
+        self.hear(key)
+        if self.tell is not None:
+            self.tell(key)
+
+    def hear(self, key: str) -> None:
+        """Wake those whom ``key`` concerns: what was published here or, when another engine says it, there."""
+        for each in list(self._followers) if key == ALL else {key, EVERYTHING}:
+            for signal in self._followers.get(each, ()):
+                signal.set()

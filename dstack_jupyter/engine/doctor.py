@@ -1,22 +1,29 @@
-"""What `%dstack doctor` examines on the engine's side: is this installation sound, and if not, what to do."""
+"""What `%dstack doctor` examines on the engine's side: the store, its key, clocks, hosts, and what is stuck."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import stat
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DatabaseError
 
-from ..models.home import Home
-from .store import migrate
+from ..models.errors import DstackJupyterError
+from ..models.findings import Finding, age, finding
+from ..models.states import InstanceState
+from .store import migrate, sealed
 from .store.database import Database
+from .store.schema import SEALED_TABLES, instances, leases, now
+from .vault import Vault
 
-LITTLE_SPACE = 1 << 30
+CLOCK = 5.0
+"""Seconds that two clocks may differ: more, and what is shown of times and guards is wrong."""
+OLD_KEY = 365 * 86400.0
 
 
 class HasMessage(Protocol):
@@ -24,68 +31,121 @@ class HasMessage(Protocol):
     def message(self) -> str: ...
 
 
-async def examine(database: Database, home: Home, problems: Sequence[HasMessage]) -> list[dict[str, Any]]:
-    """``[{check, ok, message, hint}]``; every check has an entry, whether it passed or not."""
+async def examine(database: Database, vault: Vault, problems: Sequence[HasMessage]) -> list[Finding]:
+    """Every check has an entry, whether it passed or not."""
     return [
-        _line("engine", True, f"answers, on Python {sys.version.split()[0]}"),
-        await database.read(_store),
-        *await asyncio.to_thread(_files, home),
-        await asyncio.to_thread(_space, home),
+        finding("engine", True, f"answers, on Python {sys.version.split()[0]}"),
+        *await _asked("store", database.read_aside(_store)),
+        *await _asked("lease", database.read_aside(_lease)),
+        *await _asked("key", database.read_aside(_key, vault)),
+        *await _asked("clock", database.read_aside(_clocks)),
+        *await _asked("hosts", _hosts(database)),
         _work(problems),
-        *await asyncio.to_thread(_dstack_config),
     ]
 
 
-def _line(check: str, ok: bool, message: str, hint: str = "") -> dict[str, Any]:
-    return {"check": check, "ok": ok, "message": message, "hint": "" if ok else hint}
-
-
-def _store(connection: Connection) -> dict[str, Any]:
-    found = connection.execute(text("PRAGMA quick_check(1)")).scalar()
-    revision = migrate.current(connection)
-    return _line(
-        "store",
-        found == "ok" and revision == migrate.HEAD,
-        f"integrity {found}, schema {revision}",
-        "copy store.db aside and report this",
-    )
-
-
-def _files(home: Home) -> list[dict[str, Any]]:
-    lines = []
-    for path, wanted in ((home.root, 0o700), (home.store, 0o600), (home.endpoint, 0o600)):
-        try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-        except FileNotFoundError:
-            continue
-        open_to_others = bool(mode & 0o077)
-        message = f"{path.name} has mode {mode:04o}" + (": others can read it" if open_to_others else "")
-        lines.append(_line("permissions", not open_to_others, message, f"chmod {wanted:o} {path}"))
-    return lines
-
-
-def _space(home: Home) -> dict[str, Any]:
-    free = shutil.disk_usage(home.root).free
-    return _line("disk", free > LITTLE_SPACE, f"{free / 2**30:.1f} GB free for runs, logs and code", "free some space")
-
-
-def _work(problems: Sequence[HasMessage]) -> dict[str, Any]:
-    if not problems:
-        return _line("work", True, "nothing is stuck")
-    return _line("work", False, "; ".join(sorted({p.message for p in problems})), "see `%dstack events` and engine.log")
-
-
-def _dstack_config() -> list[dict[str, Any]]:
-    config = Path.home() / ".dstack" / "server" / "config.yml"
+async def _asked(check: str, answer: Awaitable[list[Finding]]) -> list[Finding]:
+    """A store that is damaged in one place must not keep the rest of the page from its reader."""
     try:
-        mode = stat.S_IMODE(config.stat().st_mode)
-    except OSError:
-        return []
+        return await answer
+    except (DatabaseError, ValueError) as error:
+        said = str(error.orig) if isinstance(error, DatabaseError) else type(error).__name__
+        return [finding(check, False, f"could not be asked: {said}", "what `store` says comes first")]
+    except DstackJupyterError as error:
+        return [finding(check, False, error.message, error.hint)]
+
+
+def _store(connection: Connection) -> list[Finding]:
+    sqlite = connection.dialect.name == "sqlite"
+    found = connection.execute(text("PRAGMA quick_check(1)")).scalar() if sqlite else "ok"
+    revision = migrate.current(connection)
+    kind = "SQLite" if sqlite else "PostgreSQL"
     return [
-        _line(
-            "config.yml",
-            not mode & 0o077,
-            f"mode {mode:04o}: it holds keys in clear text",
-            f"chmod 600 {config}, or `%dstack doctor --fix`",
+        finding(
+            "store",
+            found == "ok" and revision == migrate.HEAD,
+            f"{kind}, integrity {found}, schema {revision} (this version: {migrate.HEAD})",
+            "copy the store aside before anything else, then report this",
         )
     ]
+
+
+def _lease(connection: Connection) -> list[Finding]:
+    """Who acts: one lease for a SQLite store, one a fleet where engines share it."""
+    rows = connection.execute(select(leases.c.owner, leases.c.resource, (leases.c.expires_at - now()).label("left"))).all()
+    held = [row for row in rows if row.owner and row.left > 0]
+    owners = sorted({row.owner for row in held})
+    stale = [row.resource for row in rows if row.owner and row.left <= 0]
+    message = f"{', '.join(owners)} for {len(held)} resources" if owners else "nobody acts at the moment"
+    if stale:
+        hint = "another engine takes over within seconds; if not, see engine.log"
+        return [finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint)]
+    return [finding("lease", True, message)]
+
+
+def _key(connection: Connection, vault: Vault) -> list[Finding]:
+    keys = vault.load()
+    foreign = sealed.count_foreign(connection, SEALED_TABLES, vault.sealing)
+    old = time.time() - keys[0].made
+    message = f"{keys[0].id} in {vault.place}, made {age(old)} ago"
+    rotate = "`%dstack doctor --rotate-key`"
+    if foreign or (len(keys) > 1 and connection.dialect.name == "sqlite"):
+        return [finding("key", False, f"{message}: a rotation was cut off, {foreign} values have an older key", rotate)]
+    if old > OLD_KEY:
+        return [finding("key", False, f"{message}: older than a year", rotate)]
+    return [finding("key", True, f"{message}; keep a copy: without it what is sealed is lost")]
+
+
+def _clocks(connection: Connection) -> list[Finding]:
+    ahead = connection.execute(select(now())).scalar_one() - time.time()
+    fault = abs(ahead) > CLOCK
+    hint = "set the clocks by NTP: timedatectl set-ntp true"
+    found = [finding("clock", not fault, f"{_off(ahead)} the database's" if fault else "agrees with the database's", hint)]
+    for row in _living(connection):
+        off = float(row.data.get("clock_ahead") or 0)
+        if abs(off) > CLOCK:
+            found.append(finding("clock", False, f"{row.instance_type}: {_off(off)} this machine's", hint))
+    return found
+
+
+def _off(ahead: float) -> str:
+    return f"{age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
+
+
+def _living(connection: Connection) -> Sequence[Any]:
+    return connection.execute(
+        select(instances).where(instances.c.backend == "ssh", instances.c.state.not_in([InstanceState.TERMINATED]))
+    ).all()
+
+
+async def _hosts(database: Database) -> list[Finding]:
+    """Hosts that cannot be used, and key files of theirs that others can read."""
+    rows = await database.read_aside(_living)
+    found = [finding("hosts", False, f"{row.instance_type}: {row.message}", _hint(row)) for row in rows if row.message]
+    files = {row.data["address"]["identity_file"] for row in rows if row.data.get("address", {}).get("identity_file")}
+    found += await asyncio.to_thread(_key_files, sorted(files))
+    return found or [finding("hosts", True, f"{len(rows)} of {len(rows)} can be used" if rows else "there are none")]
+
+
+def _hint(row: Any) -> str:
+    return f"it is tried again by itself; `%dstack fleets` shows all of {row.region}"
+
+
+def _key_files(files: Sequence[str]) -> list[Finding]:
+    found = []
+    for name in files:
+        try:
+            mode = stat.S_IMODE(Path(name).expanduser().stat().st_mode)
+        except OSError as error:
+            hint = "name another identity_file"
+            found.append(finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", hint))
+            continue
+        if mode & 0o077:
+            found.append(finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {name}"))
+    return found
+
+
+def _work(problems: Sequence[HasMessage]) -> Finding:
+    if not problems:
+        return finding("work", True, "nothing is stuck")
+    return finding("work", False, "; ".join(sorted({p.message for p in problems})), "see `%dstack events` and engine.log")

@@ -1,7 +1,7 @@
 """The engine: store, reconcilers and service of one state folder, on one loop.
 
-Whoever hosts it (``host.py``) holds the lease of the home first. Everything it knows is in the store; stopping it stops
-nothing else.
+Whoever hosts it (``host.py``) holds the lock of the home first. Everything it knows is in the store; stopping it stops
+nothing else. Where engines share a store, each acts for what it holds leases of, and hears from the others by the relay.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row
 
+from ..machines.base import JobSpec
 from ..models.configurations import run_configuration
-from ..models.errors import DstackJupyterError, StorageFull, Unreachable
+from ..models.errors import DstackJupyterError, LostLease, StorageFull, StoreUnavailable, Unreachable
 from ..models.home import Home, write_private
 from ..models.runs import ConditionType
 from ..models.states import Reason
+from .archives import Archives
 from .attempts import AttemptReconciler
-from .bus import Bus
+from .bus import ALL, Bus
 from .fleet_service import FleetService
 from .fleets import FleetReconciler
 from .forwards import Forwards
@@ -30,110 +34,225 @@ from .hosts import HostReconciler
 from .housekeeping import Housekeeping
 from .jobs import JobMaker
 from .keys import Keys
+from .leasing import FleetLeases, Leases, StoreLease
 from .machines import Machines
+from .nodes import Siblings
 from .pending import RunReconciler
+from .place import place_of
 from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
+from .relay import Relay
 from .service import Problem, Service
-from .store import hosts, moves, runs
+from .store import hosts, location, runs, sealed, work
 from .store.database import Database
+from .store.fence import acting
+from .store.schema import sealed_values
+from .vault import FileKeys, Vault
 from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
 
+OFFERS = Key("offers", "")
+"""The one key that is each engine's own: what it tells its home of hosts."""
+
 
 class Engine:
-    """Made by a host; ``start``, ``stop`` and ``service`` are for the engine's loop, ``unfinished`` for any thread."""
+    """Made by a host; ``start``, ``stop`` and, between them, ``service`` are for the engine's loop, ``unfinished`` for any.
 
-    def __init__(self, home: Home) -> None:
+    ``lost`` is told, once or more, that another engine has this home's store: nothing can be changed any more. ``machines`` makes
+    what reaches the machines behind instance rows.
+    """
+
+    service: Service
+    _leases: Leases
+    _machines: Machines
+    _forwards: Forwards
+
+    def __init__(
+        self, home: Home, lost: Callable[[], None] = lambda: None, machines: Callable[..., Machines] = Machines
+    ) -> None:
+        self._make_machines = machines
         self.home = home
+        self._lost_all = lost
+        self._shared = location.shared(home)
         self._open: set[str] = set()
         self._problems: dict[Key, Problem] = {}
-        self._database = Database(home.create().store)
+        self._told: set[Key] = set()
+        self._vault = Vault(FileKeys.of(home))
+        self._database = Database(self._shared or home.create().store, self._vault)
         self._bus = Bus()
-        installation = home.installation()
-        keys = Keys(home)
-        self._machines = Machines(home, self._database, keys, installation)
-        self._forwards = Forwards(home, keys)
         self._queue = WorkQueue(self._reconcile, failed=self._note_problem)
-        self._passwords: dict[str, str] = {}
+        self._relay: Relay | None = None
+        self._ending = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Open the store and go on with what it holds: recovery is ordinary reconciliation.
+
+        Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError; ``stop`` is needed then too.
+        """
+        self._ending.push_async_callback(self._database.close)
+        await self._database.open()
+        keep = partial(self._database.write, sealed.keep, sealed_values)
+        seed = bytes.fromhex(await keep("seed", sealed.run_seed))
+        life = f"{self.home.installation()}-{secrets.token_hex(4)}"
+        if self._shared is None:
+            self._leases = StoreLease(self._database, life, self._taken, self._lost_all)
+            self._assemble(self.home.installation(), Keys(self.home, seed), "")
+        else:
+            installation = await keep("installation", self.home.installation)
+            here = place_of(self.home)
+            self._relay = Relay(self._database, self._shared, life, self._heard, self._blind)
+            self._ending.push_async_callback(self._relay.stop)
+            self._bus.tell = lambda key: self._tell(f"run {key}")
+            self._leases = FleetLeases(self._database, life, here, self._taken, self._dropped, freed=lambda: self._tell("free"))
+            self._assemble(installation, Keys(self.home, seed, shared=True), here)
+            await self._relay.start()
+        self._ending.push_async_callback(self._leases.stop)
+        self._ending.push_async_callback(self._machines.close)
+        self._ending.callback(self._forwards.close_all)
+        self._ending.push_async_callback(self._queue.close)
+        await self._leases.start()
+        for each in await self._database.read(work.just_ended):
+            self._queue.add(Key(each.kind, each.id))
+        keeping = asyncio.get_running_loop().create_task(self._housekeeping.run(), name="housekeeping")
+        self._ending.callback(keeping.cancel)
+
+    def _assemble(self, installation: str, keys: Keys, here: str) -> None:
+        """Make the parts; ``here`` is the place of this engine where others share its store."""
+        self._machines = self._make_machines(self.home, self._database, keys, installation, here)
+        self._forwards = Forwards(self.home, keys)
         condemned: dict[str, tuple[Reason, str]] = {}
         provisioning = Provisioning(lambda: self._database.read(hosts.offers))
-        maker = JobMaker(self._code_path, keys, lambda run_id: self._passwords.get(run_id, ""))
+        self._archives = Archives(self._database, self.home)
+        self._maker = JobMaker(self._archives.path, keys)
         wake = self._queue.add
+        self._attempts = AttemptReconciler(
+            self._database,
+            self._bus,
+            machine=self._machines.of,
+            spec=self._spec,
+            wake=wake,
+            condemned=condemned,
+            running=self._runs,
+            ended=self._attempt_ended,
+        )
+        fleets = FleetReconciler(
+            self._database, self._bus, provisioning, installation, wake, self._closed, self._hosts_changed, here
+        )
         self._reconcilers: dict[str, Callable[[Key], Awaitable[Next]]] = {
-            "attempt": AttemptReconciler(
-                self._database,
-                self._bus,
-                machine=self._machines.of,
-                spec=maker.spec,
-                wake=wake,
-                condemned=condemned,
-                running=self._runs,
-                ended=self._attempt_ended,
-            ).reconcile,
-            "fleet": FleetReconciler(
-                self._database, self._bus, provisioning, installation, wake, self._open.discard, self._hosts_changed
-            ).reconcile,
+            "attempt": self._attempts.reconcile,
+            "fleet": fleets.reconcile,
             "host": HostReconciler(
                 self._database,
                 self._bus,
                 machine=self._machines.host,
                 forget=self._machines.forget,
                 changed=self._hosts_changed,
-                closed=self._open.discard,
+                closed=self._closed,
             ).reconcile,
             "run": RunReconciler(self._database, self._bus, wake).reconcile,
             "guard": Watchdog(self._database, self._machines.of, self._forwards, condemned, wake).reconcile,
             "offers": self._write_offers,
         }
-        self._housekeeping = Housekeeping(self._database, self._machines, home)
+        self._housekeeping = Housekeeping(self._database, self._machines, self.home)
+        owner, born = self._leases.owner, self._leases.born
         self.service = Service(
             self._database,
             self._bus,
             provisioning,
-            home,
+            self.home,
             machine=self._machines.of,
             submitted=self._submitted,
+            owner=owner,
+            acts_for=self._leases.acts_for,
+            archives=self._archives,
             wake=wake,
             problems=self._problems,
-            passwords=self._passwords,
             forwards=self._forwards,
-            fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget),
+            fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget, owner, born),
+            vault=self._vault,
         )
-        self._keeping: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Open the store and go on with what it holds: recovery is ordinary reconciliation. Raises StorageFull, EngineError."""
-        await self._database.open()
-        for fleet_id in await self._database.read(moves.open_fleets):
-            self._submitted(fleet_id)
-        for attempt_id, _ in await self._database.read(runs.unfinished):
-            self._queue.add(Key("attempt", attempt_id))
-        for kind, find in (("host", hosts.open_hosts), ("run", runs.waiting), ("attempt", runs.just_ended)):
-            for each in await self._database.read(find):
-                self._queue.add(Key(kind, each))
-        self._keeping = asyncio.get_running_loop().create_task(self._housekeeping.run(), name="housekeeping")
 
     async def stop(self) -> None:
-        """Stop looking; jobs, machines and the store's contents stay as they are."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-        await self._queue.close()
-        self._forwards.close_all()
-        await self._machines.close()
-        await self._database.close()
+        """Stop looking; jobs, machines and the store's contents stay as they are. What others can act for is given back."""
+        await self._ending.aclose()
 
     def unfinished(self) -> int:
-        """Fleets that are not closed: runs that go on, and machines that still have to go."""
+        """Fleets that are not closed and that we act for: runs that go on, and machines that still have to go."""
         return len(self._open)
 
-    def _submitted(self, fleet_id: str) -> None:
+    def _submitted(self, run_id: str, fleet_id: str, attempt_ids: Sequence[str]) -> None:
+        keys = [Key("run", run_id), *(Key(kind, each) for each in attempt_ids for kind in ("attempt", "guard"))]
+        self._leases.born(fleet_id, keys)
         self._open.add(fleet_id)
         self._queue.add(Key("fleet", fleet_id))
 
+    def _taken(self, found: Sequence[work.Work]) -> None:
+        """We act for these from now on."""
+        for each in found:
+            if each.kind == "fleet":
+                self._open.add(each.id)
+            self._queue.add(Key(each.kind, each.id))
+
+    def _dropped(self, fleet_id: str, keys: Sequence[Key]) -> None:
+        """Another engine acts for a fleet now: nothing of it is looked at or held open here."""
+        self._open.discard(fleet_id)
+        for key in keys:
+            self._queue.drop(key)
+            self._problems.pop(key, None)
+            if key.kind == "attempt":
+                self._attempts.forget(key.id)
+                self._forwards.close(key.id)
+
+    def _closed(self, fleet_id: str) -> None:
+        self._open.discard(fleet_id)
+        self._leases.closed(fleet_id)
+
+    def _tell(self, line: str) -> None:
+        if self._relay is not None:
+            self._relay.tell(line)
+
+    def _heard(self, line: str) -> None:
+        """What another engine says: ``run ID``, ``key KIND ID``, ``free``, ``hosts``."""
+        word, *rest = line.split(" ")
+        match word:
+            case "run":
+                self._bus.hear(rest[0])
+            case "key":
+                key = Key(*rest)
+                self._told.add(key)
+                self._queue.add(key)
+            case "free":
+                self._leases.look()
+            case "hosts":
+                self._queue.add(OFFERS)
+
+    def _blind(self) -> None:
+        """Wakes of others may have been missed, or the database was away: look everywhere that somebody waits."""
+        self._bus.hear(ALL)
+        self._leases.look()
+        for key in list(self._problems):
+            self._queue.add(key)
+
     async def _reconcile(self, key: Key) -> Next:
-        found = await self._reconcilers[key.kind](key)
+        """Every call of a reconciler, under the fence of what it is for; a key of another engine's is told, not handled."""
+        if key.kind == OFFERS.kind:
+            return await self._write_offers(key)
+        fence = await self._leases.of(key)
+        if fence is None:
+            if key not in self._told:
+                self._tell(f"key {key.kind} {key.id}")
+            self._told.discard(key)
+            return Next()
+        self._told.discard(key)
+        mark = acting.set(fence)
+        try:
+            found = await self._reconcilers[key.kind](key)
+        except LostLease:
+            self._leases.lose(fence)
+            return Next()
+        finally:
+            acting.reset(mark)
         if self._problems.pop(key, None) is not None:
             self._bus.publish_all()
         return found
@@ -142,16 +261,19 @@ class Engine:
         message = error.message if isinstance(error, DstackJupyterError) else f"{type(error).__name__}: {error}"
         since = self._problems[key].since if key in self._problems else time.time()
         kind: ConditionType = "stuck"
-        if isinstance(error, StorageFull):
+        if isinstance(error, StorageFull | StoreUnavailable):
             kind = "storage"
         elif isinstance(error, Unreachable):
             kind = "unreachable"
         self._problems[key] = Problem(since, message, kind)
         self._bus.publish_all()
 
+    async def _spec(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]) -> JobSpec:
+        await self._archives.fetch(ref["sha256"] for ref in run.code)
+        return self._maker.spec(attempt, run, instance, siblings, blocks)
+
     async def _runs(self, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> bool:
         """A job is seen running: what it offers is opened, what guards it begins. False: not all is open yet."""
-        self._passwords.pop(run.id, None)
         if watched(run_configuration(run.configuration)):
             self._queue.add(Key("guard", attempt.id))
         return await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))
@@ -162,7 +284,8 @@ class Engine:
 
     def _hosts_changed(self) -> None:
         """Hosts were booked, freed, found or lost."""
-        self._queue.add(Key("offers", ""))
+        self._queue.add(OFFERS)
+        self._tell("hosts")
 
     async def _write_offers(self, _: Key) -> Next:
         """Tell `%dstack offers`, which needs no engine, and the runs that wait for a machine."""
@@ -172,6 +295,3 @@ class Engine:
             for run_id in await self._database.write(runs.for_capacity):
                 self._queue.add(Key("run", run_id))
         return Next(rest=0.05)
-
-    def _code_path(self, sha256: str) -> Path:
-        return self.home.code / f"{sha256}.tar"

@@ -24,7 +24,8 @@ from .store.database import Database
 
 
 class FleetService:
-    """``wake`` adds to the work queue; ``forget`` lets go of the machine of a host."""
+    """``wake`` adds to the work queue; ``forget`` lets go of the machine of a host; ``born`` hears of a fleet that ``owner``,
+    this engine, leases from its first moment."""
 
     def __init__(
         self,
@@ -33,7 +34,11 @@ class FleetService:
         installation: str,
         wake: Callable[[Key], None],
         forget: Callable[[str], None],
+        owner: str = "",
+        born: Callable[[str, list[Key]], None] = lambda *_: None,
     ) -> None:
+        self._owner = owner
+        self._born = born
         self._database = database
         self._bus = bus
         self._installation = installation
@@ -50,7 +55,7 @@ class FleetService:
         assert fleet.ssh_config is not None
         new = [self._host(fleet, fleet.ssh_config, host, request.base) for host in fleet.ssh_config.hosts]
 
-        def store(connection: Any) -> tuple[str, list[str]]:
+        def store(connection: Any) -> tuple[str, list[str], bool]:
             return hosts.apply_fleet(
                 connection,
                 fleet_id=new_id(),
@@ -59,9 +64,12 @@ class FleetService:
                 user=user,
                 configuration={**fleet.given(), "name": name},
                 hosts=new,
+                owner=self._owner,
             )
 
-        _, touched = await self._database.write(store)
+        fleet_id, touched, fresh = await self._database.write(store)
+        if fresh:
+            self._born(fleet_id, [Key("host", each) for each in touched])
         self._bus.publish_all()
         for instance_id in touched:
             self._wake(Key("host", instance_id))

@@ -26,7 +26,8 @@ from .store.database import Database
 class FleetReconciler:
     """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
 
-    ``hosts_changed`` hears when hosts were booked.
+    ``hosts_changed`` hears when hosts were booked. ``place``, where engines share a store, is what an instance of this machine is
+    bound to.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class FleetReconciler:
         wake: Callable[[Key], None],
         closed: Callable[[str], None],
         hosts_changed: Callable[[], None],
+        place: str = "",
     ) -> None:
+        self._place = place
         self._hosts_changed = hosts_changed
         self._database = database
         self._bus = bus
@@ -64,7 +67,7 @@ class FleetReconciler:
                 case steps.Wait():
                     return Next()
                 case steps.Want(attempt_id):
-                    wanted = await self._place(fleet, run, attempt_id, tried)
+                    wanted = await self._find_machine(fleet, run, attempt_id, tried)
                     if wanted is None:
                         self._bus.publish(run.id)
                         self._wake(key)
@@ -89,7 +92,9 @@ class FleetReconciler:
         await self._database.write(moves.move_instance, found.id, state)
         found.state = state
 
-    async def _place(self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow]) -> _Rented | None:
+    async def _find_machine(
+        self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow]
+    ) -> _Rented | None:
         """Find a machine for an attempt: book hosts of a fleet, or store the intent of an instance of its own.
 
         None when the attempt was booked, or ended since nothing can be had: either is stored.
@@ -114,7 +119,7 @@ class FleetReconciler:
                 raise NoCapacity(f"no offer fits ({'; '.join(reasons) or 'no backend has an offer'})")
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, own[0])
+            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, own[0], self._place)
         except NoCapacity as error:
             for each in waiting:
                 end = End(AttemptState.FAILED, Reason.NO_CAPACITY, error.message)
@@ -155,8 +160,11 @@ def _want(
     instance_id: str,
     name: str,
     offer: OfferView,
+    place: str,
 ) -> dict[str, Any]:
-    gpus = _free_gpus(connection, run, offer)
+    bound = place if offer.backend == "local" else ""
+    host = bound[:16] or offer.backend
+    gpus = _free_gpus(connection, run, offer, host)
     moves.want_instance(
         connection,
         instance_id=instance_id,
@@ -166,13 +174,14 @@ def _want(
         run=run,
         offer=offer,
         guard=guard_of(offer, run.configuration),
-        host=offer.backend,
+        host=host,
         gpus=gpus,
+        place=bound,
     )
-    return {"gpus": gpus}
+    return {"gpus": gpus, "place": bound} if bound else {"gpus": gpus}
 
 
-def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView) -> list[int]:
+def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView, host: str) -> list[int]:
     """The GPUs of this machine that the run gets: none unless it asks for some. Raises NoCapacity.
 
     Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
@@ -181,7 +190,7 @@ def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView) -> list[
     count = (gpu.count.min or 0) if gpu is not None else 0
     if offer.backend != "local" or count == 0:
         return []
-    taken = moves.claimed_gpus(connection, offer.backend)
+    taken = moves.claimed_gpus(connection, host)
     free = [number for number in range(offer.gpu_count) if number not in taken]
     if len(free) < count:
         raise NoCapacity(f"{count} GPUs are asked for, {len(free)} of {offer.gpu_count} are free")

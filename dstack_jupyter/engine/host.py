@@ -1,7 +1,8 @@
 """Hosts the engine on a thread and loop of its own: lease, socket, endpoint, and the engine itself once it is needed.
 
 Used by the Jupyter server extension (``kind='server'``) and by ``python -m dstack_jupyter.engine`` (``'process'``). A server
-asks a process to hand over; between two servers the first one hosts and the second is a client until the first is gone.
+asks a process to hand over; between two servers the first one hosts and the second is a client until the first is gone or
+stands still. One that was taken over from steps down when it wakes, and waits for its turn again.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from tornado.netutil import bind_unix_socket
 from .._version import __version__
 from ..models import endpoint
 from ..models.endpoint import API_VERSION, Endpoint
-from ..models.errors import DstackJupyterError
+from ..models.errors import DstackJupyterError, StoreUnavailable
 from ..models.home import Home
 from ..models.runs import EngineInfo
 from .api import LARGEST_UPLOAD, Context, application
-from .lease import Lease, refuse_network_home
-from .peek import store_has_unfinished
+from .lease import LOOK, Lease, refuse_network_home
+from .peek import has_unfinished
+from .store.location import shared
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RETRY = 2.0
-"""Seconds between two tries for a lease that another host holds."""
+AGAIN = 5.0
+"""Seconds between two tries to start an engine whose store does not answer."""
 STOP = 5.0
 """Seconds that a stop may take before the host's process goes on without us."""
 
@@ -59,13 +61,15 @@ class EngineHost:
         self._endpoint: Endpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
+        self._reign: asyncio.Event | None = None
         self._problem = ""
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dstack-jupyter-engine", daemon=True)
 
     def start(self) -> None:
         """Begin on our thread. Raises ConfigurationError for a home that cannot be used."""
-        refuse_network_home(self.home)
+        if shared(self.home) is None:
+            refuse_network_home(self.home)
         self._thread.start()
 
     def wait_ready(self, timeout: float) -> bool:
@@ -74,14 +78,27 @@ class EngineHost:
 
     def stop(self) -> None:
         """End within ``STOP`` seconds; jobs and machines go on."""
-        loop, ending = self._loop, self._ending
-        if loop is not None and ending is not None and self._thread.is_alive():
-            loop.call_soon_threadsafe(ending.set)
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._end)
             self._thread.join(STOP)
+
+    def _end(self) -> None:
+        assert self._ending is not None
+        self._ending.set()
+        self._lost()
+
+    def _lost(self) -> None:
+        """Our time is over, for good or because another host has taken over."""
+        if self._reign is not None:
+            self._reign.set()
 
     @property
     def hosting(self) -> bool:
         return self._endpoint is not None
+
+    def beginning(self) -> bool:
+        """Whether the engine is being started: somebody waits for it."""
+        return self._starting is not None and self._starting.locked()
 
     def unfinished(self) -> int:
         return self._engine.unfinished() if self._engine is not None else 0
@@ -103,20 +120,31 @@ class EngineHost:
         try:
             while not self._ending.is_set():
                 if await asyncio.to_thread(self._take_lease):
-                    await self._serve()
-                    return
-                self._ready.set()
+                    try:
+                        await self._serve()
+                    finally:
+                        await self._close()
+                    if self.kind == "process":
+                        return
+                elif self.kind == "server" or self._lease.moving:
+                    self._ready.set()  # a process goes away if somebody acts, and only then
                 try:
-                    await asyncio.wait_for(self._ending.wait(), RETRY)
+                    await asyncio.wait_for(self._ending.wait(), LOOK)
                 except TimeoutError:
                     continue
         finally:
-            await self._close()
+            if self._released is not None:
+                self._released()
 
     def _take_lease(self) -> bool:
-        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly."""
+        """Try for the lease; a server asks a process that holds it to hand over. Blocks briefly; every ``LOOK`` seconds."""
         if self._lease.acquire():
             return True
+        if self._lease.stands_still():
+            if self._lease.take_over():
+                log.warning("the engine's host, process %d, stands still: taking over", self._lease.displaced)
+                return True
+            return False
         holder = endpoint.read(self.home)
         if self.kind != "server" or holder is None or holder.host != "process":
             return False
@@ -135,21 +163,43 @@ class EngineHost:
         return False
 
     async def _serve(self) -> None:
-        assert self._ending is not None
+        self._reign = asyncio.Event()
+        beating = asyncio.get_running_loop().create_task(self._beats(), name="lease")
         path = self.home.runtime_folder() / "engine.sock"
         context = Context(self.home, self._info, self._service, self._hand_over)
         self._server = HTTPServer(application(context), max_body_size=LARGEST_UPLOAD)
         self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
-        self._endpoint = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
-        self._endpoint.write(self.home)
+        found = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
+        found.write(self.home)
+        self._endpoint = found  # who sees that we host must find us
         self._ready.set()
-        if store_has_unfinished(self.home.store):
+        # One that was taken over from can write until our engine has opened the store: so it does that at once.
+        needed = self._lease.displaced or has_unfinished(self.home)
+        beginning = asyncio.get_running_loop().create_task(self._begin(), name="begin") if needed else None
+        try:
+            await self._reign.wait()
+        finally:
+            for task in filter(None, (beating, beginning)):
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _beats(self) -> None:
+        while self._lease.beat():
+            await asyncio.sleep(LOOK)
+        log.warning("another host has taken over while this one stood still: stepping down")
+        self._lost()
+
+    async def _begin(self) -> None:
+        """Start the engine before anybody asks."""
+        while True:
             try:
                 await self._service()
             except DstackJupyterError as error:
-                # A full disk, say: the next request tries again and is told.
+                # A full disk, say, or a database that is away. Who asks meanwhile tries too, and is told.
                 log.warning("the engine could not start: %s", error)
-        await self._ending.wait()
+                await asyncio.sleep(AGAIN)
+            else:
+                return
 
     async def _service(self) -> Service:
         """The running engine's service; starts the engine on first use, once."""
@@ -159,11 +209,16 @@ class EngineHost:
             if self._engine is None:
                 # Imported here: SQLAlchemy costs a server nothing before somebody needs it.
                 module = await asyncio.to_thread(_import_engine)
-                engine = module(self.home)
+                engine = module(self.home, self._lost)
                 try:
                     await engine.start()
+                except asyncio.CancelledError:
+                    await engine.stop()
+                    raise
                 except DstackJupyterError as error:
-                    self._problem = error.message
+                    if isinstance(error, StoreUnavailable) and self._lease.displaced:
+                        error.hint = f"let the process go on that stands still: `kill -CONT {self._lease.displaced}`"
+                    self._problem = f"{error.message}; {error.hint}" if error.hint else error.message
                     await engine.stop()
                     raise
                 self._problem = ""
@@ -185,8 +240,8 @@ class EngineHost:
         )
 
     def _hand_over(self) -> None:
-        if self.kind == "process" and self._ending is not None:
-            self._ending.set()
+        if self.kind == "process":
+            self._end()
 
     async def _close(self) -> None:
         if self._endpoint is not None:
@@ -197,10 +252,8 @@ class EngineHost:
             await self._engine.stop()
         if self._server is not None:
             await self._server.close_all_connections()
-        self._endpoint = None
+        self._endpoint = self._server = self._engine = self._reign = None
         self._lease.release()
-        if self._released is not None:
-            self._released()
 
 
 def _import_engine() -> type[Engine]:

@@ -161,6 +161,7 @@ def _note(connection: Connection, row: Row[Any], hello: Hello, problem: str) -> 
         "docker": bool(hello.docker_socket),
         "internal_ip_found": internal_ip(row, hello),
         "notes": notes,
+        "clock_ahead": round(hello.clock_ahead),
     }
     hosts.note(connection, row.id, message=problem, offer=offer, data=data)
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select, update
 from ..models.errors import Unreachable
 from ..models.home import Home
 from ..models.states import InstanceState
+from . import archives
 from .machines import Machines
 from .store import moves
 from .store.database import Database
@@ -47,6 +48,8 @@ class Housekeeping:
             await self._machines.local.remove(attempt_id)
         for attempt_id in await self._database.read(_expired_on_hosts):
             await self._remove_from_host(attempt_id)
+        if self._database.shared:
+            await self._database.write(archives.forget, sorted(needed), KEEP)
         for archive in self._home.code.glob("*.tar"):
             age = await self._database.read(_age, archive.stat().st_mtime)
             if archive.stem not in needed and age > KEEP:

@@ -28,12 +28,11 @@ GB = 1024**3
 
 
 class JobMaker:
-    """``code_path`` gives the file of an uploaded archive, ``password`` that of a run's registry ('' if it is not known)."""
+    """``code_path`` gives the file of an uploaded archive."""
 
-    def __init__(self, code_path: Callable[[str], Path], keys: Keys, password: Callable[[str], str]) -> None:
+    def __init__(self, code_path: Callable[[str], Path], keys: Keys) -> None:
         self._code_path = code_path
         self._keys = keys
-        self._password = password
 
     def spec(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]) -> JobSpec:
         """The job of an attempt on the machine that it is booked on; ``blocks`` are its share of a fleet's host."""
@@ -85,7 +84,7 @@ class JobMaker:
             user=task.user or "",
             privileged=task.privileged,
             username=task.registry_auth.username if task.registry_auth else "",
-            password=self._password(run.id) if task.registry_auth else "",
+            password=(run.registry_password or "") if task.registry_auth else "",
             shm_size=int(resources.shm_size * GB) if resources.shm_size else 0,
             cpus=instance.offer["cpus"] * share,
             memory=int(instance.offer["memory_gb"] * share * GB),

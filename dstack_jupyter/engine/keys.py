@@ -30,22 +30,28 @@ def _pair(seed: bytes) -> KeyPair:
 
 
 class Keys:
-    """Cheap to make; files appear when first asked for. Blocks briefly."""
+    """Cheap to make; files appear when first asked for. Blocks briefly.
 
-    def __init__(self, home: Home) -> None:
+    ``seed`` (32 bytes, sealed in the store) is the same for all engines of a store. ``shared``: those have one key to log in
+    with, too, derived from it.
+    """
+
+    def __init__(self, home: Home, seed: bytes, *, shared: bool = False) -> None:
         self._home = home
+        self._seed = seed
+        self._shared = shared
 
     @property
     def file(self) -> Path:
         """The private key that we log in with where no other is named, made on first use, 0600; its ``.pub`` beside it."""
-        path = self._home.keys / "id_ed25519"
+        path = self._home.keys / ("id_ed25519_shared" if self._shared else "id_ed25519")
         if not path.exists():
-            pair = _pair(secrets.token_bytes(32))
+            pair = _pair(self._derived("installation") if self._shared else secrets.token_bytes(32))
             fresh = path.with_name(f".id.{secrets.token_hex(4)}")
             write_private(fresh, pair.private.encode())
             try:
                 os.link(fresh, path)  # fails where another process was first
-                write_private(path.with_name("id_ed25519.pub"), f"{pair.public} dstack_jupyter\n".encode())
+                write_private(path.with_name(f"{path.name}.pub"), f"{pair.public} dstack_jupyter\n".encode())
             except FileExistsError:
                 pass
             finally:
@@ -54,14 +60,12 @@ class Keys:
 
     @property
     def public(self) -> str:
-        return self.file.with_name("id_ed25519.pub").read_text().strip()
-
-    def _seed(self) -> bytes:
-        path = self._home.keys / "seed"
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return path.read_bytes()
+        file = self.file
+        return file.with_name(f"{file.name}.pub").read_text().strip()
 
     def of_run(self, run_id: str, use: str) -> KeyPair:
-        """A key of a run for one use (``nodes``, ``host-0``): the same whenever it is asked for."""
-        return _pair(hmac.new(self._seed(), f"{run_id} {use}".encode(), hashlib.sha256).digest())
+        """A key of a run for one use (``nodes``, ``host-0``): the same whenever it is asked for, by any engine of the store."""
+        return _pair(self._derived(f"{run_id} {use}"))
+
+    def _derived(self, use: str) -> bytes:
+        return hmac.new(self._seed, use.encode(), hashlib.sha256).digest()

@@ -10,7 +10,9 @@ from ..machines.base import Machine
 from ..machines.local import LocalMachine
 from ..machines.ssh.connection import Address, Connections
 from ..machines.ssh.machine import SSHMachine
+from ..models.errors import Unreachable
 from ..models.home import Home
+from . import place
 from .keys import Keys
 from .store import hosts
 from .store.database import Database
@@ -32,7 +34,8 @@ class StoredPins:
 class Machines:
     """Use it from the engine's loop."""
 
-    def __init__(self, home: Home, database: Database, keys: Keys, installation: str) -> None:
+    def __init__(self, home: Home, database: Database, keys: Keys, installation: str, here: str) -> None:
+        self._place = here
         self.local = LocalMachine(home.jobs)
         self._installation = installation
         self._keys = keys
@@ -41,7 +44,14 @@ class Machines:
         self._hosts: dict[str, tuple[Address, SSHMachine]] = {}
 
     def of(self, instance: Row[Any]) -> Machine:
-        return self.host(instance) if instance.backend == "ssh" else self.local
+        """Raises Unreachable for a process of another engine's machine."""
+        if instance.backend == "ssh":
+            return self.host(instance)
+        bound = str(instance.data.get("place", ""))
+        if bound and not place.same(bound, self._place):
+            there = place.name_of(bound)
+            raise Unreachable(f"the job and its files are on {there}", hint=f"ask the Jupyter server that runs on {there}")
+        return self.local
 
     def host(self, instance: Row[Any]) -> SSHMachine:
         """The machine of a fleet's host; made anew when its address has changed."""

@@ -6,10 +6,21 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from ..models.home import Home
+from .store.location import shared
+
+
+def has_unfinished(home: Home) -> bool:
+    """Whether an engine is needed before anybody asks: for unfinished work of this home, or to share that of others.
+
+    Called once by a host when it begins. Raises ConfigurationError for a database that cannot be one.
+    """
+    return shared(home) is not None or store_has_unfinished(home.store)
+
 
 def store_has_unfinished(path: Path) -> bool:
-    """Whether a run or a machine in this store still needs an engine. True too when the store cannot be read: then an
-    engine must look. Called once by a host at start; takes about a millisecond."""
+    """Whether a run or a machine in this SQLite store still needs an engine. True too when the store cannot be read: then an
+    engine must look. Takes about a millisecond."""
     if not path.exists():
         return False
     try:

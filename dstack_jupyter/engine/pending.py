@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from ..models.states import ATTEMPT_END, RUN_END, Desired, Reason, RunState
 from .bus import Bus
@@ -16,6 +16,9 @@ from .store import moves, runs
 from .store.database import Database
 from .store.schema import attempts, now
 from .store.schema import runs as runs_table
+
+ALONE = select(runs_table).where(runs_table.c.id == bindparam("id")).with_for_update(key_share=True)
+"""A run that nobody stops between this and our commit."""
 
 
 class RunReconciler:
@@ -55,7 +58,7 @@ def _load(connection: Connection, run_id: str) -> tuple[Row[Any], float]:
 
 def _end(connection: Connection, run_id: str) -> bool:
     """End a run that was stopped while it waited; one whose jobs go on is ended by them."""
-    run = connection.execute(select(runs_table).where(runs_table.c.id == run_id)).one()
+    run = connection.execute(ALONE, {"id": run_id}).one()
     states = connection.execute(select(attempts.c.state).where(attempts.c.run_id == run_id)).scalars().all()
     if run.state in RUN_END or any(state not in ATTEMPT_END for state in states):
         return False
@@ -68,7 +71,7 @@ def _end(connection: Connection, run_id: str) -> bool:
 
 def _begin(connection: Connection, run_id: str) -> None:
     """New attempts for all jobs of a pending run, if it still waits for them."""
-    run = connection.execute(select(runs_table).where(runs_table.c.id == run_id)).one()
+    run = connection.execute(ALONE, {"id": run_id}).one()
     if run.state != RunState.PENDING or run.desired != Desired.RUNNING:
         return
     runs.insert_attempts(connection, run_id, run.configuration.get("nodes") or 1, new_id)

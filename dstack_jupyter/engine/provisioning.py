@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ..backends import registry
 from ..backends.base import Hosts
-from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported
+from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
@@ -56,7 +56,7 @@ def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
 
 def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
     """The plan for these offers, cheapest first."""
-    configuration = task.model_dump(mode="json")
+    configuration = without_values(task.model_dump(mode="json"))
     configuration["name"] = task.name or run_name()
     price = offers[0].price if offers else 0.0
     duration = seconds(task.max_duration)

@@ -77,6 +77,17 @@ class WorkQueue:
         else:
             self._start(key, entry)
 
+    def drop(self, key: Key) -> None:
+        """Look at ``key`` no more, until it is added again. What runs goes on to its end."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        if not entry.running:
+            del self._entries[key]
+
     def _arm(self, key: Key, entry: _Entry, delay: float) -> None:
         loop = asyncio.get_running_loop()
         if entry.fires and entry.timer is not None and entry.timer.when() <= loop.time() + delay:

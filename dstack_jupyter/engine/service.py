@@ -6,15 +6,13 @@ Thin: it checks, stores and wakes; the reconcilers do the work. Every error is o
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from ..backends import overview
 from ..machines.base import Machine
 from ..machines.docker.launcher import WORK
 from ..models.configurations import AnyRun
@@ -22,7 +20,8 @@ from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, Condition, ConditionType, EventView, Frame, Plan, PlanRequest, RunView
 from ..models.states import RUN_END, AttemptState
-from . import doctor, streams
+from . import doctor, place, rotation, streams
+from .archives import Archives
 from .bus import Bus
 from .fleet_service import FleetService
 from .forwards import Forwards
@@ -30,9 +29,10 @@ from .names import new_id, run_name
 from .policies import next_start
 from .provisioning import Provisioning, checked, make_plan
 from .queue import Key
-from .store import events, moves, runs
+from .store import events, leases, moves, runs
 from .store.database import Database
 from .store.schema import now
+from .vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Problem:
 
 
 class Service:
-    """``submitted`` hears the fleet of each new run, ``wake`` adds to the work queue, ``problems`` is the engine's own."""
+    """``submitted`` hears run, fleet and attempts of each new run, ``wake`` adds to the work queue, ``problems`` is the
+    engine's own; ``acts_for`` tells whether a key is handled by this engine, ``owner``."""
 
     def __init__(
         self,
@@ -55,15 +56,18 @@ class Service:
         home: Home,
         *,
         machine: Callable[[Row[Any]], Machine],
-        submitted: Callable[[str], None],
+        submitted: Callable[[str, str, Sequence[str]], None],
+        owner: str,
+        acts_for: Callable[[Key], bool],
+        archives: Archives,
         wake: Callable[[Key], None],
         problems: dict[Key, Problem],
-        passwords: dict[str, str],
         forwards: Forwards,
         fleets: FleetService,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self.fleets = fleets
-        self._passwords = passwords
         self._forwards = forwards
         self._database = database
         self._bus = bus
@@ -71,6 +75,9 @@ class Service:
         self._home = home
         self._machine = machine
         self._submitted = submitted
+        self._owner = owner
+        self._acts_for = acts_for
+        self._archives = archives
         self._wake = wake
         self._problems = problems
 
@@ -89,12 +96,15 @@ class Service:
         """
         task = checked(request.configuration)
         for ref in request.code:
-            if not await self.has_code(ref.sha256):
+            if not await self._archives.has(ref.sha256):
                 raise ConfigurationError("the code of this run was not uploaded", hint="apply again")
         tries = 1 if task.name else 10
         while True:
             tries -= 1
-            submission = await self._database.read(_submission, request, task, user)
+            start = None
+            if task.schedule:
+                start = next_start(task.given(), await self._database.read(_now))
+            submission = _submission(request, task, user, self._owner, start)
             try:
                 run_id, new = await self._database.write(runs.submit, submission)
                 break
@@ -103,9 +113,7 @@ class Service:
                 if not tries:
                     raise
         if new:
-            if request.registry_password:
-                self._passwords[run_id] = request.registry_password
-            self._submitted(submission.fleet_id)
+            self._submitted(run_id, submission.fleet_id, submission.attempt_ids)
             if submission.next_at is not None:
                 self._wake(Key("run", run_id))
             self._bus.publish(run_id)
@@ -117,7 +125,9 @@ class Service:
         def read(connection: Connection) -> list[RunView]:
             return runs.views(connection, project=project, active=not all and last is None, last=last)
 
-        return [self._with_conditions(view) for view in await self._database.read_aside(read)]
+        found = [self._with_conditions(view) for view in await self._database.read_aside(read)]
+        await self._say_absent([view for view in found if not view.ended])
+        return found
 
     async def run(self, ref: str, *, project: str) -> RunView:
         """One run by id or name (its newest of that name). Raises NotFound."""
@@ -163,14 +173,11 @@ class Service:
             yield chunk
 
     async def has_code(self, sha256: str) -> bool:
-        return await asyncio.to_thread(self._code(sha256).exists)
+        return await self._archives.has(sha256)
 
     async def store_code(self, sha256: str, temporary: Path) -> None:
         """Take over an uploaded file whose hash the caller has checked. Same file system: the move is atomic."""
-        await asyncio.to_thread(os.replace, temporary, self._code(sha256))
-
-    def _code(self, sha256: str) -> Path:
-        return self._home.code / f"{sha256}.tar"
+        await self._archives.put(sha256, temporary)
 
     async def events(self, *, project: str, after: int = 0, limit: int = 100, run: str = "") -> list[EventView]:
         """The event log: the newest ``limit`` lines, or those after number ``after``; of one run, or of all."""
@@ -196,14 +203,31 @@ class Service:
                 await changed.wait()
 
     async def backends(self) -> list[BackendView]:
-        return await asyncio.to_thread(overview.views)
+        return await asyncio.to_thread(_backends)
+
+    async def rotate_key(self) -> dict[str, Any]:
+        """A new key for the store: ``{key, forgotten, values}``. Raises StorageFull, ConfigurationError."""
+        return await rotation.rotate(self._database, self._vault)
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
-        return await doctor.examine(self._database, self._home, list(self._problems.values()))
+        return await doctor.examine(self._database, self._vault, list(self._problems.values()))
 
     async def _view(self, run_id: str) -> RunView:
-        return self._with_conditions(await self._database.read(runs.view, run_id))
+        view = self._with_conditions(await self._database.read(runs.view, run_id))
+        if not view.ended:
+            await self._say_absent([view])
+        return view
+
+    async def _say_absent(self, views: list[RunView]) -> None:
+        """Where engines share the store: say of runs on a machine whose engine is away that nobody can act for them now."""
+        by_id = {view.id: view for view in views if not self._acts_for(Key("run", view.id))}
+        if not by_id:
+            return
+        for found in await self._database.read(leases.absent, list(by_id)):
+            name = place.name_of(found.place)
+            text = f"it runs on {name}, and no engine runs there: start a Jupyter server there to go on"
+            by_id[found.run_id].conditions.append(Condition(type="unreachable", since=found.since, message=text))
 
     def _with_conditions(self, view: RunView) -> RunView:
         keys = [Key("attempt", attempt.id) for attempt in view.attempts]
@@ -223,9 +247,12 @@ def _attempt_of(view: RunView, job: int) -> str:
     return found
 
 
-def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, user: str) -> runs.Submission:
+def _now(connection: Connection) -> float:
+    return connection.execute(select(now())).scalar_one()
+
+
+def _submission(request: ApplyRequest, task: AnyRun, user: str, owner: str, start: float | None) -> runs.Submission:
     name = task.name or run_name()
-    start = next_start(task.given(), connection.execute(select(now())).scalar_one()) if task.schedule else None
     return runs.Submission(
         run_id=new_id(),
         attempt_ids=[] if start else [new_id() for _ in range(task.node_count)],
@@ -239,4 +266,12 @@ def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, use
         configuration={**task.given(), "name": name},
         code=[ref.model_dump() for ref in request.code],
         context=request.context.model_dump(),
+        owner=owner,
+        registry_password=request.registry_password or None,
     )
+
+
+def _backends() -> list[BackendView]:
+    from ..backends import overview  # with numpy, which no start waits for
+
+    return overview.views()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..models.errors import ConfigurationError, ConfirmationNeeded, DstackJupyterError
 from . import parser
@@ -13,8 +13,14 @@ from . import parser
 if TYPE_CHECKING:
     from ..display.logview import View
     from ..models.runs import RunView
+    from .face import Result
 
 PROG = "jupyter dstack"
+
+
+def _words(text: str) -> str:
+    """``text`` for a shell: commands are named as they are called here."""
+    return text.replace("`%%dstack ", "`jupyter dstack ").replace("`%dstack ", "`jupyter dstack ")
 
 
 class TerminalFace:
@@ -25,7 +31,7 @@ class TerminalFace:
         self._below: list[str] = []
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(_words(text), file=sys.stderr, flush=True)
 
     def below(self, lines: list[str], html: str) -> None:
         self._below += lines
@@ -60,47 +66,54 @@ def main(arguments: list[str] | None = None) -> int:
         print(shown.text)
         return 0
     except ConfigurationError as error:
-        print("\n".join(error._lines()), file=sys.stderr)
+        print(_words("\n".join(error._lines())), file=sys.stderr)
         return 2
+    code = 0
     try:
         from .commands import run_command
 
         body = sys.stdin.read() if args.noun == "check" and args.file == "-" else None
         face = TerminalFace()
         result = run_command(args, face, body)
+        if not result.shown:
+            _show(result, as_json=getattr(args, "json", False))
+        face.end()
+        code = result.code
     except DstackJupyterError as error:
-        print("\n".join(error._lines()), file=sys.stderr)
+        print(_words("\n".join(error._lines())), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return 0
-    try:
-        if not result.shown:
-            _show(result.value, as_json=getattr(args, "json", False))
-        face.end()
-    except BrokenPipeError:  # the reader has seen enough; Python's own flush at the end must not fail over it
+        # Whoever read us (`head`) has enough; the interpreter's own flush at exit must not fail over it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if args.noun == "offers":
         from ..backends.live import hand_over
 
         hand_over()
-    return result.code
+    return code
 
 
-def _show(value: Any, *, as_json: bool) -> None:
+def _show(result: Result, *, as_json: bool) -> None:
     from ..api import to_json
     from .face import Report
 
+    value = result.value
     if as_json:
         print(to_json(value.data if isinstance(value, Report) else value))
     elif isinstance(value, bytes):
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()
-    elif hasattr(value, "to_string"):
-        print(value.to_string(index=False))
+    elif hasattr(value, "to_dict"):
+        from ..display.terminal import print_table
+
+        narrow = result.columns if sys.stdout.isatty() else ()
+        print_table(narrow or list(value.columns), value.to_dict("records"), sys.stdout)
     elif isinstance(value, list):
-        print("\n".join(str(item) for item in value))
+        print(_words("\n".join(str(item) for item in value)))
+    elif isinstance(value, Report):
+        if text := _words(str(value)):
+            print(text)
     elif value is not None:
         print(value)
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..models.runs import Plan
 
 LAST_LINES = 20
+RUN_COLUMNS = ("name", "state", "backend", "instance_type", "price", "cost", "submitted", "exit_code", "message")
+EVENT_COLUMNS = ("time", "actor", "kind", "name", "action", "message")
+HOST_COLUMNS = ("fleet", "host", "state", "runs", "cpus", "memory_gb", "gpu_name", "gpu_count", "message")
 FLEET_PATIENCE = 60.0
 """Seconds that `apply` waits for the hosts of a fleet; they are tried on after that."""
 
@@ -102,7 +105,7 @@ def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace
         raise Unreachable(
             f"no host of fleet {view.name} can be used: {view.hosts[0].message}", hint="`%dstack fleets` shows each"
         )
-    return Result(_fleet_rows(view.name, args))
+    return Result(_fleet_rows(view.name, args), columns=HOST_COLUMNS)
 
 
 def _fleet_rows(name: str, args: argparse.Namespace) -> Any:
@@ -126,8 +129,8 @@ def fleets(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         return Result(None, shown=True)
     if args.verb == "get":
         client.fleet(args.name, args.project)
-        return Result(_fleet_rows(args.name, args))
-    return Result(api.fleets(project=args.project))
+        return Result(_fleet_rows(args.name, args), columns=HOST_COLUMNS)
+    return Result(api.fleets(project=args.project), columns=HOST_COLUMNS)
 
 
 def _active(run: Run) -> Conflict:
@@ -202,7 +205,8 @@ def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
         face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
-    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else ", with no end set"
+    bounded = plan.price is None or plan.max_cost is not None
+    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
     if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):
         raise ConfirmationNeeded("not launched", hint="nothing was started")
 
@@ -259,7 +263,7 @@ def check(run: Run) -> None:
 
 
 def ps(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return Result(api.ps(project=args.project, all=args.all, last=args.last))
+    return Result(api.ps(project=args.project, all=args.all, last=args.last), columns=RUN_COLUMNS)
 
 
 def logs(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -299,7 +303,8 @@ def pull(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 
 def events(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return Result(api.events(project=args.project, run=args.run, after=args.after, last=args.last))
+    found = api.events(project=args.project, run=args.run, after=args.after, last=args.last)
+    return Result(found, columns=EVENT_COLUMNS)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = {

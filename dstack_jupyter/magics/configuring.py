@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..backends.check import Checked
 
 VERBS = ("list", "check", "policy", "help")
+BACKEND_COLUMNS = ("backend", "kind", "configured", "credentials", "permissions", "last_error", "status")
+RIGHT_COLUMNS = ("permission", "level", "purpose", "status")
 FILES = (".dstack.yml", ".dstack.yaml", "dstack.yml")
 
 
@@ -68,10 +70,10 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     if args.verb == "list":
         if args.name:
             frame = api.backends(project=args.project)
-            return Result(frame[frame["backend"] == overview.of(args.name)[0]].reset_index(drop=True))
+            return Result(frame[frame["backend"] == overview.of(args.name)[0]].reset_index(drop=True), columns=BACKEND_COLUMNS)
         for problem in configured().current().problems:
             face.say(f"fault: {problem}")
-        return Result(api.backends(project=args.project))
+        return Result(api.backends(project=args.project), columns=BACKEND_COLUMNS)
     if not args.name:
         raise ConfigurationError(f"backends {args.verb} needs a backend's name", hint="`%dstack backends` lists them")
     if args.verb == "check":
@@ -82,7 +84,7 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         frame = api.permissions(name, project=args.project)
         if frame.empty:
             face.say(f"{name}: {overview.policy(name, args.project)}")
-        return Result(frame)
+        return Result(frame, columns=RIGHT_COLUMNS)
     if args.verb == "policy":
         text = overview.policy(args.name, args.project)
         return Result(Report(text.splitlines(), text))
@@ -114,7 +116,7 @@ def configure(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     saving.save(path, args.project, form.entry(variant, entry))
     face.say(f"{args.name} is configured in {path} (0600); `%dstack backends check {args.name}` looks at its permissions")
     frame = api.backends(project=args.project)
-    return Result(frame[frame["backend"] == form.name].reset_index(drop=True))
+    return Result(frame[frame["backend"] == form.name].reset_index(drop=True), columns=BACKEND_COLUMNS)
 
 
 def _choose(face: Face, name: str, variants: list[str]) -> str:
@@ -126,14 +128,21 @@ def _choose(face: Face, name: str, variants: list[str]) -> str:
 
 
 def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+    """Exit code 1 if anything is wrong."""
     if args.fix:
         for done in api.fix():
             face.say(done)
-    found = api.doctor()
+    if args.rotate_key:
+        made = api.rotate_key()
+        face.say(f"the store has the key {made['key']}; {made['values']} values were sealed anew")
+    found = api.doctor(start=not args.no_start)
+    words = {True: "ok", False: "BAD", None: "?"}
     lines: list[str] = []
     for line in found:
-        lines.append(f"{'ok  ' if line['ok'] else 'BAD '} {line['check']:<12} {line['message']}")
+        lines.append(f"{words[line['ok']]:<4} {line['check']:<12} {line['message']}")
         if line["hint"]:
             lines.append(f"     {'':<12} → {line['hint']}")
-    rows = [("ok" if line["ok"] else "BAD", line["check"], line["message"], line["hint"]) for line in found]
-    return Result(Report(lines, found, table(("", "check", "found", "what to do"), rows)))
+    bad = sum(line["ok"] is False for line in found)
+    lines.append("all is well" if not bad else f"{bad} thing{'s' if bad > 1 else ''} to mend")
+    rows = [(words[line["ok"]], line["check"], line["message"], line["hint"]) for line in found]
+    return Result(Report(lines, found, table(("", "check", "found", "what to do"), rows)), code=1 if bad else 0)

@@ -35,11 +35,15 @@ class Face(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command gives back. ``shown``: the user has seen it, so it is not echoed. ``code``: the exit code of a shell."""
+    """What a command gives back. ``shown``: the user has seen it, so it is not echoed. ``code``: the exit code of a shell.
+
+    ``columns`` are those of a frame that a terminal has room for, the most telling first; empty: all.
+    """
 
     value: Any = None
     shown: bool = False
     code: int = 0
+    columns: tuple[str, ...] = ()
 
 
 class Report:

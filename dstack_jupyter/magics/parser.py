@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str) -> NoReturn:
-        hint = f"`%{self.prog} -h` shows what there is"
+        hint = f"`{'' if self.prog.startswith('jupyter ') else '%'}{self.prog} -h` shows what there is"
         wrong = re.search(r"unrecognized arguments: (\S+)", message)
         if wrong:
             flag = wrong[1].partition("=")[0]
@@ -200,6 +200,8 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix", action="store_true", help="mend what can be mended safely: permissions of files")
+    parser.add_argument("--rotate-key", action="store_true", help="seal the store with a new key and forget the old one")
+    parser.add_argument("--no-start", action="store_true", help="look only: do not start an engine where none runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 

@@ -27,6 +27,8 @@
     │   └── Unreachable                unreachable            503   a machine does not answer; its jobs may well go on
     │       └── HostKeyChanged         host_key_changed       502   somebody else may answer there: nothing was sent
     ├── StorageFull                    storage_full           507   the disk under our state is full
+    ├── StoreUnavailable           store_unavailable     503   the database is away or busy; trying again helps
+    ├── LostLease                  lost_lease            503   another engine acts for this resource now; nothing was changed
     ├── EngineUnavailable              engine_unavailable     503   no engine answers and none could be started
     └── EngineError                    engine_error           500   a defect of ours, with a request id to report
 
@@ -292,6 +294,16 @@ class HostKeyChanged(Unreachable):
 class StorageFull(DstackJupyterError):
     code = "storage_full"
     status = 507
+
+
+class StoreUnavailable(DstackJupyterError):
+    code = "store_unavailable"
+    status = 503
+
+
+class LostLease(DstackJupyterError):
+    code = "lost_lease"
+    status = 503
 
 
 class EngineUnavailable(DstackJupyterError):

@@ -65,6 +65,11 @@ class Home:
         return self.root / "store.db"
 
     @property
+    def database(self) -> Path:
+        """Holds the URL of a shared PostgreSQL database, where one is used instead of ``store``."""
+        return self.root / "database"
+
+    @property
     def lock(self) -> Path:
         return self.root / "engine.lock"
 

@@ -109,7 +109,7 @@ class ApplyRequest(WireModel):
     code: list[CodeRef] = []
     context: Context
     registry_password: str = Field(default="", repr=False)
-    """Kept in memory until the image is there, never stored."""
+    """Stored sealed until no job of the run can need it any more, then wiped."""
 
 
 class StopRequest(WireModel):
@@ -290,6 +290,8 @@ class EngineInfo(WireModel):
     """Who hosts the engine: a Jupyter server, or a process of its own."""
     home: str
     installation: str
+    python: str = ""
+    """The interpreter that the engine runs on."""
     started_at: float
     store_open: bool = False
     unfinished_runs: int = 0

@@ -131,8 +131,8 @@ class _Walk:
     def scalar(self, node: yaml.ScalarNode) -> Any:
         kind = node.tag.removeprefix(STANDARD)
         plain = not node.style  # the two loaders say "" and None
-        if (kind in AS_TEXT or node.tag == MERGE) and plain:
-            return node.value
+        if kind == "str" or ((kind in AS_TEXT or node.tag == MERGE) and plain):
+            return node.value  # what YAML itself makes of a text, without its detour: nearly all of a long file is text
         if plain and ":" in node.value and kind in ("int", "float"):
             return node.value  # YAML 1.1 takes 22:22 for a number to base 60; here it is a pair of ports
         if kind not in SCALARS:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..models.configurations import AnyRun
 from ..models.gpus import capability
 from ..models.resources import GPU, CountRange, MemoryRange, Resources
 from .rows import Array, Text
+
+if TYPE_CHECKING:
+    from ..models.configurations import AnyRun
 
 OWN_MACHINES = ("local", "ssh")
 """Backends whose machines are the user's: the defaults of cpu, memory and disk do not filter them."""
@@ -30,14 +32,19 @@ class Requirements:
     instance_types: tuple[str, ...] = ()
     spot: bool | None = None
     max_price: float | None = None
+    image_vendor: str = ""
+    """Whose GPUs the image can use, where the user named neither image nor GPU: the default image holds CUDA."""
     defaults_filter: bool = True
     """False for `%dstack offers`: what the user did not ask for is not asked for."""
 
     @classmethod
     def of_task(cls, task: AnyRun) -> Requirements:
         spot = {"spot": True, "on-demand": False, "auto": None, None: False}[task.spot_policy]
+        gpu = task.resources.gpu
+        open_to_all = gpu is None or gpu.vendor or gpu.name or task.image or task.docker
         return cls(
             resources=task.resources,
+            image_vendor="" if open_to_all else "nvidia",
             backends=tuple(task.backends or ()),
             regions=tuple(task.regions or ()),
             zones=tuple(task.availability_zones or ()),
@@ -84,6 +91,8 @@ def filters(wanted: Requirements) -> list[Filter]:
         found.append(Filter("fleets", lambda part: ~_one_of("backend", ("ssh",))(part) | _one_of("region", names)(part)))
     if wanted.resources.gpu is not None:
         found += _gpu_filters(wanted.resources.gpu)
+    if vendor := wanted.image_vendor:
+        found.append(Filter(f"gpu vendor: the default image is made for {vendor}", lambda part: _usable(part, vendor)))
     found += _resource_filters(wanted)
     # The user's own machines are neither spot nor on-demand; asking for spot alone leaves them out.
     if (spot := wanted.spot) is not None:
@@ -92,6 +101,12 @@ def filters(wanted: Requirements) -> list[Filter]:
         # A price that is not known may be any: it does not pass.
         found.append(Filter("max_price", lambda part: part.number("price") <= highest))
     return found
+
+
+def _usable(part: Part, vendor: str) -> Array:
+    """Machines of the user's own may run without an image, and what they have is no money lost."""
+    own, fits = part.own(), _one_of("gpu_vendor", (vendor, ""))(part)
+    return fits if own is None else fits | own
 
 
 def _one_of(column: str, names: tuple[str, ...], *, lower: bool = False) -> Callable[[Part], Array]:

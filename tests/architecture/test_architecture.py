@@ -19,12 +19,14 @@ ARROWS = {
     "processes": set(),
     "transport": {"models"},
     "offers": {"models"},
-    "machines": {"models", "processes"},
+    "archives": {"models"},
+    "machines": {"archives", "models", "processes"},
     "display": {"models"},
     "backends": {"models", "offers", "machines", "processes"},
     "engine": {"_version", "models", "offers", "backends", "machines", "transport", "processes"},
-    "client": {"models", "transport", "processes", "display"},
-    "api": {"client", "models", "offers", "backends"},
+    "client": {"archives", "models", "transport", "processes", "display"},
+    "doctor": {"_version", "backends", "client", "engine", "models"},
+    "api": {"client", "doctor", "models", "offers", "backends"},
     "magics": {"api", "client", "display", "models", "backends"},
     "widgets": set(),
     "kernels": set(),
@@ -74,6 +76,11 @@ def test_loading_the_extension_loads_nothing_heavy() -> None:
     loaded = set(json.loads(out))
     heavy = {"pandas", "numpy", "sqlalchemy", "alembic", "asyncssh", "boto3", "botocore", "azure", "google", "kubernetes"}
     assert not loaded & (heavy | {"tornado", "pydantic", "ipywidgets"}), loaded
+
+
+def test_an_engine_starts_without_what_only_offers_need() -> None:
+    code = "import sys, dstack_jupyter.engine.__main__, dstack_jupyter.engine.host; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -16,6 +16,7 @@ from dstack_jupyter.engine.names import identity, new_id
 from dstack_jupyter.engine.queue import Key
 from dstack_jupyter.engine.store import moves, runs
 from dstack_jupyter.engine.store.database import Database
+from dstack_jupyter.machines.base import JobSpec
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import Guard, OfferView
@@ -53,12 +54,15 @@ class ByHand:
             self.database,
             Bus(),
             machine=lambda _: self.machine,
-            spec=JobMaker(lambda _: Path(), Keys(home), lambda _: "").spec,
+            spec=self._spec,
             wake=self.woken.append,
             condemned={},
             running=self._running,
             ended=lambda _: None,
         )
+
+    async def _spec(self, *rows: Any) -> JobSpec:
+        return JobMaker(lambda _: Path(), Keys(self.home, b"s" * 32)).spec(*rows)
 
     async def _running(self, *_: Any) -> bool:
         return True

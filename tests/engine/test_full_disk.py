@@ -69,7 +69,7 @@ async def test_a_disk_that_fills_up_during_a_run_loses_no_byte_of_its_log(small:
     await until(engine, run.id, b"begun\n")
     # The job's log finds room, the store's copy of it does not.
     reserve = small.root.parent / "reserve"
-    reserve.write_bytes(bytes(160 * 1024))
+    reserve.write_bytes(bytes(200 * 1024))
     ballast = fill(small)
     reserve.unlink()
     gate.touch()

@@ -177,7 +177,7 @@ def test_a_gpu_must_stay_below_for_the_whole_window() -> None:
 
 
 def test_keys_of_a_run_are_the_same_again_and_its_own(tmp_path: Any) -> None:
-    keys = Keys(Home(tmp_path / "state"))
+    keys = Keys(Home(tmp_path / "state"), b"s" * 32)
     nodes = [Node(0, "10.0.0.1", 2), Node(1, "10.0.0.2", 2)]
     first, again = (ssh_files(keys, "r1", "pair", 1, nodes) for _ in range(2))
     # OpenSSH's form of a private key holds random bytes; what it is shows in its public half.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from dstack_jupyter.backends.base import Feed
@@ -28,7 +29,7 @@ class PricedBackend:
             "gpu_memory_gb": 80.0,
             "cpu_arch": "x86",
             "spot": False,
-            "price": 3.5,
+            "price": float(os.environ.get("PRICED_PRICE", "3.5")),
             "availability": "available",
         }
         return {name: [value] for name, value in row.items()}

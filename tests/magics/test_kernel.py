@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ class Kernel:
             return False
         kind, content = got["msg_type"], got["content"]
         if kind in ("display_data", "update_display_data"):
-            identity = content["transient"]["display_id"]
+            identity = content["transient"].get("display_id") or got["header"]["msg_id"]
             self.displays[identity] = content["data"]
             if got["parent_header"].get("msg_id") == message:
                 output.displays[identity] = content["data"]
@@ -121,10 +122,44 @@ def test_a_cell_launches_a_run_and_its_log_comes_back(kernel: Kernel) -> None:
 
 
 def test_line_magics_return_objects_and_a_semicolon_silences(kernel: Kernel) -> None:
-    assert kernel.run("df = %dstack offers\ntype(df).__module__.split('.')[0], len(df)").result == "('pandas', 1)"
+    offers = kernel.run("df = %dstack offers -b local\ntype(df).__module__.split('.')[0], len(df)")
+    assert offers.result == "('pandas', 1)"
     assert kernel.run("%dstack backends;").result == ""
     assert "True" in kernel.run("b = %dstack backends\n('aws' in set(b.backend))").result
-    assert "'ok': True" in kernel.run("r = %dstack doctor\nstr(r.data)").result
+    sound = "any(line['check'] == 'engine' and line['ok'] for line in r.data)"
+    assert kernel.run(f"r = %dstack doctor\n{sound}").result == "True"
+
+
+def test_what_is_to_be_said_of_offers_stands_below_them(kernel: Kernel) -> None:
+    output = kernel.run("%dstack offers --gpu H100:8 --max-offers 3")
+    assert "a3-highgpu-8g" in output.result
+    assert "aws: list prices of 2025-03-02" in output.view
+    assert "no offers of lambda: not available yet" in output.view
+    assert "<details" in output.html and "oci" in output.html
+    assert output.stdout == ""
+    # Once, and only for the cell that asked.
+    assert kernel.run("1 + 1").view == ""
+    none = kernel.run("df = %dstack offers --gpu H1000\n(len(df), df.attrs['empty'][:40], len(df.attrs['missing']) > 15)")
+    assert none.result == "(0, 'no offer fits: `gpu name` removed the la', True)"
+    assert "did you mean H100" in none.view
+
+
+def test_offers_as_json_and_groups(kernel: Kernel) -> None:
+    found = json.loads(kernel.run("%dstack offers --gpu H100:8 --max-offers 2 --json").stdout)
+    assert (len(found["offers"]), found["offers"][0]["instance"]["name"]) == (2, "a3-highgpu-8g")
+    groups = kernel.run(
+        "g = %dstack offers --gpu 40GB.. --group-by gpu,backend\nlist(g.columns)[:4], bool(g.price_per_gpu.min() > 0)"
+    )
+    assert groups.result == "(['gpu_vendor', 'gpu_name', 'gpu_memory_gb', 'backend'], True)"
+    assert "region needs backend" in kernel.run("%dstack offers --group-by gpu,region").error
+
+
+def test_a_list_price_is_never_launched(kernel: Kernel, home: Home) -> None:
+    output = kernel.run(
+        "%%dstack apply -y -n dear\ntype: task\ncommands: [nvidia-smi]\nresources: {gpu: H100:8}\nbackends: [aws]"
+    )
+    assert "NoCapacity: no offer fits (aws: not available yet)" in output.error
+    assert connect(home).runs(all=True) == []
 
 
 def test_a_failed_run_fails_the_cell_with_two_lines(kernel: Kernel) -> None:
@@ -259,6 +294,11 @@ def test_tab_completion(kernel: Kernel) -> None:
     assert "--max-duration" in complete("%dstack apply --max")
     assert complete("%dstack logs fin") == ["finished"]
     assert complete("%dstack offers -b dig") == ["digitalocean"]
+    assert complete("%dstack offers --gpu H10") == ["H100", "H100NVL"]
+    assert complete("%dstack offers -b gcp --region europe-north") == ["europe-north1", "europe-north2"]
+    assert complete("%dstack offers -b aws --instance-type p5.") == ["p5.48xlarge", "p5.4xlarge"]
+    assert "gpu,backend" in complete("%dstack offers --group-by gpu,b")
+    assert "--group-by" in complete("%dstack offers --gr")
     assert complete("%dstack backends pol") == ["policy"]
     assert complete("%dstack backends policy az") == ["azure"]
     assert complete("%dstack configure run") == ["runpod"]

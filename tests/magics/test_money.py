@@ -66,3 +66,19 @@ def test_yes_launches_and_the_cost_is_counted(kernel: Kernel, home: Home) -> Non
 def test_a_price_above_max_price_is_no_offer(kernel: Kernel) -> None:
     output = kernel.run(CELL.format(flags="-y --max-price 1"))
     assert "NoCapacity: no offer fits (priced: none of its offers passes `max_price`)" in output.error
+
+
+@pytest.fixture
+def nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRICED_PRICE", "nan")
+
+
+def test_a_price_that_nobody_knows_is_asked_for_like_any(nobody_knows: None, kernel: Kernel, home: Home) -> None:
+    output = kernel.run(CELL.format(flags=""))
+    assert "nobody can be asked here: Launch for a price that is not known?" in output.error
+    assert "guard: the engine ends the machine" in output.stdout
+    assert "passes `max_price`" in kernel.run(CELL.format(flags="-y --max-price 1000")).error
+    assert connect(home).runs(all=True) == []
+    output = kernel.run(CELL.format(flags="-y"))
+    assert output.status == "ok", output.error
+    assert connect(home).run("spend").view.price is None

@@ -159,7 +159,20 @@ def test_wishes_for_gpus(gpu: Any, names: list[str]) -> None:
         {**A100, "gpu_name": "H100", "gpu_count": 8, "price": 4.0},
         {**A100, "gpu_name": "MI300X", "gpu_vendor": "amd", "gpu_count": 8, "gpu_memory_gb": 192.0, "price": 5.0},
     )
-    assert column(ask(offers, resources={"gpu": gpu}), "gpu_name") == names
+    assert column(ask(offers, image="any", resources={"gpu": gpu}), "gpu_name") == names
+
+
+def test_without_an_image_no_gpu_is_rented_that_the_default_image_cannot_use() -> None:
+    amd = {**A100, "gpu_name": "MI300X", "gpu_vendor": "amd", "gpu_memory_gb": 192.0, "price": 0.5}
+    offers = table(A100, amd, {**amd, "backend": "ssh", "price": 0.0})
+    assert column(ask(offers, resources={"gpu": "24GB.."}), "gpu_name") == ["MI300X", "A100"]
+    assert column(ask(offers, resources={"gpu": "24GB.."}), "backend") == ["ssh", "cloud"]
+    for asked in ({"resources": {"gpu": "amd:24GB.."}}, {"resources": {"gpu": "MI300X"}}):
+        assert column(ask(offers, **asked), "gpu_vendor") == ["amd", "amd"]
+    assert len(ask(offers, resources={"gpu": "24GB.."}, image="rocm/pytorch")) == 3
+    blamed = ask(table(amd), resources={"gpu": "24GB.."}).removed_by()
+    assert blamed == {"cloud": "gpu vendor: the default image is made for nvidia"}
+    assert column(ask(table({}, amd), resources={"gpu": "0.."}), "gpu_name") == [""]
 
 
 def test_zones_and_regions_are_exact() -> None:
@@ -176,6 +189,8 @@ def test_the_cheapest_few_are_the_first_of_all() -> None:
     assert len(everything) == 207
     for limit in (0, 1, 10, 207, 500):
         assert offers.query(wanted, limit).rows().lists()["price"] == everything[:limit]
+    every = Requirements(Resources(), defaults_filter=False)
+    assert offers.query(every, 15_000).rows().lists()["price"] == [row["price"] for row in rows[:15_000]]
 
 
 def test_hits_of_several_tables_are_one_in_order() -> None:
@@ -212,7 +227,8 @@ def test_the_frame_has_exactly_the_columns_and_types_of_the_design() -> None:
     assert numbers["price_date"].startswith("datetime64")
     assert frame["price_per_gpu"].isna().tolist() == [True, False]
     assert (frame["price_per_gpu"][1], frame["price_per_gpu_gb"][1]) == (2.0, 0.025)
-    assert list(frame["backend"].cat.categories) == ["local", "cloud"], "a category that no row has would haunt every groupby"
+    some = to_frame(ask(table(LOCAL, A100), backends=["cloud"]).rows())
+    assert list(some["backend"].cat.categories) == ["cloud"], "a category that no row has would haunt every groupby"
 
 
 def test_an_empty_frame_keeps_its_columns_and_types() -> None:

@@ -22,6 +22,8 @@ def test_the_wheel_holds_what_it_should(tmp_path: Path) -> None:
     for wanted in (
         "dstack_jupyter/magics/magic.py",
         "dstack_jupyter/machines/job.sh",
+        "dstack_jupyter/offers/prices/aws.npz",
+        "dstack_jupyter/offers/prices/NOTICE",
         "dstack_jupyter/engine/store/migrations/versions/v0001_initial.py",
         "dstack_jupyter_server/app.py",
         "dstack_jupyter_server/events/resource-v1.yaml",

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,31 +25,13 @@ from tools.lab_server import listening_port
 
 TOKEN = "server-test-token"
 API = "/dstack_jupyter/api/v1"
-ROUTES = [
-    ("GET", "/info"),
-    ("GET", "/doctor"),
-    ("GET", "/backends"),
-    ("GET", "/events"),
-    ("GET", "/fleets"),
-    ("POST", "/fleets"),
-    ("GET", "/fleets/x"),
-    ("DELETE", "/fleets/x"),
-    ("POST", "/fleets/x/hosts/y/trust"),
-    ("GET", "/runs"),
-    ("POST", "/runs"),
-    ("POST", "/runs/plan"),
-    ("GET", "/runs/x"),
-    ("POST", "/runs/x/stop"),
-    ("GET", "/runs/x/logs"),
-    ("GET", "/runs/x/logs/raw"),
-    ("GET", "/runs/x/files"),
-]
 
 
 @dataclass
 class Server:
     process: subprocess.Popen[bytes]
     port: int
+    log: Path
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -72,7 +55,8 @@ def start(home: Home, *more: str) -> Server:
     folder = home.root.parent
     runtime = folder / f"runtime-{len(list(folder.glob('runtime-*')))}"
     command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1"]
-    with (folder / f"{runtime.name}.log").open("wb") as log:
+    path = folder / f"{runtime.name}.log"
+    with path.open("wb") as log:
         process = subprocess.Popen(
             [*command, f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", *more],
             env={**os.environ, "JUPYTER_RUNTIME_DIR": str(runtime)},
@@ -80,7 +64,7 @@ def start(home: Home, *more: str) -> Server:
             stderr=log,
         )
     wait_until(lambda: listening_port(runtime), 60, "the Jupyter server")
-    return Server(process, listening_port(runtime) or 0)
+    return Server(process, listening_port(runtime) or 0, path)
 
 
 @pytest.fixture
@@ -180,44 +164,44 @@ def test_of_two_servers_one_acts_and_the_other_takes_over(home: Home) -> None:
                 server.stop()
 
 
-def test_every_route_is_closed_to_who_is_not_logged_in(server: Server) -> None:
-    for method, path in ROUTES:
-        status, _ = server.ask(method, path, {} if method == "POST" else None)
-        assert status in (302, 401, 403), (method, path, status)
-        # A cookie alone does not help without its XSRF token; a foreign page does not help with nothing.
-        headers = {"Cookie": "username-127-0-0-1=forged", "Origin": "https://evil.example"}
-        status, body = server.ask(method, path, {} if method == "POST" else None, **headers)
-        assert status in (302, 401, 403, 404), (method, path, status)  # 404 is Jupyter's answer to a foreign origin
-        assert b"installation" not in body
-
-
-def test_the_table_of_this_test_is_the_extension_s_own() -> None:
-    from dstack_jupyter_server import routes
-
-    known = {path.replace("/x", "/" + routes.REF).replace("/y", "/" + routes.REF) for _, path in ROUTES}
-    assert known == {path for path, _, _ in routes.ROUTES}
-    assert {method for _, methods, _ in routes.ROUTES for method in methods} == {"GET", "POST", "DELETE"}
-
-
-def test_an_authorizer_that_denies_is_obeyed_everywhere(home: Home) -> None:
-    (home.root.parent / "denying.py").write_text(
-        "from jupyter_server.auth import Authorizer\n"
-        "class Deny(Authorizer):\n"
-        "    def is_authorized(self, handler, user, action, resource):\n"
-        "        return not resource.startswith('dstack_jupyter:')\n"
-    )
-    os.environ["PYTHONPATH"] = str(home.root.parent)
+@pytest.mark.machines  # half a minute; the same with two hosts of one process, and faster, is in tests/engine/test_takeover.py
+def test_r7_a_stopped_server_is_taken_over_from_changes_nothing_when_it_goes_on_and_is_a_client_then(
+    home: Home, tmp_path: Path
+) -> None:
+    first = second = None
     try:
-        server = start(home, "--ServerApp.authorizer_class=denying.Deny")
-    finally:
-        del os.environ["PYTHONPATH"]
-    try:
+        first = start(home)
         wait_until(lambda: endpoint.read(home) is not None)
-        for method, path in ROUTES:
-            status, _ = server.ask(method, path, {} if method == "POST" else None, Authorization=f"token {TOKEN}")
-            assert status == 403, (method, path, status)
+        run = apply(connect(home), f"echo up; until [ -e {tmp_path}/gate ]; do sleep 0.02; done; echo down")
+        wait_until(lambda: run.refresh().state == "running")
+        second = start(home)
+        # The first one in the middle of its life, with the log of a running job in its hands.
+        first.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        (tmp_path / "gate").touch()
+        pid = second.process.pid
+        wait_until(lambda: (found := endpoint.read(home)) is not None and found.pid == pid, 40, "the takeover")
+        assert whole(run) == b"up\ndown\n"
+        assert time.monotonic() - began < 30
+        wait_until(lambda: connect(home).info().unfinished_runs == 0)
+        story = [(event.kind, event.action) for event in connect(home).events(run=run.id)]
+        first.process.send_signal(signal.SIGCONT)
+        # It goes on as a client: what it is asked, the second one answers.
+        wait_until(lambda: first.authorised("GET", "/info")[1]["pid"] == pid)
+        assert first.authorised("GET", f"/runs/{run.id}")[1]["state"] == "done"
+        another = apply(connect(home), "echo two").wait(20)
+        assert (another.state, whole(another)) == ("done", b"two\n")
+        assert [(event.kind, event.action) for event in connect(home).events(run=run.id)] == story
+        assert "stepping down" in first.log.read_text()
+        # And it is there when the second one goes.
+        second.stop(signal.SIGKILL)
+        wait_until(lambda: (found := endpoint.read(home)) is not None and found.pid == first.process.pid, 30)
+        assert first.authorised("GET", f"/runs/{run.id}")[1]["state"] == "done"
     finally:
-        server.stop()
+        for server in (first, second):
+            if server is not None:
+                server.process.send_signal(signal.SIGCONT)
+                server.stop()
 
 
 def test_what_is_not_in_the_table_does_not_exist(server: Server) -> None:

@@ -33,6 +33,11 @@ class Policy:
     master_decides: bool = False
     next_start: float = 0.0
 
+    @property
+    def ends_with_its_jobs(self) -> bool:
+        """Whether there is no attempt after those that there are."""
+        return not self.retry and not self.next_start
+
 
 @dataclass(frozen=True, slots=True)
 class RunNow:

@@ -1,8 +1,15 @@
-"""The event log: who did what to which resource, when and why. Written in the transaction of the deed itself."""
+"""The event log: who did what to which resource, when and why. Written in the transaction of the deed itself.
+
+Lines are collected during a transaction and written as its last act. On PostgreSQL that is under a lock: the numbers of a
+sequence are handed out in one order and committed in another, and who follows by number would miss those that come late. So
+the numbers rise in the order in which they become visible. Taken last, the lock waits for nothing and can lock nobody out.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, insert, select
+from typing import Any
+
+from sqlalchemy import Connection, Engine, bindparam, event, insert, select, text
 
 from ...models.runs import EventView
 from .schema import events, now
@@ -12,6 +19,33 @@ INSERT = insert(events).values(
     at=now(),
     **{name: bindparam(name) for name in ("actor", "project", "kind", "resource_id", "run_id", "name", "action", "message")},
 )
+
+LOCK = text("SELECT pg_advisory_xact_lock(1684668418)")
+PENDING, MARKS = "dj-events", "dj-event-marks"
+
+
+def attach(engine: Engine) -> None:
+    """Collect and write the lines of each transaction of this SQLAlchemy engine. Called once by the store."""
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.info[PENDING], connection.info[MARKS] = [], {}
+
+    @event.listens_for(engine, "savepoint")
+    def mark(connection: Connection, name: str | None) -> None:
+        connection.info[MARKS][name] = len(connection.info[PENDING])
+
+    @event.listens_for(engine, "rollback_savepoint")
+    def forget(connection: Connection, name: str, context: None) -> None:
+        del connection.info[PENDING][connection.info[MARKS].get(name, 0) :]
+
+    @event.listens_for(engine, "commit")
+    def write(connection: Connection) -> None:
+        lines, connection.info[PENDING] = connection.info[PENDING], []
+        if lines:
+            if connection.dialect.name == "postgresql":
+                connection.execute(LOCK)
+            connection.execute(INSERT, lines)
 
 
 def record(
@@ -27,8 +61,8 @@ def record(
     message: str = "",
 ) -> None:
     """Add one line. ``actor`` is a user's name or ``engine``; ``action`` one word; ``message`` a sentence or ''."""
-    connection.execute(
-        INSERT,
+    lines: list[dict[str, Any]] = connection.info[PENDING]
+    lines.append(
         {
             "actor": actor,
             "project": project,
@@ -38,7 +72,7 @@ def record(
             "name": name,
             "action": action,
             "message": message,
-        },
+        }
     )
 
 

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NoCapacity, NotFound
 from ...models.fleets_view import FleetView, HostView
 from ...models.states import FLEET_END, AttemptState, FleetState, InstanceState
-from . import events, moves
+from . import events, leases, moves
 from .schema import attempts, bookings, fleets, host_keys, instances, now, runs
 
+USABLE = (InstanceState.IDLE, InstanceState.BUSY)
 LIVING = instances.c.state.not_in([InstanceState.TERMINATED])
+
+
+def _alone(query: Select[Any]) -> Select[Any]:
+    """Instances that nobody else books, frees or changes until we commit; in one order, so that no two wait for each other."""
+    return query.order_by(instances.c.id).with_for_update(key_share=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +53,37 @@ def apply_fleet(
     user: str,
     configuration: dict[str, Any],
     hosts: Sequence[NewHost],
-) -> tuple[str, list[str]]:
+    owner: str = "",
+) -> tuple[str, list[str], bool]:
     """Store a fleet, or bring an active one of that name in line: hosts are added, changed or let go.
 
-    Returns (its id, the instances to look at). Raises Conflict for a host that runs a job and is changed or left out.
+    Returns (its id, the instances to look at, whether it is new: then ``owner`` leases it). Raises Conflict for a host that runs
+    a job and is changed or left out.
     """
     known = connection.execute(
-        select(fleets).where(
-            fleets.c.project == project, fleets.c.name == name, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END)
-        )
+        select(fleets)
+        .where(fleets.c.project == project, fleets.c.name == name, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
+        .with_for_update(key_share=True)
     ).one_or_none()
     if known is None:
-        connection.execute(
-            insert(fleets).values(
-                id=fleet_id,
-                project=project,
-                name=name,
-                run_id=None,
-                configuration=configuration,
-                user=user,
-                state=FleetState.ACTIVE,
-                created_at=now(),
-            )
-        )
+        try:
+            with connection.begin_nested():
+                connection.execute(
+                    insert(fleets).values(
+                        id=fleet_id,
+                        project=project,
+                        name=name,
+                        run_id=None,
+                        configuration=configuration,
+                        user=user,
+                        state=FleetState.ACTIVE,
+                        place="",
+                        created_at=now(),
+                    )
+                )
+        except IntegrityError as error:
+            raise Conflict(f"fleet {name} is being applied by somebody else", hint="apply it again") from error
+        leases.born(connection, fleet_id, owner)
         _event(connection, user, project, "fleet", fleet_id, name, "applied")
     else:
         fleet_id = known.id
@@ -78,7 +92,8 @@ def apply_fleet(
         connection.execute(update(fleets).where(fleets.c.id == fleet_id).values(configuration=configuration))
         _event(connection, user, project, "fleet", fleet_id, name, "updated")
     present = {
-        row.instance_type: row for row in connection.execute(select(instances).where(instances.c.fleet_id == fleet_id, LIVING))
+        row.instance_type: row
+        for row in connection.execute(_alone(select(instances).where(instances.c.fleet_id == fleet_id, LIVING)))
     }
     touched: list[str] = []
     wanted = {host.hostname for host in hosts}
@@ -100,7 +115,7 @@ def apply_fleet(
                 .values(data={**there.data, **host.data}, state=InstanceState.PENDING, message="")
             )
             touched.append(there.id)
-    return fleet_id, touched
+    return fleet_id, touched, known is None
 
 
 def _insert(connection: Connection, fleet_id: str, fleet: str, project: str, host: NewHost) -> None:
@@ -151,7 +166,7 @@ def let_go(connection: Connection, row: Row[Any], why: str) -> None:
 def delete_fleet(connection: Connection, name: str, project: str, user: str) -> tuple[str, list[str]]:
     """Begin to delete a fleet: all its hosts, or none. Returns (its id, the instances to look at). Raises NotFound, Conflict."""
     fleet = find_fleet(connection, name, project)
-    rows = connection.execute(select(instances).where(instances.c.fleet_id == fleet.id, LIVING)).all()
+    rows = connection.execute(_alone(select(instances).where(instances.c.fleet_id == fleet.id, LIVING))).all()
     for row in rows:
         let_go(connection, row, f"fleet {fleet.name} is deleted")
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING))
@@ -176,14 +191,9 @@ def load_host(connection: Connection, instance_id: str) -> tuple[Row[Any], Row[A
     return row, connection.execute(select(fleets).where(fleets.c.id == row.fleet_id)).one()
 
 
-def open_hosts(connection: Connection) -> list[str]:
-    """Hosts of all fleets that are not gone."""
-    return list(connection.execute(select(instances.c.id).where(instances.c.backend == "ssh", LIVING)).scalars())
-
-
 def note(connection: Connection, instance_id: str, *, message: str, offer: dict[str, Any], data: dict[str, Any]) -> None:
     """Store what was learned of a host; one that can be used and was not before becomes idle."""
-    row = connection.execute(select(instances).where(instances.c.id == instance_id)).one()
+    row = connection.execute(_alone(select(instances).where(instances.c.id == instance_id))).one()
     values: dict[str, Any] = {"message": message, "data": {**row.data, **data}}
     if offer:
         values["offer"] = offer
@@ -207,9 +217,10 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
         if not row.offer:
             continue
         availability, reason = "idle" if free[row.id] else "busy", row.offer.get("reason", "")
-        if row.message or row.state not in (InstanceState.IDLE, InstanceState.BUSY):
+        if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
-        found.append({**row.offer, "availability": availability, "reason": reason})
+        blocks = {"blocks": len(free[row.id]), "total_blocks": int(row.data.get("blocks", 1))}
+        found.append({**row.offer, **blocks, "availability": availability, "reason": reason})
     return found
 
 
@@ -226,6 +237,8 @@ def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, l
     """The blocks of each host that nobody has booked."""
     taken: dict[str, set[int]] = {}
     ids = [row.id for row in rows]
+    if not ids:
+        return {}
     for found in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
         taken.setdefault(found.instance_id, set()).add(found.block)
     return {
@@ -241,7 +254,7 @@ def usable_hosts(connection: Connection, project: str) -> list[Row[Any]]:
             instances.c.backend == "ssh",
             instances.c.project == project,
             instances.c.message == "",
-            instances.c.state.in_([InstanceState.IDLE, InstanceState.BUSY]),
+            instances.c.state.in_(USABLE),
         )
         .order_by(instances.c.created_at, instances.c.id)
     )
@@ -250,7 +263,9 @@ def usable_hosts(connection: Connection, project: str) -> list[Row[Any]]:
 
 def book(connection: Connection, wishes: Sequence[Wish]) -> None:
     """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
-    rows = connection.execute(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes]))).all()
+    rows = connection.execute(_alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))).all()
+    if any(row.message or row.state not in USABLE for row in rows):
+        raise NoCapacity("the hosts that fit cannot be used just now")
     free = free_blocks(connection, rows)
     try:
         with connection.begin_nested():

@@ -63,13 +63,14 @@ def read(connection: Connection, attempt_id: str, offset: int, limit: int) -> li
     found: list[Chunk] = []
     total = 0
     # Row by row: a following reader must not load a log of gigabytes to take its first piece.
-    for row in connection.execute(query.execution_options(yield_per=16)):
-        skip = max(0, offset - row.offset)
-        if skip >= row.length:
-            continue
-        data = None if row.data is None else bytes(row.data[skip:])
-        found.append(Chunk(attempt_id, row.offset + skip, row.length - skip, row.at, data, row.reason))
-        total += len(data or b"")
-        if total >= limit:
-            break
+    with connection.execute(query.execution_options(yield_per=16)) as rows:
+        for row in rows:
+            skip = max(0, offset - row.offset)
+            if skip >= row.length:
+                continue
+            data = None if row.data is None else bytes(row.data[skip:])
+            found.append(Chunk(attempt_id, row.offset + skip, row.length - skip, row.at, data, row.reason))
+            total += len(data or b"")
+            if total >= limit:
+                break
     return found

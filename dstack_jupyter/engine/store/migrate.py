@@ -15,8 +15,7 @@ FOLDER = Path(__file__).parent / "migrations"
 
 def current(connection: Connection) -> str | None:
     """The revision that the database is at; None for an empty one."""
-    tables = connection.dialect.get_table_names(connection)
-    if "alembic_version" not in tables:
+    if not connection.dialect.has_table(connection, "alembic_version"):
         return None
     revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     return revision

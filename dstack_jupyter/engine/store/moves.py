@@ -25,7 +25,7 @@ from ...models.states import (
 from ..policies import policy_of
 from ..steps import run as run_step
 from ..steps.attempt import End
-from . import events
+from . import events, leases
 from .schema import attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
@@ -37,14 +37,25 @@ NEWEST_INSTANCE = (
 )
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
+BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
+"""Keeps whoever wants to book the instance waiting until it is known whether it is idle."""
 ATTEMPT_STATES = (
     select(attempts.c.id, attempts.c.state, attempts.c.instance_id, attempts.c.job)
     .where(attempts.c.run_id == bindparam("id"))
     .order_by(attempts.c.num, attempts.c.job)
 )
 RUN_NOW = select(
-    runs.c.project, runs.c.name, runs.c.state, runs.c.desired, runs.c.configuration, runs.c.submitted_at, now().label("current")
+    runs.c.project,
+    runs.c.name,
+    runs.c.state,
+    runs.c.desired,
+    runs.c.configuration,
+    runs.c.submitted_at,
+    runs.c.registry_password.is_not(None).label("has_password"),
+    now().label("current"),
 ).where(runs.c.id == bindparam("id"))
+# Where writers are not alone, a stop from another engine must come before this or wait for it.
+RUN_NOW = RUN_NOW.with_for_update(key_share=True)
 JOBS_NOW = (
     select(
         attempts.c.job_id,
@@ -60,6 +71,9 @@ JOBS_NOW = (
     .order_by(attempts.c.num, attempts.c.job)
 )
 SIBLINGS = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
+WIPE_PASSWORD = update(runs).where(runs.c.id == bindparam("b_id")).values(registry_password=None)
+STARTED = ATTEMPT_END | {AttemptState.RUNNING}
+"""States of attempts that ask no registry for an image any more."""
 RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 
@@ -90,10 +104,17 @@ def load_fleet(
     return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all()
 
 
-def open_fleets(connection: Connection) -> list[str]:
-    """Fleets that runs made for themselves and that are not closed: unfinished work."""
-    query = select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END), fleets.c.run_id.is_not(None))
-    return list(connection.execute(query).scalars())
+RUN_MOVE = update(runs).where(runs.c.id == bindparam("b_id"))
+HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
+BOOKED = select(bookings.c.block).where(bookings.c.instance_id == bindparam("id")).limit(1)
+GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
+BOOK = update(attempts).where(attempts.c.id == bindparam("b_id")).values(instance_id=bindparam("b_instance"))
+BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
+CLOSE = (
+    update(fleets)
+    .where(fleets.c.id == bindparam("b_id"), fleets.c.state.not_in(FLEET_END))
+    .values(state=FleetState.TERMINATED, finished_at=now())
+)
 
 
 def derive_run(connection: Connection, run_id: str) -> RunState:
@@ -110,6 +131,8 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
     found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
     if found.state != run.state:
         move_run(connection, run_id, found, project=run.project, name=run.name)
+    if run.has_password and policy.ends_with_its_jobs and all(job.state in STARTED for job in jobs.values()):
+        connection.execute(WIPE_PASSWORD, {"b_id": run_id})
     return found.state
 
 
@@ -130,6 +153,7 @@ def move_run(
             "message": found.message,
             "exit_code": found.exit_code,
             "finished_at": now(),
+            "registry_password": None,
         }
     connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
     events.record(
@@ -183,11 +207,10 @@ def say_of_attempt(connection: Connection, attempt_id: str, message: str) -> Non
 def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
     """Store how an attempt ended, once, and free what it had booked. Returns the run's state."""
     values = {"b_reason": end.reason, "b_message": end.message, "b_exit_code": end.exit_code}
-    freed = connection.execute(
-        delete(bookings).where(bookings.c.attempt_id == attempt_id).returning(bookings.c.instance_id)
-    ).scalars()
-    for instance_id in set(freed):
-        if connection.execute(select(bookings.c.block).where(bookings.c.instance_id == instance_id).limit(1)).scalar() is None:
+    freed = connection.execute(HELD_BY, {"id": attempt_id}).scalars()
+    for instance_id in sorted(set(freed)):
+        connection.execute(BOOKABLE, {"id": instance_id})
+        if connection.execute(BOOKED, {"id": instance_id}).scalar() is None:
             move_instance(connection, instance_id, InstanceState.IDLE)
     return _move(connection, attempt_id, end.state, values)
 
@@ -204,8 +227,12 @@ def want_instance(
     guard: Guard,
     host: str,
     gpus: list[int],
+    place: str = "",
 ) -> None:
-    """Store the intent (R1, R2), and take the GPUs of a shared host. Raises NoCapacity when they are taken."""
+    """Store the intent (R1, R2), and take the GPUs of a shared host. Raises NoCapacity when they are taken.
+
+    ``place``: where the fleet is bound to from now on, since its instance is a machine that only the engine there can use.
+    """
     connection.execute(
         insert(instances).values(
             id=instance_id,
@@ -218,16 +245,19 @@ def want_instance(
             instance_type=offer.instance_type,
             price=offer.price,
             offer=offer.model_dump(),
-            data={"gpus": gpus},
+            data={"gpus": gpus, "place": place} if place else {"gpus": gpus},
             guard=guard.model_dump(),
             state=InstanceState.PENDING,
             created_at=now(),
         )
     )
+    if place:
+        connection.execute(BIND, {"b_id": fleet.id, "b_place": place})
     try:
-        with connection.begin_nested():
-            for gpu in gpus:
-                connection.execute(insert(gpu_claims).values(host=host, gpu=gpu, instance_id=instance_id))
+        if gpus:
+            with connection.begin_nested():
+                for gpu in gpus:
+                    connection.execute(insert(gpu_claims).values(host=host, gpu=gpu, instance_id=instance_id))
     except IntegrityError as error:
         raise NoCapacity("the GPUs of this machine are in use", hint="stop a run that has them, or wait") from error
     events.record(
@@ -261,7 +291,11 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
         update(instances)
         .where(instances.c.id == bindparam("b_id"), instances.c.state.not_in([state, InstanceState.TERMINATED]))
         .values(**values)
-        .returning(instances.c.project, instances.c.identity, instances.c.attempt_id)
+        .returning(
+            instances.c.project,
+            instances.c.identity,
+            select(attempts.c.run_id).where(attempts.c.id == instances.c.attempt_id).scalar_subquery().label("run_id"),
+        )
     )
 
 
@@ -275,20 +309,19 @@ def move_instance(
 ) -> None:
     """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
     if state is InstanceState.TERMINATED:
-        connection.execute(delete(gpu_claims).where(gpu_claims.c.instance_id == instance_id))
+        connection.execute(GPUS_OF, {"id": instance_id})
     values = {"b_id": instance_id, "b_message": message}
     statement = _instance_move(state, with_data=data is not None)
     moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
     if moved is None:
         return
-    run_id = connection.execute(RUN_OF, {"id": moved.attempt_id}).scalar() or ""
     events.record(
         connection,
         actor="engine",
         project=moved.project,
         kind="instance",
         resource_id=instance_id,
-        run_id=run_id,
+        run_id=moved.run_id or "",
         name=moved.identity,
         action=state,
         message=message,
@@ -298,13 +331,11 @@ def move_instance(
 def book(connection: Connection, attempt_id: str, instance_id: str) -> RunState:
     """The attempt takes its idle instance: one transaction, so that nobody sees the half of it."""
     move_instance(connection, instance_id, InstanceState.BUSY)
-    connection.execute(update(attempts).where(attempts.c.id == attempt_id).values(instance_id=instance_id))
+    connection.execute(BOOK, {"b_id": attempt_id, "b_instance": instance_id})
     return move_attempt(connection, attempt_id, AttemptState.PROVISIONING)
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:
-    connection.execute(
-        update(fleets)
-        .where(fleets.c.id == fleet_id, fleets.c.state.not_in(FLEET_END))
-        .values(state=FleetState.TERMINATED, finished_at=now())
-    )
+    """The end of a fleet, and of its lease."""
+    leases.gone(connection, fleet_id)
+    connection.execute(CLOSE, {"b_id": fleet_id})

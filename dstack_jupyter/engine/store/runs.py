@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
 from ...models.runs import AttemptView, Guard, RunView
-from ...models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
-from . import events
+from ...models.states import RUN_END, AttemptState, Desired, FleetState, Reason, RunState
+from . import events, leases
 from .schema import attempts, fleets, instances, now, runs
 
 
@@ -35,12 +36,17 @@ class Submission:
     configuration: dict[str, Any]
     code: list[dict[str, Any]]
     context: dict[str, Any]
+    registry_password: str | None = None
+    owner: str = ""
+    """The engine that leases the run's fleet from the beginning; '' with SQLite."""
 
 
-SUBMITTED = ("project", "name", "type", "request_key", "user", "configuration", "code", "context", "fleet_id")
+SUBMITTED = (
+    "project", "name", "type", "request_key", "user", "configuration", "code", "context", "fleet_id", "registry_password",
+)  # fmt: skip
 SAME_REQUEST = select(runs.c.id).where(runs.c.project == bindparam("project"), runs.c.request_key == bindparam("key"))
 INSERT_FLEET = insert(fleets).values(
-    state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
+    place="", state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
 )
 INSERT_RUN = insert(runs).values(
     desired=Desired.RUNNING,
@@ -62,11 +68,17 @@ def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
         return known, False
     values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id, "next_at": new.next_at}
     values["state"] = RunState.SUBMITTED if new.attempt_ids else RunState.PENDING
-    connection.execute(INSERT_FLEET, {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id})
     try:
         with connection.begin_nested():
+            fleet = {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id}
+            connection.execute(INSERT_FLEET, fleet)
+            leases.born(connection, new.fleet_id, new.owner)
             connection.execute(INSERT_RUN, values)
     except IntegrityError as error:
+        # Another engine may have stored the very same request since we looked.
+        known = connection.execute(SAME_REQUEST, {"project": new.project, "key": new.request_key}).scalar()
+        if known is not None:
+            return known, False
         raise _name_in_use(connection, new) from error
     for job, attempt_id in enumerate(new.attempt_ids):
         _insert_attempt(connection, attempt_id, new.run_id, job, 0)
@@ -162,22 +174,6 @@ def ask_to_end(connection: Connection, run_id: str, user: str, abort: bool) -> b
     return True
 
 
-def unfinished(connection: Connection) -> list[tuple[str, str]]:
-    """(attempt id, fleet id) of every run that needs work after a start. Read once, by the engine."""
-    rows = connection.execute(
-        select(attempts.c.id, runs.c.fleet_id)
-        .join(runs, runs.c.id == attempts.c.run_id)
-        .where(attempts.c.state.not_in(ATTEMPT_END))
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def waiting(connection: Connection) -> list[str]:
-    """Runs that wait for their time; those of the highest priority first."""
-    rows = connection.execute(select(runs.c.id, runs.c.configuration).where(runs.c.state == RunState.PENDING)).all()
-    return [row.id for row in sorted(rows, key=lambda row: -(row.configuration.get("priority") or 0))]
-
-
 def for_capacity(connection: Connection) -> list[str]:
     """Runs that wait because no machine could be had, those of the highest priority first; each may try now."""
     without = select(attempts.c.id).where(attempts.c.run_id == runs.c.id, attempts.c.reason == Reason.NO_CAPACITY)
@@ -193,16 +189,6 @@ def for_capacity(connection: Connection) -> list[str]:
     ids = [row.id for row in found]
     connection.execute(update(runs).where(runs.c.id.in_(ids), runs.c.state == RunState.PENDING).values(next_at=now()))
     return ids
-
-
-def just_ended(connection: Connection) -> list[str]:
-    """Attempts on hosts that ended within the hour: something of them may be left there after a crash."""
-    query = (
-        select(attempts.c.id)
-        .join(instances, instances.c.id == attempts.c.instance_id)
-        .where(instances.c.backend == "ssh", attempts.c.finished_at > now() - 3600)
-    )
-    return list(connection.execute(query).scalars())
 
 
 def count_unfinished(connection: Connection) -> int:
@@ -225,7 +211,8 @@ def view(connection: Connection, run_id: str) -> RunView:
     run = connection.execute(ONE, {"id": run_id}).one()
     tried = connection.execute(ATTEMPTS_OF_ONE, {"id": run_id}).all()
     rented = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
-    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if len(rented) < len(tried) else []
+    own = {None, *(row.id for row in rented)}
+    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if any(row.instance_id not in own for row in tried) else []
     return _view(run, tried, [*rented, *booked])
 
 
@@ -319,14 +306,8 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
             )
             for row in tried
         ],
-        configuration=_without_values(run.configuration),
+        configuration=without_values(run.configuration),
     )
-
-
-def _without_values(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration to be shown: the names of its variables, not their values, which may be keys."""
-    env = configuration.get("env")
-    return {**configuration, "env": dict.fromkeys(env, "***")} if env else configuration
 
 
 def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | None) -> str:

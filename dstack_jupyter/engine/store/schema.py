@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Column,
     Float,
@@ -21,9 +22,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     text,
 )
+from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
@@ -38,8 +41,24 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
+from .sealed import Sealed
 
 metadata = MetaData()
+
+# A log may have more bytes than 32 bits count; SQLite numbers rows only by what it calls INTEGER.
+Count = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Said(TypeDecorator[str]):
+    """Text that others wrote (a job, a machine, a vendor): what a database cannot hold is shown as a replacement character."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
@@ -75,12 +94,15 @@ runs = Table(
     Column("name", String(64), nullable=False),
     Column("type", String(16), nullable=False),
     Column("request_key", String(64), nullable=False),
-    Column("user", String(128), nullable=False),
+    Column("user", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("desired", String(16), nullable=False),
     Column("reason", String(64), nullable=False, default=""),
-    Column("message", Text, nullable=False, default=""),
-    Column("configuration", JSON, nullable=False),
+    Column("message", Said, nullable=False, default=""),
+    # The variables of a run are often keys.
+    Column("configuration", Sealed("runs.configuration"), nullable=False),
+    # Of `registry_auth`; NULL as soon as no job of the run can need it any more.
+    Column("registry_password", Sealed("runs.registry_password")),
     Column("code", JSON, nullable=False),
     Column("context", JSON, nullable=False),
     Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
@@ -116,12 +138,12 @@ attempts = Table(
     Column("num", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", String(64), nullable=False, default=""),
-    Column("message", Text, nullable=False, default=""),
+    Column("message", Said, nullable=False, default=""),
     Column("exit_code", Integer),
     # The instance that it is booked on, or was.
     Column("instance_id", String(16)),
     # Offset n means: bytes [0, n) of the log are stored exactly once, or are an explicit gap (R13).
-    Column("log_offset", Integer, nullable=False, default=0),
+    Column("log_offset", Count, nullable=False, default=0),
     Column("submitted_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -139,11 +161,13 @@ fleets = Table(
     # The run that made this fleet for itself; such a fleet goes with its last instance.
     Column("run_id", String(16)),
     # What a user applied; NULL for a run's own fleet.
-    Column("configuration", JSON),
-    Column("user", String(128), nullable=False, default=""),
+    Column("configuration", Sealed("fleets.configuration")),
+    Column("user", Text, nullable=False, default=""),
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
+    # The machine and home whose engine alone can act for it, since its job is a process there; '' for any.
+    Column("place", String(128), nullable=False, default=""),
     _state(FleetState),
     Index("fleets_by_run", "run_id"),
     Index(
@@ -167,14 +191,15 @@ instances = Table(
     # The attempt that it was made for or that books it now.
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT")),
     Column("backend", String(32), nullable=False),
-    Column("region", String(64), nullable=False),
-    Column("instance_type", String(64), nullable=False),
+    Column("region", Text, nullable=False),
+    Column("instance_type", Text, nullable=False),
     Column("price", Float),
     Column("offer", JSON, nullable=False),
-    Column("data", JSON, nullable=False),
+    # A backend's own: where vendors give passwords or keys with a machine, they are here.
+    Column("data", Sealed("instances.data"), nullable=False),
     Column("guard", JSON, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("message", Text, nullable=False, default=""),
+    Column("message", Said, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -209,6 +234,14 @@ bookings = Table(
     Index("bookings_by_attempt", "attempt_id"),
 )
 
+sealed_values = Table(
+    "sealed_values",
+    metadata,
+    # What an installation keeps for itself: the seed of its runs' keys, and a value that tells the right key of the store.
+    Column("name", String(64), primary_key=True),
+    Column("value", Sealed("sealed_values.value"), nullable=False),
+)
+
 host_keys = Table(
     "host_keys",
     metadata,
@@ -221,8 +254,8 @@ log_chunks = Table(
     "log_chunks",
     metadata,
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT"), primary_key=True),
-    Column("offset", Integer, primary_key=True),
-    Column("length", Integer, nullable=False),
+    Column("offset", Count, primary_key=True),
+    Column("length", Count, nullable=False),
     Column("at", Float, nullable=False),
     # NULL: a gap of `length` bytes, `reason` says why.
     Column("data", LargeBinary),
@@ -233,18 +266,40 @@ log_chunks = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", Count, primary_key=True, autoincrement=True),
     Column("at", Float, nullable=False),
-    Column("actor", String(128), nullable=False),
+    Column("actor", Text, nullable=False),
     Column("project", String(64), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("resource_id", String(16), nullable=False),
     Column("run_id", String(16), nullable=False, default=""),
     Column("name", String(64), nullable=False, default=""),
     Column("action", String(32), nullable=False),
-    Column("message", Text, nullable=False, default=""),
+    Column("message", Said, nullable=False, default=""),
     Index("events_by_run", "run_id", "seq"),
     sqlite_autoincrement=True,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    # A fleet's id, or `store` for a whole SQLite store. Who acts for it until when, and how often it was taken (R7).
+    Column("resource", String(16), primary_key=True),
+    # An engine's life; '' when it was let go.
+    Column("owner", String(32), nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Index("leases_by_owner", "owner"),
+)
+
+code_chunks = Table(
+    "code_chunks",
+    metadata,
+    # Uploaded archives where several engines share the store; with SQLite they are files of the home.
+    Column("sha256", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 # (table, states that nothing leaves): the migrations make one trigger of each (R4).
@@ -254,3 +309,5 @@ TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("instances", frozenset(INSTANCE_END)),
     ("fleets", frozenset(FLEET_END)),
 )
+
+SEALED_TABLES = [runs, fleets, instances, sealed_values]

@@ -44,6 +44,10 @@ class Hello:
     sshd: str = ""
     nvidia_toolkit: bool = False
     addresses: tuple[str, ...] = ()
+    time: float = 0.0
+    """Seconds since the epoch by the host's clock when it answered; 0 if it did not say."""
+    clock_ahead: float = 0.0
+    """Seconds that its clock is ahead of ours, as far as whole seconds and the way can tell."""
     problems: tuple[str, ...] = field(default=())
 
 
@@ -97,6 +101,7 @@ def parse_hello(text: str) -> Hello:
         sudo=values.get("sudo") == "1",
         sshd=values.get("sshd", ""),
         nvidia_toolkit=values.get("nvidia_toolkit") == "1",
+        time=float(values["time"]) if values.get("time", "").isdigit() else 0.0,
         addresses=tuple(values.get("addresses", "").split()),
         problems=tuple(problems),
     )

@@ -48,3 +48,4 @@ tool amd-smi static --asic --vram --json
 tool rocm-smi --showproductname --showmeminfo vram --json
 tool hl-smi -Q index,name,memory.total -f csv,noheader
 tool tt-smi -s
+say time "$(date +%s)"

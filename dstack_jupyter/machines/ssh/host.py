@@ -12,7 +12,7 @@ import logging
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...models.errors import ConfigurationError, NotFound, StorageFull, Unreachable
@@ -111,7 +111,8 @@ class Host:
             said = errors.strip().partition("\n")[0]
             raise Unreachable(f"{self.address.hostname} cannot be used: {said or f'exit code {code}'}")
         self._greeted = time.monotonic()
-        return parse_hello(output)
+        hello = parse_hello(output)
+        return replace(hello, clock_ahead=hello.time - time.time()) if hello.time else hello
 
     async def run(self, line: str) -> tuple[int, str, str]:
         """(exit code, output, errors) of a short ``command`` or ``shell``. Raises Unreachable, HostKeyChanged."""

@@ -23,6 +23,8 @@ FLEET = ("active", "terminated", "terminating")
 FLEET_END = ("terminated",)
 DESIRED = ("aborted", "running", "stopped")
 
+COUNT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def _quoted(states: tuple[str, ...]) -> str:
     return ", ".join(f"'{state}'" for state in states)
@@ -44,7 +46,8 @@ def _guard(table: str, end: tuple[str, ...]) -> None:
         return
     op.execute(
         f"CREATE FUNCTION {table}_end_is_final() RETURNS trigger AS $$ BEGIN "
-        f"RAISE EXCEPTION '{table}: an end state is final'; END $$ LANGUAGE plpgsql"
+        f"RAISE EXCEPTION '{table}: an end state is final' USING ERRCODE = 'integrity_constraint_violation'; END $$ "
+        "LANGUAGE plpgsql"
     )
     op.execute(
         f"CREATE TRIGGER {table}_end_is_final BEFORE UPDATE OF state ON {table} FOR EACH ROW "
@@ -59,11 +62,12 @@ def upgrade() -> None:
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("run_id", sa.String(16)),
-        sa.Column("configuration", sa.JSON),
-        sa.Column("user", sa.String(128), nullable=False),
+        sa.Column("configuration", sa.Text),
+        sa.Column("user", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("finished_at", sa.Float),
+        sa.Column("place", sa.String(128), nullable=False),
         _known(FLEET),
     )
     op.create_index("fleets_by_run", "fleets", ["run_id"])
@@ -83,12 +87,13 @@ def upgrade() -> None:
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("type", sa.String(16), nullable=False),
         sa.Column("request_key", sa.String(64), nullable=False),
-        sa.Column("user", sa.String(128), nullable=False),
+        sa.Column("user", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("desired", sa.String(16), nullable=False),
         sa.Column("reason", sa.String(64), nullable=False),
         sa.Column("message", sa.Text, nullable=False),
-        sa.Column("configuration", sa.JSON, nullable=False),
+        sa.Column("configuration", sa.Text, nullable=False),
+        sa.Column("registry_password", sa.Text),
         sa.Column("code", sa.JSON, nullable=False),
         sa.Column("context", sa.JSON, nullable=False),
         sa.Column("fleet_id", sa.String(16), sa.ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
@@ -124,7 +129,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text, nullable=False),
         sa.Column("exit_code", sa.Integer),
         sa.Column("instance_id", sa.String(16)),
-        sa.Column("log_offset", sa.Integer, nullable=False),
+        sa.Column("log_offset", COUNT, nullable=False),
         sa.Column("submitted_at", sa.Float, nullable=False),
         sa.Column("started_at", sa.Float),
         sa.Column("finished_at", sa.Float),
@@ -140,11 +145,11 @@ def upgrade() -> None:
         sa.Column("fleet_id", sa.String(16), sa.ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
         sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="RESTRICT")),
         sa.Column("backend", sa.String(32), nullable=False),
-        sa.Column("region", sa.String(64), nullable=False),
-        sa.Column("instance_type", sa.String(64), nullable=False),
+        sa.Column("region", sa.Text, nullable=False),
+        sa.Column("instance_type", sa.Text, nullable=False),
         sa.Column("price", sa.Float),
         sa.Column("offer", sa.JSON, nullable=False),
-        sa.Column("data", sa.JSON, nullable=False),
+        sa.Column("data", sa.Text, nullable=False),
         sa.Column("guard", sa.JSON, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("message", sa.Text, nullable=False),
@@ -177,6 +182,11 @@ def upgrade() -> None:
     )
     op.create_index("bookings_by_attempt", "bookings", ["attempt_id"])
     op.create_table(
+        "sealed_values",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+    )
+    op.create_table(
         "host_keys",
         sa.Column("endpoint", sa.String(512), primary_key=True),
         sa.Column("key", sa.Text, nullable=False),
@@ -185,8 +195,8 @@ def upgrade() -> None:
     op.create_table(
         "log_chunks",
         sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="RESTRICT"), primary_key=True),
-        sa.Column("offset", sa.Integer, primary_key=True),
-        sa.Column("length", sa.Integer, nullable=False),
+        sa.Column("offset", COUNT, primary_key=True),
+        sa.Column("length", COUNT, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("data", sa.LargeBinary),
         sa.Column("reason", sa.Text, nullable=False),
@@ -194,9 +204,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "events",
-        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("seq", COUNT, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Float, nullable=False),
-        sa.Column("actor", sa.String(128), nullable=False),
+        sa.Column("actor", sa.Text, nullable=False),
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("resource_id", sa.String(16), nullable=False),
@@ -207,6 +217,21 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("events_by_run", "events", ["run_id", "seq"])
+    op.create_table(
+        "leases",
+        sa.Column("resource", sa.String(16), primary_key=True),
+        sa.Column("owner", sa.String(32), nullable=False),
+        sa.Column("token", sa.Integer, nullable=False),
+        sa.Column("expires_at", sa.Float, nullable=False),
+    )
+    op.create_index("leases_by_owner", "leases", ["owner"])
+    op.create_table(
+        "code_chunks",
+        sa.Column("sha256", sa.String(64), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
     for table, end in (
         ("runs", RUN_END),
         ("attempts", ATTEMPT_END),

@@ -1,0 +1,85 @@
+"""Who hosts the engine of a home: told from its files and from the system's own tables, so also of one that does not answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from .._version import __version__
+from ..models.endpoint import Endpoint
+from ..models.findings import Finding, age, finding
+from ..models.home import Home
+from ..models.runs import EngineInfo
+
+
+def lock_holder(home: Home, locks: Path = Path("/proc/locks")) -> int:
+    """The process that holds the home's lock; 0 if nobody does or it cannot be told. Takes no lock itself."""
+    try:
+        found = home.lock.stat()
+        lines = locks.read_text().splitlines()
+    except OSError:
+        return 0
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in lines:
+        fields = line.split()
+        if "->" not in fields and file in fields and fields[1] == "FLOCK":
+            return int(fields[4])
+    return 0
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal or a debugger."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] in ("T", "t")
+    except OSError:
+        return False
+
+
+def _written(home: Home) -> Endpoint | str | None:
+    """endpoint.json as it stands: None if there is none, a sentence if it is damaged."""
+    try:
+        return Endpoint(**json.loads(home.endpoint.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        return f"endpoint.json cannot be read ({type(error).__name__})"
+
+
+def examine(home: Home) -> list[Finding]:
+    """What lock and endpoint say together. An ``ok`` of None: no engine runs."""
+    holder = lock_holder(home)
+    written = _written(home)
+    if holder and stopped(holder):
+        return [finding("host", False, f"the engine's process {holder} is stopped: it can do nothing", f"kill -CONT {holder}")]
+    if isinstance(written, str):
+        return [finding("host", False, written, f"rm {home.endpoint}: an engine writes it anew when it starts")]
+    if written is None:
+        if holder:
+            hint = "it may be starting: look again in a few seconds; engine.log in the home says more"
+            return [finding("host", False, f"process {holder} holds the home's lock and has no endpoint.json", hint)]
+        return [finding("host", None, "no engine runs; the next command that needs one starts it")]
+    if not holder and home.lock.exists() and Path("/proc/locks").exists():
+        hint = f"rm {home.endpoint}, or let any command start an engine, which replaces it"
+        return [finding("host", False, f"endpoint.json names the process {written.pid}, which is no engine any more", hint)]
+    if holder and holder != written.pid:
+        hint = f"if {holder} hangs, end it: kill {holder}; its work goes on elsewhere"
+        return [finding("host", False, f"process {holder} holds the home's lock, endpoint.json names {written.pid}", hint)]
+    if not Path(written.socket).is_socket():
+        hint = f"end the process, the next command starts another: kill {written.pid}"
+        return [finding("host", False, f"the engine's socket {written.socket} is gone", hint)]
+    return []
+
+
+def describe(info: EngineInfo, python: str) -> list[Finding]:
+    """The engine that answered. ``python`` is the interpreter that asks."""
+    who = "a Jupyter server" if info.host == "server" else "a process of its own"
+    message = f"hosted by {who}, pid {info.pid}, for {age(time.time() - info.started_at)}"
+    found = [finding("host", not info.problems, "; ".join([message, *info.problems]), "engine.log in the home says more")]
+    same = info.version == __version__
+    versions = f"engine {info.version} on {info.python}, client {__version__} on {python}"
+    hint = "install the same version in both environments, then restart the Jupyter server and this kernel"
+    alike = same and info.python == python
+    found.append(finding("versions", same, f"{__version__} on both sides" if alike else versions, hint))
+    return found

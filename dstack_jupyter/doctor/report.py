@@ -1,0 +1,30 @@
+"""One page on this installation."""
+
+from __future__ import annotations
+
+import sys
+
+from ..client import Client
+from ..models.errors import DstackJupyterError
+from ..models.findings import Finding, finding
+from ..models.home import Home
+from . import environment, files, host
+
+NOT_ASKED = "store, key, clock, hosts and work were not looked at: only the engine can"
+
+
+def examine(home: Home, *, start: bool = True) -> list[Finding]:
+    """All findings. ``start``: begin an engine if none runs, as every command does. A broken engine is a finding, no error."""
+    before = host.examine(home)
+    found = [files.place(home), *files.permissions(home), files.space(home)]
+    found += [environment.python(), *environment.packages(), environment.extension()]
+    if any(each["ok"] is False and "is stopped" in each["message"] for each in before):
+        # It would not answer, and nothing can take its place.
+        return [*before, *found, finding("engine", None, NOT_ASKED)]
+    try:
+        client = Client(home, start=start)
+        inner = client.doctor()  # first: it makes the engine open its store, and that may go well now
+        return [*host.examine(home), *host.describe(client.info(), sys.executable), *found, *inner]
+    except DstackJupyterError as error:
+        fault = [finding("engine", False, error.message, error.hint)] if start or not before else []
+        return [*before, *fault, *found, finding("engine", None, NOT_ASKED)]

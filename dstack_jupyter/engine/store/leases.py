@@ -1,0 +1,114 @@
+"""The leases: taken, renewed, given back. All times are the database's, so that no engine's clock matters (R7).
+
+A token rises each time a lease is taken, and with it every earlier holder's fence falls, whatever that one believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+
+from .fence import STORE, Fence
+from .schema import fleets, leases, now, runs
+
+TTL = 15.0
+"""Seconds that a lease of a fleet holds without being renewed."""
+FOREVER = 1e15
+"""When the lease of a SQLite store ends: the lock of the operating system decides there, and the next holder's token."""
+MOST = 200
+"""Leases that one transaction takes at most: engines that start together share what there is."""
+
+
+def take_store(connection: Connection, owner: str) -> Fence:
+    """Take a SQLite store as a whole, whoever had it. The caller holds the home's lock."""
+    values = {"owner": owner, "expires_at": FOREVER}
+    taken = update(leases).where(leases.c.resource == STORE).values(token=leases.c.token + 1, **values).returning(leases.c.token)
+    token = connection.execute(taken).scalar()
+    if token is None:
+        token = 1
+        connection.execute(insert(leases).values(resource=STORE, token=token, **values))
+    return Fence(STORE, owner, token)
+
+
+INSERT = insert(leases).values(token=1, expires_at=now() + TTL, **{name: bindparam(name) for name in ("resource", "owner")})
+DELETE = delete(leases).where(leases.c.resource == bindparam("resource"))
+
+
+def born(connection: Connection, fleet_id: str, owner: str) -> None:
+    """A fleet comes into being, leased by the engine that stores it: nobody takes it before that one has begun.
+
+    ``owner`` '' (SQLite): there are no leases of fleets.
+    """
+    if owner:
+        connection.execute(INSERT, {"resource": fleet_id, "owner": owner})
+
+
+def gone(connection: Connection, fleet_id: str) -> None:
+    """A fleet has ended: nobody will act for it again."""
+    connection.execute(DELETE, {"resource": fleet_id})
+
+
+FREE = (
+    select(leases.c.resource)
+    .join(fleets, fleets.c.id == leases.c.resource)
+    .where(
+        # An owner is a home and a life of its engine: a home has one engine at a time, so earlier lives are over or fenced off.
+        or_(leases.c.expires_at <= now(), leases.c.owner.like(bindparam("home") + "-%")),
+        leases.c.owner != bindparam("me"),
+        or_(fleets.c.place == "", fleets.c.place.like(bindparam("place") + "%")),
+    )
+    .order_by(leases.c.expires_at)
+    .limit(MOST)
+    .with_for_update(of=leases, skip_locked=True)
+)
+TAKE = (
+    update(leases)
+    .where(leases.c.resource.in_(FREE))
+    .values(owner=bindparam("me"), token=leases.c.token + 1, expires_at=now() + TTL)
+    .returning(leases.c.resource, leases.c.token)
+)
+RENEW = (
+    update(leases)
+    .where(leases.c.owner == bindparam("me"))
+    .values(expires_at=now() + TTL)
+    .returning(leases.c.resource, leases.c.token)
+)
+
+
+def take(connection: Connection, owner: str, place: str) -> list[Fence]:
+    """Take what nobody has, at most ``MOST`` of it, and what earlier engines of this home left behind."""
+    rows = connection.execute(TAKE, {"me": owner, "home": owner.partition("-")[0], "place": place[:16]})
+    return [Fence(row.resource, owner, row.token) for row in rows]
+
+
+def renew(connection: Connection, owner: str) -> list[Fence]:
+    """Renew all that this engine holds, in one statement; returns what that is. One that ran out and was not taken counts."""
+    return [Fence(row.resource, owner, row.token) for row in connection.execute(RENEW, {"me": owner})]
+
+
+def release(connection: Connection, owner: str) -> int:
+    """Give everything back, so that others need not wait. Returns how much it was."""
+    return connection.execute(update(leases).where(leases.c.owner == owner).values(owner="", expires_at=now())).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A run whose job is a process on a machine whose engine is away."""
+
+    run_id: str
+    place: str
+    since: float
+    """When its last lease ran out or was given back."""
+
+
+def absent(connection: Connection, run_ids: Sequence[str]) -> list[Absent]:
+    """Those of ``run_ids`` that only the engine of one place can act for, while that engine holds no lease of them."""
+    query = (
+        select(runs.c.id, fleets.c.place, leases.c.expires_at)
+        .join(fleets, fleets.c.id == runs.c.fleet_id)
+        .join(leases, leases.c.resource == fleets.c.id)
+        .where(runs.c.id.in_(run_ids), fleets.c.place != "", leases.c.expires_at <= now())
+    )
+    return [Absent(row.id, row.place, row.expires_at) for row in connection.execute(query)]

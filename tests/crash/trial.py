@@ -1,0 +1,117 @@
+"""One trial: a story, lived by one engine after another, each of which dies at a given point."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from dstack_jupyter.engine.engine import Engine
+from tests.simulated.life import Life
+from tests.simulated.loop import Clock, Crashed, Quiet
+from tests.simulated.world import World
+
+from . import scenarios
+from .judge import Judge
+from .scenarios import Scenario
+from .stores import Store
+from .story import PATIENCE, Late, Story
+
+AWAY = 0.6
+"""Virtual seconds between a crash and the next engine."""
+LONGEST = 12 * 86400.0
+"""Virtual seconds of the longest step."""
+AFTERWARDS = 35.0
+"""Virtual seconds in which nothing may change any more."""
+
+
+@dataclass
+class Outcome:
+    """``traces``: the points that each life passed, in order."""
+
+    breaches: list[str] = field(default_factory=list)
+    traces: list[list[str]] = field(default_factory=list)
+    stamps: list[list[int]] = field(default_factory=list)
+    """For each point the effects that were stored, had on a machine or seen by a user before it: equal, equal futures."""
+
+
+class Effects:
+    """Counts what a crash leaves behind. Between two effects every crash has the same future, since memory is all it takes.
+
+    -1 when the story is over and only the engine's own rounds go on.
+    """
+
+    NONE = ("host.look: ", "host.look_around: ", "host.finish: ")
+
+    def __init__(self, trace: list[str], story: Story, step: Callable[[], int]) -> None:
+        self._trace, self._story, self._step = trace, story, step
+        self._last: tuple[int, int] = (0, 0)
+        self.count = 0
+        self.quiet = False
+
+    def __call__(self) -> int:
+        name = self._trace[-1]
+        effect = name.startswith(("store: committed", "host.", "vendor.")) and not name.startswith(self.NONE)
+        progress = (self._step(), sum(heard.offset for heard in self._story.heard.values()))
+        if effect or progress != self._last:
+            self.count += 1
+        self._last = progress
+        return -1 if self.quiet else self.count
+
+
+def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcome:
+    """Live the story with a crash at the given point of each life (counted from 1); the life after the last one ends well."""
+    world = World(Clock())
+    scenarios.programs(world)
+    scenario.prepare(world)
+    home = store.renew()
+    judge = Judge(store, world)
+    story = Story(world)
+    outcome = Outcome(judge.breaches)
+    at = 0
+    effects: Effects
+
+    def quiet() -> None:
+        effects.quiet = True
+
+    async def live(engine: Engine) -> None:
+        nonlocal at
+        while at < len(scenario.steps):
+            async with asyncio.timeout(LONGEST):
+                await scenario.steps[at](engine, story)
+            at += 1
+        end = asyncio.get_running_loop().time() + PATIENCE
+        while engine.unfinished():
+            if asyncio.get_running_loop().time() > end:
+                raise Late("the engine to have nothing left to do")
+            await asyncio.sleep(0.5)
+        quiet()
+        await asyncio.sleep(AFTERWARDS)
+        await engine.stop()
+
+    for crash_at in [*crashes, 0]:
+        life = Life(home, world, crash_at=crash_at)
+        outcome.traces.append(life.loop.trace)
+        outcome.stamps.append(life.loop.stamps)
+        effects = life.loop.stamp = Effects(life.loop.trace, story, lambda: at)
+        try:
+            life.run(live)
+        except Crashed:
+            life.bury()
+            judge.between()
+            world.time.advance(world.time.now + AWAY)
+            continue
+        except Quiet:
+            judge.breaches.append("everything sleeps, and the story has not ended")
+        except TimeoutError:
+            judge.breaches.append(f"step {at} did not come to its end")
+        except Exception as error:
+            lines = traceback.format_exception(error)
+            told = story.note if isinstance(error, Late) else "".join(lines)
+            judge.breaches.append(f"step {at}: {type(error).__name__}: {error} {told}")
+        else:
+            judge.at_the_end(scenario, story)
+        life.bury()
+        break
+    return outcome

@@ -1,0 +1,24 @@
+"""Points of the engine's source that the stories do not reach, each with the reason: ``module:function`` or the start of one.
+
+The walker fails for a point that is neither reached nor excused, and for an excuse that is none any more.
+"""
+
+from __future__ import annotations
+
+HTTP = "a handler calls one method of the service and passes on what it says; it stores nothing itself"
+PROCESS = "who hosts an engine: tested by killing real servers (test_kill.py, tests/server)"
+NOT_ASKED = "no part of submitting, running, reading logs or stopping; it stores nothing"
+SSH_ONLY = "real connections only: tests/machines, tests/fleets"
+
+UNVISITED = {
+    "api:": HTTP,
+    "doctor:": NOT_ASKED,
+    "forwards:": "ports of jobs: no simulated job has any, and nothing of them is stored (tests/fleets)",
+    "fleet_service:FleetService.trust": NOT_ASKED,
+    "host:": PROCESS,
+    "machines:": SSH_ONLY,
+    "service:Service.backends": NOT_ASKED,
+    "service:Service.doctor": NOT_ASKED,
+    "service:Service.pull": NOT_ASKED,
+    "watchdog:": "looks only, and condemns in memory (tests/engine/test_policies.py)",
+}

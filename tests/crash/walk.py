@@ -1,0 +1,169 @@
+"""The crash walker: ``python -m tests.crash.walk``. Crashes an engine at its points, alone and in pairs, and judges what is left.
+
+Needs a process of its own (the engine is imported with its points marked). Prints one JSON line; exits with 1 for a breach, for
+a point of the source that no story reaches, and for an exception in ``UNVISITED`` that is none any more.
+
+Two points with no effect between them (nothing stored, no machine touched, nothing shown to a user) have the same future, for a
+crash takes memory only. So ``--singles effects`` crashes at one point of each such class of each story, and at each point of the
+source by name; ``--singles all`` at every visit of every point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+
+from . import points
+from .unvisited import UNVISITED
+
+points.install()
+
+from tests.postgres import FAST, Server  # noqa: E402
+
+from . import scenarios, stores, trial  # noqa: E402
+
+
+class Walk:
+    """All trials of one process on one store."""
+
+    def __init__(self, store: stores.Store, seed: int, only: str = "") -> None:
+        self.store = store
+        self.seed = seed
+        self.stories = [each for each in scenarios.ALL if only in ("", each.name)]
+        self.visited: set[str] = set()
+        self.crashed: set[str] = set()
+        self.breaches: list[str] = []
+        self.count = {"visits": 0, "effects": 0, "crashes": 0, "pairs": 0, "trials": 0}
+
+    def live(self, story: scenarios.Scenario, *crashes: int) -> trial.Outcome:
+        """One trial; the same one again for the same arguments."""
+        dice = random.Random(self.seed)
+        secrets.token_hex = lambda count=32: dice.randbytes(count).hex()
+        found = trial.run(story, self.store, crashes)
+        self.count["trials"] += 1
+        for trace, crash_at in zip(found.traces, crashes, strict=False):
+            if len(trace) == crash_at:
+                self.crashed.add(trace[-1])
+        for breach in found.breaches:
+            where = " then ".join(trace[-1] for trace in found.traces[: len(crashes)])
+            again = f"--database {self.store.kind} --seed {self.seed} --only '{story.name}' --crash {','.join(map(str, crashes))}"
+            self.breaches.append(f"{story.name}, crash at {where}: {breach}\n  again: python -m tests.crash.walk {again}")
+            sys.stderr.write(self.breaches[-1] + "\n")
+        return found
+
+    def classes(self, trace: list[str], stamps: list[int], *, names: bool) -> Iterator[int]:
+        """The points (from 1) at which to crash: the first of each class, and those whose names were not crashed at yet."""
+        known: set[int] = {-1}
+        for number, (name, stamp) in enumerate(zip(trace, stamps, strict=True), 1):
+            if stamp not in known or (names and name not in self.crashed):
+                known.add(stamp)
+                yield number
+
+    def singles(self, *, everywhere: bool) -> dict[str, list[int]]:
+        """Crash once. Returns the points that were crashed at, by story."""
+        chosen: dict[str, list[int]] = {}
+        for story in self.stories:
+            whole = self.live(story)
+            trace, stamps = whole.traces[0], whole.stamps[0]
+            self.visited |= set(trace)
+            self.count["visits"] += len(trace)
+            self.count["effects"] += len(set(stamps))
+            mine = chosen[story.name] = []
+            places = range(1, len(trace) + 1) if everywhere else self.classes(trace, stamps, names=True)
+            for number in places:
+                found = self.live(story, number)
+                assert found.traces[0] == trace[:number], f"{story.name} goes another way at {number}: not the same trial twice"
+                self.visited |= set(found.traces[-1])
+                self.count["crashes"] += 1
+                mine.append(number)
+        return chosen
+
+    def pairs(self, chosen: dict[str, list[int]], wanted: int | None) -> None:
+        """Crash twice: ``wanted`` times at places of the dice, or (None) at each place of the second life after each of the first."""
+        dice = random.Random(self.seed)
+        if wanted is None:
+            for story in self.stories:
+                for first in chosen[story.name]:
+                    found = self.live(story, first)
+                    for second in list(self.classes(found.traces[1], found.stamps[1], names=False)):
+                        self.live(story, first, second)
+                        self.count["pairs"] += 1
+            return
+        places = [(story, number) for story in self.stories for number in chosen[story.name]]
+        while self.count["pairs"] < wanted:
+            story, first = dice.choice(places)
+            # The second engine has less to do than the first: most places of this range are reached.
+            found = self.live(story, first, dice.randint(1, 220))
+            self.count["pairs"] += len(found.traces) == 3
+
+
+def unvisited(visited: set[str]) -> list[str]:
+    """What is wrong with the list of points: one that nobody reaches, an excuse that is stale."""
+    wrong = []
+    functions = points.in_source()
+    excused = dict.fromkeys(UNVISITED, False)
+    for name, function in functions.items():
+        excuse = next((each for each in UNVISITED if function == each or function.startswith(each)), None)
+        if name in visited:
+            if excuse == function:
+                wrong.append(f"{function} is visited: it needs no excuse")
+        elif excuse is None:
+            wrong.append(f"{name} is never visited")
+        if excuse is not None:
+            excused[excuse] = True
+    return sorted({*wrong, *(f"{excuse} is not in the source" for excuse, there in excused.items() if not there)})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--singles", choices=["effects", "all"], default="effects")
+    parser.add_argument("--pairs", default="0", help="a number, or `all`")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--only", default="", help="one story")
+    parser.add_argument("--crash", default="", help="only this: the point of each life, `17,40`")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.CRITICAL)
+    server = Server(*FAST).start() if given.database == "postgresql" else None
+    store = stores.PostgreSQL(server) if server is not None else stores.SQLite()
+    walk = Walk(store, given.seed, given.only)
+    began = time.monotonic()
+    try:
+        if given.crash:
+            for story in walk.stories:
+                walk.live(story, *map(int, given.crash.split(",")))
+            return 1 if walk.breaches else 0
+        chosen = walk.singles(everywhere=given.singles == "all")
+        walk.pairs(chosen, None if given.pairs == "all" else int(given.pairs))
+    finally:
+        store.remove()
+        if server is not None:
+            server.remove()
+    wrong = [] if given.only else unvisited(walk.visited)
+    for line in wrong:
+        sys.stderr.write(line + "\n")
+    names = {name for name in walk.visited if name in points.in_source()}
+    found = {
+        **walk.count,
+        "stories": len(walk.stories),
+        "points": len(walk.visited),
+        "points of the source": len(names),
+        "points crashed at": len(walk.crashed),
+        "breaches": len(walk.breaches),
+        "wrong": len(wrong),
+        "seed": given.seed,
+        "database": given.database,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 1 if walk.breaches or wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
