@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ..backends import registry
 from ..backends.base import Hosts
+from ..backends.overview import NOT_LAUNCHED
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
@@ -27,7 +28,6 @@ Result = TypeVar("Result")
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
-NOT_LAUNCHED = "this version shows its offers and does not launch its machines yet"
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 

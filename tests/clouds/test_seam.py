@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import pytest
@@ -220,3 +221,14 @@ def test_a_changed_entry_is_another_account(site: Site) -> None:
     configure(site.name, token="dop_v1_another_token_0000")
     assert site.account is not before
     before.rest.close()
+
+
+def test_no_log_line_at_any_level_holds_the_key(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = site.account.create(site.order())
+    site.account.list_all(INSTALLATION)
+    site.account.terminate(made.data)
+    site.face.tokens.clear()
+    with pytest.raises(BadCredentials):
+        site.account.list_all(INSTALLATION)
+    assert TOKEN not in caplog.text

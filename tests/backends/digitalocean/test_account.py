@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dstack_jupyter import api
-from dstack_jupyter.backends import overview
+from dstack_jupyter.backends import live, overview
 from dstack_jupyter.backends.account import account
 from dstack_jupyter.models.errors import BackendUnreachable, ConfigurationError, PermissionMissing
 from dstack_jupyter.models.home import Home
@@ -202,6 +202,23 @@ def test_dstack_backends_tells_what_the_last_check_found(site: Site) -> None:
     assert row["last_error"] == "ssh_key:create: missing"
     assert all("/v2/account" not in url for _, url, _ in site.face.requests[asked:]), "a list must not wait for a check"
     assert TOKEN not in done.stdout + done.stderr + first.stdout
+
+
+def test_a_key_that_is_not_known_makes_no_rights_complete(site: Site) -> None:
+    site.face.tokens.clear()
+    site.backend.check()
+    (view,) = (view for view in overview.views() if view.backend == "digitalocean")
+    assert (view.credentials, view.status) == ("invalid", "in trouble")
+    assert view.permissions.startswith("unknown: droplet:create, ")
+
+
+def test_a_backend_that_is_ready_says_what_it_cannot_do_yet(site: Site) -> None:
+    site.backend.check()
+    live.ask(["digitalocean"], 20)
+    (view,) = (view for view in overview.views() if view.backend == "digitalocean")
+    assert (view.status, view.credentials, view.price_source) == ("ready", "valid", "the vendor's API")
+    assert view.permissions.startswith("complete (") and view.regions == ["ams3", "nyc1", "nyc2", "sfo1", "tor1"]
+    assert "does not launch its machines yet" in view.message
 
 
 def test_what_another_key_had_is_not_what_this_one_has(site: Site) -> None:
