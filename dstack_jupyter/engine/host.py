@@ -107,7 +107,10 @@ class EngineHost:
         return self._context is not None and self._context.under_way > 0
 
     def unfinished(self) -> int:
-        return self._engine.unfinished() if self._engine is not None else 0
+        """Runs and machines that still need an engine; one that is only starting counts as work, or it could end as idle."""
+        if self._engine is None:
+            return int(self._starting is not None and self._starting.locked())
+        return self._engine.unfinished()
 
     def _run(self) -> None:
         try:
@@ -229,6 +232,7 @@ class EngineHost:
                     raise
                 self._problem = ""
                 self._engine = engine
+                self.last_request = time.monotonic()
         return self._engine.service
 
     def _info(self) -> EngineInfo:
