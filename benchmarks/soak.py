@@ -109,7 +109,9 @@ def figures(seconds: float) -> list[Figure]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dj-soak-")))
         home, told = Home(folder / "state"), folder / "told"
         env = {**os.environ, "HOME": str(folder), "DSTACK_JUPYTER_HOME": str(home.root), "DSTACK_JUPYTER_DEFAULT_IMAGE": ""}
-        process = subprocess.Popen([sys.executable, "-c", WATCHED, str(told), str(min(EVERY, seconds / 60))], env=env, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WATCHED, str(told), str(min(EVERY, seconds / 60))], env=env, start_new_session=True
+        )
         stack.callback(lambda: (process.send_signal(signal.SIGTERM), process.wait(30)))
         deadline = time.monotonic() + 60
         while endpoint.read(home) is None:
