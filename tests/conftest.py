@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dstack_jupyter import client as client_module
+pytest.register_assert_rewrite("tests.machines.contract")
+
+from dstack_jupyter import client as client_module  # noqa: E402
 from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private

@@ -46,6 +46,7 @@ class Program:
 
 Step = Say | Sleep | Exit | Trap | Program
 LOOP = re.compile(r"(while :|until \[ -e \S+ \]); do sleep [\d.]+; done")
+FILL = re.compile(r"head -c (\d+) /dev/zero \| tr '\\0' (\w)")
 TRAP = re.compile(r"trap '([^']*)' TERM")
 
 
@@ -80,6 +81,8 @@ def steps(commands: list[str], env: dict[str, str]) -> list[Step]:
 def _steps(piece: str, env: dict[str, str]) -> list[Step]:
     if LOOP.fullmatch(piece):
         return [Sleep(None)]
+    if zeros := FILL.fullmatch(piece):
+        return [Say(zeros[2].encode() * int(zeros[1]))]
     if trap := TRAP.fullmatch(piece):
         return [Trap(tuple(steps([trap[1]], env)))]
     piece = piece.removesuffix(">&2").strip()

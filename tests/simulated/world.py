@@ -52,6 +52,7 @@ class Job:
     _steps: list[shell.Step] = field(default_factory=list)
     _term: TermSteps = None
     _turn: int = 0
+    _forever: bool = False
     _cause: str = ""
 
     @property
@@ -85,6 +86,7 @@ class Job:
                 case shell.Say(data):
                     self._say(data)
                 case shell.Sleep(None):
+                    self._forever = True
                     return
                 case shell.Sleep(seconds):
                     assert seconds is not None
@@ -125,9 +127,9 @@ class Job:
         if self._term is None:
             self._end(143)
         elif self._term:
+            # Then it goes on with what it did, a sleep excepted: that was told to end too.
             self._turn += 1
-            self._steps = list(self._term)
-            self._term = ()
+            self._steps = [*self._term, *([shell.Sleep(None)] if self._forever else []), *self._steps]
             self._go(self._turn)
 
     def kill(self) -> None:
