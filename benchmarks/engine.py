@@ -185,14 +185,18 @@ def recovery(name: str, database: str) -> list[Figure]:
 
 
 def idle() -> list[Figure]:
-    if (missing := missing_tools()) is not None and missing:
-        return []
+    if missing := missing_tools():
+        return [Figure(f"idle engine: not measured, needs {', '.join(missing)}", 0.0, "")]
     with jupyter_server(extension=False) as server:
         time.sleep(5)
         plain, began = resident(server.pid), cpu(server.pid)
         time.sleep(IDLE)
         without = (cpu(server.pid) - began) / IDLE * 100
-    with jupyter_server() as server, HostSet(1) as hosts:
+    with (
+        tempfile.TemporaryDirectory(prefix="dj-bench-") as folder,
+        HostSet(Path(folder), count=1) as hosts,
+        jupyter_server() as server,
+    ):
         client = Client(Home.default(), start=False)
         ssh: dict[str, Any] = {"user": "root", "identity_file": str(hosts.key), "hosts": [host.ip for host in hosts]}
         client.apply_fleet(FleetRequest(configuration={"type": "fleet", "name": "bench", "ssh_config": ssh}))

@@ -40,7 +40,10 @@ USER_HEADER = "X-Dstack-User"
 
 
 class Context:
-    """What the handlers need of their host. ``service`` starts the engine if it does not run yet."""
+    """What the handlers need of their host. ``service`` starts the engine if it does not run yet.
+
+    ``under_way`` counts the requests that have not been answered to the end.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Context:
         self.info = info
         self.service = service
         self.handover = handover
+        self.under_way = 0
 
 
 def same_user(connection: socket.socket) -> bool:
@@ -69,11 +73,21 @@ class Handler(web.RequestHandler):
 
     def initialize(self, context: Context) -> None:
         self.context = context
+        self._counted = False
 
     def prepare(self) -> None:
+        self._counted = True
+        self.context.under_way += 1
         connection = self.request.connection.stream.socket  # type: ignore[union-attr]
         if not same_user(connection):
             raise Forbidden("this engine belongs to another user")
+
+    def on_finish(self) -> None:
+        self.context.under_way -= self._counted
+        self._counted = False
+
+    def on_connection_close(self) -> None:
+        self.on_finish()  # who went away is not answered to the end by anybody
 
     def check_xsrf_cookie(self) -> None:
         """No browser speaks to this socket."""

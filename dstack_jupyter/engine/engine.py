@@ -212,17 +212,16 @@ class Engine:
 
     def _heard(self, line: str) -> None:
         """What another engine says: ``run ID``, ``key KIND ID``, ``free``, ``hosts``."""
-        word, *rest = line.split(" ")
-        match word:
-            case "run":
-                self._bus.hear(rest[0])
-            case "key":
-                key = Key(*rest)
+        match line.split(" "):
+            case ["run", run_id]:
+                self._bus.hear(run_id)
+            case ["key", kind, id] if kind in self._reconcilers:
+                key = Key(kind, id)
                 self._told.add(key)
                 self._queue.add(key)
-            case "free":
+            case ["free"]:
                 self._leases.look()
-            case "hosts":
+            case ["hosts"]:
                 self._queue.add(OFFERS)
 
     def _blind(self) -> None:

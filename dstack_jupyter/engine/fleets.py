@@ -97,7 +97,7 @@ class FleetReconciler:
     ) -> _Rented | None:
         """Find a machine for an attempt: book hosts of a fleet, or store the intent of an instance of its own.
 
-        None when the attempt was booked, or ended since nothing can be had: either is stored.
+        None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile.
         """
         offers, missing = await self._provisioning.offers(run.configuration)
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
@@ -105,7 +105,7 @@ class FleetReconciler:
         try:
             if any(offer.backend == "ssh" for offer in offers):
                 try:
-                    await self._database.write(placement.book_hosts, run, waiting, offers)
+                    await self._database.write(_book, run, waiting, offers)
                     for each in waiting:
                         self._wake(Key("attempt", each))
                     self._hosts_changed()
@@ -121,10 +121,10 @@ class FleetReconciler:
             name = identity(self._installation, instance_id)
             data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, own[0], self._place)
         except NoCapacity as error:
-            for each in waiting:
-                end = End(AttemptState.FAILED, Reason.NO_CAPACITY, error.message)
-                await self._database.write(moves.end_attempt, each, end)
+            await self._database.write(_without, waiting, error.message)
             self._wake(Key("run", run.id))
+            return None
+        if data is None:
             return None
         return _Rented(instance_id, InstanceState.PENDING, attempt_id, own[0].backend, name, own[0], data)
 
@@ -152,6 +152,18 @@ class _Rented:
         return cls(row.id, InstanceState(row.state), row.attempt_id, row.backend, row.identity, offer, row.data)
 
 
+def _book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
+    """Book hosts, unless the run was ended since it was read: what an ended attempt books would never be freed."""
+    if moves.all_wait(connection, waiting):
+        placement.book_hosts(connection, run, waiting, offers)
+
+
+def _without(connection: Connection, waiting: list[str], why: str) -> None:
+    """All of them at once: the rest of a run that half ended could still find a machine."""
+    for attempt_id in waiting:
+        moves.end_attempt(connection, attempt_id, End(AttemptState.FAILED, Reason.NO_CAPACITY, why))
+
+
 def _want(
     connection: Connection,
     fleet: Row[Any],
@@ -161,7 +173,10 @@ def _want(
     name: str,
     offer: OfferView,
     place: str,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """Store the intent of an instance; None if the run was ended since it was read."""
+    if not moves.all_wait(connection, [attempt_id]):
+        return None
     bound = place if offer.backend == "local" else ""
     host = bound[:16] or offer.backend
     gpus = _free_gpus(connection, run, offer, host)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from ..models.errors import DstackJupyterError
@@ -136,7 +137,7 @@ class FleetLeases:
         self._early = asyncio.Event()
 
     async def start(self) -> None:
-        await self._take()
+        await self._take(earlier=True)
         self._beat = asyncio.get_running_loop().create_task(self._beats(), name="leases")
 
     async def _beats(self) -> None:
@@ -163,8 +164,9 @@ class FleetLeases:
         # Won by a transaction whose answer was lost on the way.
         await self._won([fence for fence in still.values() if fence.resource not in self._held])
 
-    async def _take(self) -> None:
-        while won := await self._database.write(leases.take, self.owner, self._place):
+    async def _take(self, *, earlier: bool = False) -> None:
+        take = partial(leases.take, earlier=earlier)
+        while won := await self._database.write(take, self.owner, self._place):
             await self._won(won)
             if len(won) < leases.MOST:
                 return

@@ -166,6 +166,8 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
     """Flags win over the configuration. Raises ConfigurationError that names the flag."""
     from pydantic import ValidationError
 
+    from ..models.yaml_reader import flag_value
+
     flags: dict[str, Any] = {
         "name": args.name,
         "max_duration": args.max_duration,
@@ -177,7 +179,7 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
         "fleets": args.fleet or None,
         "retry": True if args.retry else None,
     }
-    asked = {key: getattr(args, key) for key in ("gpu", "cpu", "memory", "disk") if getattr(args, key)}
+    asked = {key: flag_value(key, getattr(args, key)) for key in ("gpu", "cpu", "memory", "disk") if getattr(args, key)}
     try:
         for key, value in flags.items():
             if value is not None:

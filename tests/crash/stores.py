@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from dstack_jupyter.models.home import ENV_HOME, Home, write_private
+from dstack_jupyter.models.home import Home, write_private
 from tests.postgres import Server
 
 MEMORY = Path("/dev/shm")
-KEPT = ("alembic_version", "common")
+KEPT = ("alembic_version", "sealed_values")
 """Tables that a fresh store has filled."""
 TIME = """
 CREATE SCHEMA virtual;
@@ -37,6 +36,10 @@ class Store:
     def renew(self) -> Home:
         raise NotImplementedError
 
+    def _empty(self) -> None:
+        for path in self.home.code.iterdir():
+            path.unlink()
+
     def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         raise NotImplementedError
 
@@ -50,7 +53,6 @@ class SQLite(Store):
     def __init__(self) -> None:
         self._folder = folder()
         self.home = Home(self._folder / "state")
-        os.environ[ENV_HOME] = str(self.home.root)
         self._template = self._folder / "empty.db"
         self._connection: sqlite3.Connection | None = None
 
@@ -59,6 +61,7 @@ class SQLite(Store):
             _make(self.home)
             shutil.copy(self.home.store, self._template)
         self._close()
+        self._empty()
         for path in self.home.root.glob("store.db*"):
             path.unlink()
         shutil.copy(self._template, self.home.store)
@@ -100,6 +103,7 @@ class PostgreSQL(Store):
         self._tables = ", ".join(row["tablename"] for row in tables if row["tablename"] not in KEPT)
 
     def renew(self) -> Home:
+        self._empty()
         self._connection.execute(f"TRUNCATE {self._tables} CASCADE")
         return self.home
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import secrets
 import sys
@@ -24,6 +25,7 @@ from .unvisited import UNVISITED
 
 points.install()
 
+from dstack_jupyter.models.home import ENV_HOME  # noqa: E402
 from tests.postgres import FAST, Server  # noqa: E402
 
 from . import scenarios, stores, trial  # noqa: E402
@@ -68,6 +70,7 @@ class Walk:
     def singles(self, *, everywhere: bool) -> dict[str, list[int]]:
         """Crash once. Returns the points that were crashed at, by story."""
         chosen: dict[str, list[int]] = {}
+        self.live(self.stories[0])  # what a process learns once (what this machine is) is learned now
         for story in self.stories:
             whole = self.live(story)
             trace, stamps = whole.traces[0], whole.stamps[0]
@@ -132,6 +135,7 @@ def main() -> int:
     logging.basicConfig(level=logging.CRITICAL)
     server = Server(*FAST).start() if given.database == "postgresql" else None
     store = stores.PostgreSQL(server) if server is not None else stores.SQLite()
+    os.environ[ENV_HOME] = str(store.home.root)
     walk = Walk(store, given.seed, given.only)
     began = time.monotonic()
     try:

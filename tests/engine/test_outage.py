@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.names import new_id
@@ -102,21 +103,44 @@ async def test_connections_that_died_while_they_rested_are_replaced_unseen(own: 
     await database.close()
 
 
+async def test_a_connection_that_is_lost_inside_a_savepoint_is_an_outage_like_any_other(own: Server, vault: Vault) -> None:
+    database = Database(own.url(own.create("template1")), vault)
+    await database.open()
+
+    def lose(connection: Connection) -> None:
+        with connection.begin_nested():
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(StoreUnavailable, match="terminating connection"):
+        await database.write(lose)
+    new = submission()
+    assert await database.write(runs.submit, new) == (new.run_id, True)
+    await database.close()
+
+
 async def test_transactions_that_lock_each_other_out_all_succeed(own: Server, vault: Vault) -> None:
     where = own.url(own.create("template1"))
     one, two = Database(where, vault), Database(where, vault)
     for each in (one, two):
         await each.open()
-    new = [submission(new_id()) for _ in range(8)]
+    new = [submission(new_id()) for _ in range(2)]
     for each in new:
         await one.write(runs.submit, each)
-    # Batches that stop the same runs in opposite orders wait for each other; the server ends one of them.
-    first = [one.write(runs.ask_to_end, each.run_id, "a", False) for each in new]
-    second = [two.write(runs.ask_to_end, each.run_id, "b", True) for each in reversed(new)]
-    answers = await asyncio.gather(*first, *second)
-    assert all(answers[8:])
+    both_have_one = threading.Barrier(2)
+    calls: list[str] = []
+
+    def stop_both(connection: Connection, name: str, order: list[str]) -> None:
+        calls.append(name)
+        runs.ask_to_end(connection, order[0], name, False)
+        if calls.count(name) == 1:
+            both_have_one.wait(20)  # each holds what the other wants next: the server ends one of them
+        runs.ask_to_end(connection, order[1], name, False)
+
+    ids = [each.run_id for each in new]
+    await asyncio.gather(one.write(stop_both, "a", ids), two.write(stop_both, "b", ids[::-1]))
+    assert len(calls) == 3
     wanted = await one.read(lambda c: c.execute(text("SELECT DISTINCT desired FROM runs")).scalars().all())
-    assert wanted == ["aborted"]
+    assert wanted == ["stopped"]
     for each in (one, two):
         await each.close()
 

@@ -289,3 +289,24 @@ def test_the_process_that_takes_over_asks_and_keeps(home: Home) -> None:
     kept = json.loads(cached(home, "local").read_text())
     assert kept["columns"]["instance_type"] == ["local"]
     assert time.time() - kept["asked_at"] < 60
+
+
+def test_a_plan_waits_for_a_first_answer_only_if_nothing_else_fits(home: Home) -> None:
+    from dstack_jupyter.engine.provisioning import find
+    from dstack_jupyter.models.configurations import TaskConfiguration
+
+    no_hosts: dict[str, list[object]] = {name: [] for name in row("ssh")}
+    small = TaskConfiguration.model_validate({"commands": ["x"], "backends": ["local", "acme"]})
+    # Local would fit, but cannot be had by a run that asks for a container.
+    large = TaskConfiguration.model_validate({"image": "cuda", "backends": ["local", "acme"]})
+    with vendor("acme", row("acme"), feed=Feed(deadline=20.0), answers=False) as acme:
+        offers, missing = find(small, {"ssh": no_hosts})
+        assert [offer.backend for offer in offers] == ["local"]
+        assert [line.reason for line in missing] == ["its offers are being asked for"]
+        found: list[str] = []
+        plan = threading.Thread(target=lambda: found.extend(offer.backend for offer in find(large, {"ssh": no_hosts})[0]))
+        plan.start()
+        wait_until(lambda: acme.asked, what="the question")
+        acme.gate.set()
+        plan.join(20)
+        assert found == ["acme"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -173,11 +174,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def bury(self) -> None:
         """Let go of what is left of this life without running any of it."""
         self.dead = True
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # what a task says while it is taken apart is not said by an engine
         for task in asyncio.all_tasks(self):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = task.get_coro()
             with contextlib.suppress(BaseException):
                 coroutine.close()  # type: ignore[union-attr]
+        logging.disable(before)
         self._ready.clear()  # type: ignore[attr-defined]
         self._scheduled.clear()  # type: ignore[attr-defined]
         self.close()

@@ -117,6 +117,21 @@ CLOSE = (
 )
 
 
+def all_wait(connection: Connection, attempt_ids: Sequence[str]) -> bool:
+    """Whether none of these attempts has ended or has a place yet, and their run is still wanted."""
+    found = connection.execute(
+        select(attempts.c.id)
+        .join(runs, runs.c.id == attempts.c.run_id)
+        .where(
+            attempts.c.id.in_(attempt_ids),
+            attempts.c.state.not_in(ATTEMPT_END),
+            attempts.c.instance_id.is_(None),
+            runs.c.desired == Desired.RUNNING,
+        )
+    ).all()
+    return len(found) == len(attempt_ids)
+
+
 def derive_run(connection: Connection, run_id: str) -> RunState:
     """Bring the run's row in line with its attempts; returns its state."""
     run = connection.execute(RUN_NOW, {"id": run_id}).one()
