@@ -25,7 +25,8 @@ from ..models.endpoint import API_VERSION, Endpoint
 from ..models.errors import DstackJupyterError, StoreUnavailable
 from ..models.home import Home
 from ..models.runs import EngineInfo
-from .api import LARGEST_UPLOAD, Context, application
+from .api import LARGEST_UPLOAD, application
+from .handler import Context
 from .lease import LOOK, Lease, refuse_network_home
 from .peek import has_unfinished
 from .store.location import shared

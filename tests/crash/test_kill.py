@@ -166,7 +166,9 @@ def check(crowd: Crowd) -> None:
         assert found[told.name] == "done", (told, found[told.name])
         assert ran[told.name] == 1, told
         assert len(printed.splitlines()) == LINES
-        assert hashlib.sha256(log).digest() == hashlib.sha256(printed).digest(), f"{told.name}: {len(log)} of {len(printed)} bytes"
+        assert hashlib.sha256(log).digest() == hashlib.sha256(printed).digest(), (
+            f"{told.name}: {len(log)} of {len(printed)} bytes"
+        )
 
 
 def loop(crowd: Crowd, kills: int) -> None:
