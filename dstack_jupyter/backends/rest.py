@@ -67,11 +67,8 @@ def endpoint(name: str, default: str) -> str:
     variable = f"DSTACK_JUPYTER_{name.upper()}_ENDPOINT"
     found = os.environ.get(variable, "").rstrip("/") or default
     parts = urlsplit(found)
-    if (
-        not parts.hostname
-        or parts.username
-        or (parts.scheme != "https" and not (parts.scheme == "http" and _here(parts.hostname)))
-    ):
+    secure = parts.scheme == "https" or (parts.scheme == "http" and _here(parts.hostname or ""))
+    if not parts.hostname or parts.username or not secure:
         raise ConfigurationError(f"{variable} must be an https address without a user in it", hint=f"unset it for {default}")
     return found
 
