@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo lab test test-machines bench screenshot docs prices lock clean
+.PHONY: help setup demo lab test test-machines mutants soak bench screenshot docs prices lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ test: $(READY) ## lint, types and all tests but those of `test-machines`
 test-machines: $(READY) tools/node_modules/.ready ## real hosts (sshd, Docker) and JupyterLab in a real browser; as root on Debian: `.ci/run` installs what it needs
 	@tools/ensure-chromium
 	$(BIN)/python -m pytest -m machines
+
+mutants: $(READY) ## plant each known defect of tests/mutants in a copy of the tree and show which test catches it (PATCH=file: yours)
+	@$(BIN)/python tools/mutants.py $(PATCH)
+
+soak: $(READY) ## hours: all pairs of crashes, 200 kills a database, long models, a day of virtual and an hour of real time (DJ_SOAK_*: tests/crash/soak.py)
+	@$(BIN)/python -m tests.crash.soak
 
 bench: $(READY) ## print the figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks $(BENCH)

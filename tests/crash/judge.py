@@ -65,6 +65,8 @@ class Judge:
             "GROUP BY attempt_id HAVING count(*) > 1"
         )
         self._claim(not twice, "an attempt has two active instances")
+        shared = self._store.rows("SELECT instance_id, block FROM bookings GROUP BY instance_id, block HAVING count(*) > 1")
+        self._claim(not shared, "a block of a host is booked twice")
         living: dict[str, int] = {}
         for job in self._world.jobs():
             self._claim(job.executions <= 1, "a job's body was executed twice in one attempt")

@@ -183,6 +183,13 @@ ALL = (
         {"first": 1, "other": 1},
     ),
     Scenario(
+        "stop at once on a host",
+        (fleet("desk", "h1"), apply("first", "sleep 600", **DESK), stop("first"), follow("first"), give_back("desk")),
+        {"first": "terminated"},
+        {"first": 1},
+        open_end=frozenset({"first"}),
+    ),
+    Scenario(
         "lost answers",
         (fleet("desk", "h1"), apply("first", *LOG, **DESK), follow("first"), look_back, give_back("desk")),
         {"first": "done"},

@@ -41,6 +41,7 @@ class Walk:
         self.visited: set[str] = set()
         self.crashed: set[str] = set()
         self.breaches: list[str] = []
+        self.fail_fast = False
         self.count = {"visits": 0, "effects": 0, "crashes": 0, "pairs": 0, "trials": 0}
 
     def live(self, story: scenarios.Scenario, *crashes: int) -> trial.Outcome:
@@ -57,6 +58,8 @@ class Walk:
             again = f"--database {self.store.kind} --seed {self.seed} --only '{story.name}' --crash {','.join(map(str, crashes))}"
             self.breaches.append(f"{story.name}, crash at {where}: {breach}\n  again: python -m tests.crash.walk {again}")
             sys.stderr.write(self.breaches[-1] + "\n")
+        if self.breaches and self.fail_fast:
+            raise SystemExit(1)
         return found
 
     def classes(self, trace: list[str], stamps: list[int], *, names: bool) -> Iterator[int]:
@@ -130,6 +133,7 @@ def main() -> int:
     parser.add_argument("--pairs", default="0", help="a number, or `all`")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--only", default="", help="one story")
+    parser.add_argument("--fail-fast", action="store_true", help="end with the first breach")
     parser.add_argument("--crash", default="", help="only this: the point of each life, `17,40`")
     given = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)
@@ -137,9 +141,11 @@ def main() -> int:
     store = stores.PostgreSQL(server) if server is not None else stores.SQLite()
     os.environ[ENV_HOME] = str(store.home.root)
     walk = Walk(store, given.seed, given.only)
+    walk.fail_fast = given.fail_fast
     began = time.monotonic()
     try:
         if given.crash:
+            walk.live(walk.stories[0])
             for story in walk.stories:
                 walk.live(story, *map(int, given.crash.split(",")))
             return 1 if walk.breaches else 0

@@ -1,0 +1,45 @@
+"""The crash walker over both databases, two at a time; ``make soak`` walks all visits and all pairs (``python -m tests.crash.walk``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.postgres import available
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = {"sqlite": 350, "postgresql": 150}
+LEAST = {"sqlite": 120, "postgresql": 125}
+"""Points (names) that the stories pass at least: fewer means that some are not found any more."""
+
+
+def walk(database: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.crash.walk", "--database", database, *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-6000:] or out
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_no_crash_at_any_point_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    if not available():
+        assert not os.environ.get("CI"), "CI must have PostgreSQL 15: .ci/run installs it"
+        pytest.skip("needs PostgreSQL 15 (Debian: apt-get install postgresql)")
+    running = {database: walk(database, "--pairs", str(count)) for database, count in PAIRS.items()}
+    for database, process in running.items():
+        found = finished(process)
+        with capsys.disabled():
+            print(f"\ncrash walker: {found}", flush=True)
+        assert found["points crashed at"] == found["points"] >= LEAST[database]
+        assert found["pairs"] >= PAIRS[database]
