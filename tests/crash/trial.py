@@ -16,7 +16,7 @@ from . import scenarios
 from .judge import Judge
 from .scenarios import Scenario
 from .stores import Store
-from .story import PATIENCE, Late, Story
+from .story import PATIENCE, Late, Restart, Story
 
 AWAY = 0.6
 """Virtual seconds between a crash and the next engine."""
@@ -90,7 +90,9 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
         await asyncio.sleep(AFTERWARDS)
         await engine.stop()
 
-    for crash_at in [*crashes, 0]:
+    lives = list(crashes)
+    while True:
+        crash_at = lives.pop(0) if lives else 0
         life = Life(home, world, crash_at=crash_at)
         outcome.traces.append(life.loop.trace)
         outcome.stamps.append(life.loop.stamps)
@@ -101,6 +103,10 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
             life.bury()
             judge.between()
             world.time.advance(world.time.now + AWAY)
+            continue
+        except Restart:
+            at += 1
+            life.bury()
             continue
         except Quiet:
             judge.breaches.append("everything sleeps, and the story has not ended")
