@@ -68,9 +68,7 @@ class Engine:
     _machines: Machines
     _forwards: Forwards
 
-    def __init__(
-        self, home: Home, lost: Callable[[], None] = lambda: None, machines: Callable[..., Machines] = Machines
-    ) -> None:
+    def __init__(self, home: Home, lost: Callable[[], None] = lambda: None, machines: Callable[..., Machines] = Machines) -> None:
         self._make_machines = machines
         self.home = home
         self._lost_all = lost

@@ -142,7 +142,7 @@ class Judge:
         for job in self._world.jobs():
             if not job.executions:
                 continue
-            chunks = self._store.rows("SELECT * FROM log_chunks WHERE attempt_id = ? ORDER BY \"offset\"", job.spec.attempt_id)
+            chunks = self._store.rows('SELECT * FROM log_chunks WHERE attempt_id = ? ORDER BY "offset"', job.spec.attempt_id)
             data, end, gap = bytearray(), 0, 0
             for chunk in chunks:
                 self._claim(chunk["offset"] == end, f"stored bytes do not join at {end}")
@@ -170,7 +170,8 @@ class Judge:
         open_fleets = self._store.rows("SELECT id FROM fleets WHERE run_id IS NOT NULL AND state <> 'terminated'")
         self._claim(not open_fleets, "a run's fleet was not closed")
         left = self._store.rows(
-            "SELECT i.state FROM instances i JOIN fleets f ON f.id = i.fleet_id WHERE f.run_id IS NOT NULL AND i.state <> 'terminated'"
+            "SELECT i.state FROM instances i JOIN fleets f ON f.id = i.fleet_id "
+            "WHERE f.run_id IS NOT NULL AND i.state <> 'terminated'"
         )
         self._claim(not left, "an instance of a run is left")
         busy = self._store.rows("SELECT state FROM instances WHERE backend = 'ssh' AND state NOT IN ('idle', 'terminated')")

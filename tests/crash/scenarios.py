@@ -41,7 +41,9 @@ def programs(world: World) -> None:
     WORLDS[:] = [world]
     second = [shell.Say(b"second time\n"), shell.Exit(0)]
     world.programs["fails-at-first"] = lambda job, _: second if attempts_before(job) else [shell.Say(b"first\n"), shell.Exit(1)]
-    world.programs["hangs-at-first"] = lambda job, _: second if attempts_before(job) else [shell.Say(b"first\n"), shell.Sleep(None)]
+    world.programs["hangs-at-first"] = lambda job, _: (
+        second if attempts_before(job) else [shell.Say(b"first\n"), shell.Sleep(None)]
+    )
     world.programs["master-fails"] = lambda job, _: (
         [shell.Say(b"master\n"), shell.Sleep(1.0), shell.Exit(7)]
         if job.spec.env["DSTACK_NODE_RANK"] == "0"
@@ -85,7 +87,12 @@ def _kill(world: World) -> None:
 ALL = (
     Scenario("task", (upload, apply("first", *LOG, code=True), follow("first"), look_back), {"first": "done"}, {"first": 1}),
     Scenario("fails", (apply("first", "echo x", "exit 3"), follow("first"), look_back), {"first": "failed"}, {"first": 1}),
-    Scenario("stop", (apply("first", *UP), says("first", b"up\n"), stop("first"), follow("first"), look_back), {"first": "terminated"}, {"first": 1}),
+    Scenario(
+        "stop",
+        (apply("first", *UP), says("first", b"up\n"), stop("first"), follow("first"), look_back),
+        {"first": "terminated"},
+        {"first": 1},
+    ),
     Scenario(
         "abort",
         (apply("first", *DEAF), state("first", "running"), stop("first"), stop("first", abort=True), follow("first")),
@@ -125,7 +132,13 @@ ALL = (
     ),
     Scenario(
         "schedule",
-        (apply("first", "echo tick", schedule={"cron": "* * * * *"}), says("first", b"tick\n"), state("first", "pending"), stop("first"), follow("first")),
+        (
+            apply("first", "echo tick", schedule={"cron": "* * * * *"}),
+            says("first", b"tick\n"),
+            state("first", "pending"),
+            stop("first"),
+            follow("first"),
+        ),
         {"first": "terminated"},
         {"first": 99},
         open_end=frozenset({"first"}),
@@ -158,7 +171,14 @@ ALL = (
     ),
     Scenario(
         "host",
-        (fleet("desk", "h1", blocks=2), apply("first", *LOG, **DESK), apply("other", *LOG, **DESK), follow("first"), follow("other"), give_back("desk")),
+        (
+            fleet("desk", "h1", blocks=2),
+            apply("first", *LOG, **DESK),
+            apply("other", *LOG, **DESK),
+            follow("first"),
+            follow("other"),
+            give_back("desk"),
+        ),
         {"first": "done", "other": "done"},
         {"first": 1, "other": 1},
     ),
@@ -197,7 +217,14 @@ ALL = (
     ),
     Scenario(
         "host away",
-        (fleet("desk", "h1"), apply("first", *UP, **DESK), says("first", b"up\n"), happens("the cut", _cut), stop("first"), follow("first")),
+        (
+            fleet("desk", "h1"),
+            apply("first", *UP, **DESK),
+            says("first", b"up\n"),
+            happens("the cut", _cut),
+            stop("first"),
+            follow("first"),
+        ),
         {"first": "terminated"},
         {"first": 1},
     ),
@@ -216,7 +243,12 @@ ALL = (
     ),
     Scenario(
         "nodes",
-        (fleet("desk", "h1", "h2"), apply("first", *LOG, nodes=2, startup_order="workers-first", **DESK), follow("first"), give_back("desk")),
+        (
+            fleet("desk", "h1", "h2"),
+            apply("first", *LOG, nodes=2, startup_order="workers-first", **DESK),
+            follow("first"),
+            give_back("desk"),
+        ),
         {"first": "done"},
         {"first": 1},
     ),

@@ -72,6 +72,9 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
     at = 0
     effects: Effects
 
+    def step() -> int:
+        return at
+
     def quiet() -> None:
         effects.quiet = True
 
@@ -96,7 +99,7 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
         life = Life(home, world, crash_at=crash_at)
         outcome.traces.append(life.loop.trace)
         outcome.stamps.append(life.loop.stamps)
-        effects = life.loop.stamp = Effects(life.loop.trace, story, lambda: at)
+        effects = life.loop.stamp = Effects(life.loop.trace, story, step)
         try:
             life.run(live)
         except Crashed:

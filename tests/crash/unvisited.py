@@ -36,7 +36,7 @@ UNVISITED_ON = {
     },
     "postgresql": {
         "archives:Archives.fetch": "what another engine uploaded: tests/engine/test_leases.py",
-        "relay:Relay._listen": "virtual loops have no network; a wake that is not heard only delays (tests/engine/test_leases.py)",
+        "relay:Relay._listen": "no network in a virtual loop; a wake that is not heard only delays (tests/engine/test_leases.py)",
         "leasing:StoreLease": "of SQLite",
     },
 }

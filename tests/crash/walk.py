@@ -91,7 +91,7 @@ class Walk:
         return chosen
 
     def pairs(self, chosen: dict[str, list[int]], wanted: int | None) -> None:
-        """Crash twice: ``wanted`` times at places of the dice, or (None) at each place of the second life after each of the first."""
+        """Crash twice: ``wanted`` times at places of the dice; None: at each class of the second life after each of the first."""
         dice = random.Random(self.seed)
         if wanted is None:
             for story in self.stories:

@@ -158,7 +158,14 @@ class SimulatedMachine:
 def _hello(host: Host) -> Hello:
     facts = HostFacts(cpus=8.0, memory_gb=32.0, disk_gb=200.0, disk_free_gb=150.0, arch="x86")
     return Hello(
-        root="/r", home="/h", user="u", path="/bin", boot=str(host.boot), hostname=host.name, facts=facts, addresses=host.addresses
+        root="/r",
+        home="/h",
+        user="u",
+        path="/bin",
+        boot=str(host.boot),
+        hostname=host.name,
+        facts=facts,
+        addresses=host.addresses,
     )
 
 
