@@ -83,7 +83,11 @@ class Walk:
             self.count["effects"] += len(set(stamps))
             chosen[story.name] = list(self.classes(trace, stamps, names=False))
             everywhere = range(1, len(trace) + 1)
-            places = everywhere if which == "all" else self.classes(trace, stamps, effects=which == "effects")
+            places = (
+                everywhere
+                if which == "all"
+                else self.classes(trace, stamps, effects=which == "effects", names=len(self.stories) > 1)
+            )
             for number in places:
                 found = self.live(story, number)
                 assert found.traces[0] == trace[:number], f"{story.name} goes another way at {number}: not the same trial twice"
@@ -91,7 +95,7 @@ class Walk:
                     later.setdefault(name, (story, number, place))
                 self.count["crashes"] += 1
         self.visited |= set(later)
-        for name in sorted(set(later) - self.crashed):
+        for name in sorted(set(later) - self.crashed) if len(self.stories) > 1 else ():
             # Passed only by an engine that finds what another left.
             self.live(*later[name])
             self.count["crashes"] += 1
