@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.machines.contract")
-
-from dstack_jupyter import client as client_module  # noqa: E402
+from dstack_jupyter import client as client_module
 from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private

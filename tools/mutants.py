@@ -56,7 +56,9 @@ class Mutant:
 
 def copy(to: Path) -> None:
     """The tree as it is now, what git ignores left out."""
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.split("\0"):
         if name and (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,9 @@ def applies(path: Path, tree: Path, *, check: bool = False) -> str:
     """Apply a patch to a tree; '' or why it cannot be."""
     command = ["git", "apply", *(["--check"] if check else []), str(path.resolve())]
     # Outside any repository, so that git looks at files and not at an index.
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)})
+    done = subprocess.run(
+        command, cwd=tree, capture_output=True, text=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    )
     return done.stderr.strip() if done.returncode else ""
 
 
@@ -101,7 +105,9 @@ def sound(commands: list[list[str]]) -> list[str]:
         copy(tree)
         with ThreadPoolExecutor(2) as threads:
             found = threads.map(lambda command: (command, run(command, tree)), commands)
-            return [f"{' '.join(command[3:])} fails without any defect: {told}" for command, (passed, told) in found if not passed]
+            return [
+                f"{' '.join(command[3:])} fails without any defect: {told}" for command, (passed, told) in found if not passed
+            ]
 
 
 def main() -> int:

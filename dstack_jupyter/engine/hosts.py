@@ -5,9 +5,10 @@ One host's fault is that host's: its sentence stands in ``%dstack fleets``, the 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -107,12 +108,19 @@ def blocks_of(wanted: int | str, hello: Hello) -> int:
     return count
 
 
+def _addresses(hello: Hello) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses that a host says it has; what is none is left out: a host may say anything."""
+    for each in hello.addresses:
+        with contextlib.suppress(ValueError):
+            yield ipaddress.ip_interface(each).ip
+
+
 def internal_ip(row: Row[Any], hello: Hello) -> str:
     """The address that other nodes reach a host by: what was given, what lies in the fleet's network, what we reach it by."""
     data = row.data
     if data.get("internal_ip"):
         return str(data["internal_ip"])
-    own = [ipaddress.ip_interface(each).ip for each in hello.addresses]
+    own = list(_addresses(hello))
     if data.get("network"):
         network = ipaddress.ip_network(data["network"], strict=False)
         return str(next((address for address in own if address in network), ""))

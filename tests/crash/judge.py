@@ -170,7 +170,8 @@ class Judge:
         open_fleets = self._store.rows("SELECT id FROM fleets WHERE run_id IS NOT NULL AND state <> 'terminated'")
         self._claim(not open_fleets, "a run's fleet was not closed")
         left = self._store.rows(
-            "SELECT i.state FROM instances i JOIN fleets f ON f.id = i.fleet_id WHERE f.run_id IS NOT NULL AND i.state <> 'terminated'"
+            "SELECT i.state FROM instances i JOIN fleets f ON f.id = i.fleet_id "
+            "WHERE f.run_id IS NOT NULL AND i.state <> 'terminated'"
         )
         self._claim(not left, "an instance of a run is left")
         busy = self._store.rows("SELECT state FROM instances WHERE backend = 'ssh' AND state NOT IN ('idle', 'terminated')")

@@ -81,7 +81,7 @@ class Marker(ast.NodeTransformer):
         self._where.pop()
         return node
 
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _inside
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _inside  # noqa: N815 - names of ast
 
     def _call(self, function: str, *args: ast.expr) -> ast.expr:
         return ast.Call(ast.Name(function, ast.Load()), list(args), [])

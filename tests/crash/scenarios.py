@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tests.simulated import shell
 from tests.simulated.world import Job, World
 
-from .story import Step, apply, fleet, follow, give_back, happens, look_back, pause, says, state, stop, upload
+from .story import Step, apply, fleet, folders, follow, give_back, happens, look_back, pause, restart, says, state, stop, upload
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,14 @@ ALL = (
         "a week later",
         (
             fleet("desk", "h1"),
-            apply("first", "echo one", **DESK),
+            upload,
+            apply("first", "echo one", code=True, **DESK),
             follow("first"),
-            happens("a week asleep", _sleep),
-            pause(100),
             apply("other", "true"),
             follow("other"),
+            folders,
+            happens("a week asleep", _sleep),
+            pause(100),
             happens("another week asleep", _sleep),
             pause(100),
             give_back("desk"),
@@ -247,6 +249,18 @@ ALL = (
             follow("first"),
             give_back("desk"),
         ),
+        {"first": "done"},
+        {"first": 1},
+    ),
+    Scenario(
+        "too few hosts",
+        (fleet("desk", "h1"), apply("first", *LOG, nodes=2, **DESK), follow("first"), look_back, give_back("desk")),
+        {"first": "failed"},
+        {"first": 0},
+    ),
+    Scenario(
+        "restart",
+        (apply("first", *LOG), restart, says("first", b"one\n"), restart, follow("first"), look_back),
         {"first": "done"},
         {"first": 1},
     ),

@@ -71,7 +71,10 @@ class Gauge:
         first, last = self.samples[0][1], self.samples[-1][1]
         for name, limit in LIMITS.items():
             held = slopes[name] <= limit
-            print(f"{what}: {name} {first[name]:.1f} -> {last[name]:.1f}, {slopes[name]:+.3f} an hour (limit {limit}) {'' if held else 'MISSED'}")
+            print(
+                f"{what}: {name} {first[name]:.1f} -> {last[name]:.1f}, {slopes[name]:+.3f} an hour "
+                f"(limit {limit}) {'' if held else 'MISSED'}"
+            )
         return 0 if all(slopes[name] <= limit for name, limit in LIMITS.items()) else 1
 
 
@@ -108,7 +111,9 @@ def virtual(hours: float) -> int:
             await stop(names[1])(engine, story)
             await asyncio.sleep(180)
             for host in world.hosts.values():  # the world forgets: what it holds is not the engine's
-                for attempt_id in [id for id, job in host.jobs.items() if job.over and job.ended and job.ended < world.time.now - 3600]:
+                for attempt_id in [
+                    id for id, job in host.jobs.items() if job.over and job.ended and job.ended < world.time.now - 3600
+                ]:
                     del host.jobs[attempt_id]
                     host.listeners.pop(attempt_id, None)
             world.vms[:] = [vm for vm in world.vms if vm.gone is None]
@@ -178,7 +183,9 @@ PARTS: dict[str, Callable[[], int]] = {
     "real": lambda: real(float(env("MINUTES", "60"))),
     "walk-sqlite": lambda: walk("sqlite"),
     "walk-postgresql": lambda: walk("postgresql"),
-    "kills": lambda: child("-m", "pytest", "-s", "-q", "tests/crash/test_kill.py", "-m", "machines", DJ_KILLS=env("KILLS", "200")),
+    "kills": lambda: child(
+        "-m", "pytest", "-s", "-q", "tests/crash/test_kill.py", "-m", "machines", DJ_KILLS=env("KILLS", "200")
+    ),
     "model": lambda: child(
         "-m", "pytest", "-s", "-q", "tests/crash/test_model.py", DJ_MODEL_EXAMPLES=env("EXAMPLES", "500"), DJ_MODEL_STEPS="60"
     ),

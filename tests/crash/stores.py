@@ -39,6 +39,8 @@ class Store:
     def _empty(self) -> None:
         for path in self.home.code.iterdir():
             path.unlink()
+        for path in self.home.jobs.iterdir():
+            path.rmdir()
 
     def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         raise NotImplementedError

@@ -208,6 +208,23 @@ def happens(what: str, action: Callable[[World], object]) -> Step:
     return step
 
 
+class Restart(Exception):
+    """The engine is asked to end, and the next one begins."""
+
+
+async def restart(engine: Engine, story: Story) -> None:
+    """A clean end in the middle of the work."""
+    await engine.stop()
+    raise Restart
+
+
+async def folders(engine: Engine, story: Story) -> None:
+    """The job folders of ended runs on this machine, for a real housekeeper to find."""
+    for view in await engine.service.runs(project="main", all=True):
+        for attempt in view.attempts:
+            (engine.home.jobs / attempt.id).mkdir(exist_ok=True)
+
+
 def pause(seconds: float) -> Step:
     async def step(engine: Engine, story: Story) -> None:
         await asyncio.sleep(seconds)
@@ -228,6 +245,10 @@ async def look_back(engine: Engine, story: Story) -> None:
         assert await engine.service.events(project="main", run=view.id)
     found = await engine.service.events(project="main", limit=1000)
     seen = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            async for event in engine.service.follow_events(project="main", after=0):
+                raise AssertionError(f"nothing happened, and a follower heard {event}")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1):
             async for event in engine.service.follow_events(project="main", after=found[0].seq):

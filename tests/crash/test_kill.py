@@ -1,7 +1,7 @@
 """SIGKILL of a real Jupyter server at random moments while runs go on, judged by what the jobs themselves wrote elsewhere.
 
-Each job appends its token to a file that is nobody's of ours, and copies each line there before it prints it. ``DJ_KILLS`` says how
-often (6 in ``make test``, 30 in ``make test-machines``, 200 in ``make soak``), ``DJ_SEED`` repeats the moments.
+Each job appends its token to a file that is nobody's of ours, and copies each line there before it prints it. ``DJ_KILLS`` says
+how often (6 in ``make test``, 30 in ``make test-machines``, 200 in ``make soak``), ``DJ_SEED`` repeats the moments.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A Hypothesis machine over the engine: any order of what users do and what goes wrong, with what is promised after each step.
 
-``DJ_MODEL_EXAMPLES`` and ``DJ_MODEL_STEPS`` make it long (``make soak``), ``DJ_SEED`` repeats one, ``DJ_MODEL_SHRINK=1`` makes a failure short, which takes minutes.
+``DJ_MODEL_EXAMPLES`` and ``DJ_MODEL_STEPS`` make it long (``make soak``), ``DJ_SEED`` repeats one, ``DJ_MODEL_SHRINK=1``
+makes a failure short, which takes minutes.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class EngineMachine(RuleBasedStateMachine):
         await engine.service.fleets.apply(FleetRequest(configuration=given), user="ada")
 
     def do(self, what: Callable[[Engine], Awaitable[Any]], *, crash_in: int = 0) -> Any:
-        """Ask the engine, one after another until one lives long enough to answer. ``crash_in``: steps of the loop until it dies."""
+        """Ask one engine after another until one lives long enough to answer. ``crash_in``: steps of the loop until it dies."""
         while True:
             if self.life is None:
                 self.life = Life(self.home, self.world)

@@ -16,7 +16,7 @@ from . import scenarios
 from .judge import Judge
 from .scenarios import Scenario
 from .stores import Store
-from .story import PATIENCE, Late, Story
+from .story import PATIENCE, Late, Restart, Story
 
 AWAY = 0.6
 """Virtual seconds between a crash and the next engine."""
@@ -72,6 +72,9 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
     at = 0
     effects: Effects
 
+    def step() -> int:
+        return at
+
     def quiet() -> None:
         effects.quiet = True
 
@@ -90,17 +93,23 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
         await asyncio.sleep(AFTERWARDS)
         await engine.stop()
 
-    for crash_at in [*crashes, 0]:
+    lives = list(crashes)
+    while True:
+        crash_at = lives.pop(0) if lives else 0
         life = Life(home, world, crash_at=crash_at)
         outcome.traces.append(life.loop.trace)
         outcome.stamps.append(life.loop.stamps)
-        effects = life.loop.stamp = Effects(life.loop.trace, story, lambda: at)
+        effects = life.loop.stamp = Effects(life.loop.trace, story, step)
         try:
             life.run(live)
         except Crashed:
             life.bury()
             judge.between()
             world.time.advance(world.time.now + AWAY)
+            continue
+        except Restart:
+            at += 1
+            life.bury()
             continue
         except Quiet:
             judge.breaches.append("everything sleeps, and the story has not ended")

@@ -21,4 +21,24 @@ UNVISITED = {
     "service:Service.doctor": NOT_ASKED,
     "service:Service.pull": NOT_ASKED,
     "watchdog:": "looks only, and condemns in memory (tests/engine/test_policies.py)",
+    "rotation:": NOT_ASKED,
+    "service:Service.rotate_key": NOT_ASKED,
 }
+
+SHARED = "where several engines share a store: walked on PostgreSQL"
+UNVISITED_ON = {
+    "sqlite": {
+        "archives:Archives.fetch": SHARED,
+        "leasing:FleetLeases": SHARED,
+        "relay:": SHARED,
+        "service:Service._say_absent": SHARED,
+        "store.database:Database.write_aside": SHARED,
+    },
+    "postgresql": {
+        "archives:Archives.has": "asks the store only where another engine has the file: tests/engine/test_leases.py",
+        "relay:Relay.stop": "wakes that are still being sent at the end",
+        "relay:Relay._listen": "no network in a virtual loop; a wake that is not heard only delays (tests/engine/test_leases.py)",
+        "leasing:StoreLease": "of SQLite",
+    },
+}
+"""Those of one database."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 
 from . import points
-from .unvisited import UNVISITED
+from .unvisited import UNVISITED, UNVISITED_ON
 
 points.install()
 
@@ -62,17 +62,18 @@ class Walk:
             raise SystemExit(1)
         return found
 
-    def classes(self, trace: list[str], stamps: list[int], *, names: bool) -> Iterator[int]:
+    def classes(self, trace: list[str], stamps: list[int], *, effects: bool = True, names: bool = True) -> Iterator[int]:
         """The points (from 1) at which to crash: the first of each class, and those whose names were not crashed at yet."""
         known: set[int] = {-1}
         for number, (name, stamp) in enumerate(zip(trace, stamps, strict=True), 1):
-            if stamp not in known or (names and name not in self.crashed):
+            if (effects and stamp not in known) or (names and name not in self.crashed):
                 known.add(stamp)
                 yield number
 
-    def singles(self, *, everywhere: bool) -> dict[str, list[int]]:
-        """Crash once. Returns the points that were crashed at, by story."""
+    def singles(self, which: str) -> dict[str, list[int]]:
+        """Crash once at all points, or those of the classes and names. Returns the points of the classes, by story."""
         chosen: dict[str, list[int]] = {}
+        later: dict[str, tuple[scenarios.Scenario, int, int]] = {}
         self.live(self.stories[0])  # what a process learns once (what this machine is) is learned now
         for story in self.stories:
             whole = self.live(story)
@@ -80,18 +81,28 @@ class Walk:
             self.visited |= set(trace)
             self.count["visits"] += len(trace)
             self.count["effects"] += len(set(stamps))
-            mine = chosen[story.name] = []
-            places = range(1, len(trace) + 1) if everywhere else self.classes(trace, stamps, names=True)
+            chosen[story.name] = list(self.classes(trace, stamps, names=False))
+            everywhere = range(1, len(trace) + 1)
+            places = (
+                everywhere
+                if which == "all"
+                else self.classes(trace, stamps, effects=which == "effects", names=len(self.stories) > 1)
+            )
             for number in places:
                 found = self.live(story, number)
                 assert found.traces[0] == trace[:number], f"{story.name} goes another way at {number}: not the same trial twice"
-                self.visited |= set(found.traces[-1])
+                for place, name in enumerate(found.traces[-1], 1):
+                    later.setdefault(name, (story, number, place))
                 self.count["crashes"] += 1
-                mine.append(number)
+        self.visited |= set(later)
+        for name in sorted(set(later) - self.crashed) if len(self.stories) > 1 else ():
+            # Passed only by an engine that finds what another left.
+            self.live(*later[name])
+            self.count["crashes"] += 1
         return chosen
 
     def pairs(self, chosen: dict[str, list[int]], wanted: int | None) -> None:
-        """Crash twice: ``wanted`` times at places of the dice, or (None) at each place of the second life after each of the first."""
+        """Crash twice: ``wanted`` times at places of the dice; None: at each class of the second life after each of the first."""
         dice = random.Random(self.seed)
         if wanted is None:
             for story in self.stories:
@@ -109,27 +120,27 @@ class Walk:
             self.count["pairs"] += len(found.traces) == 3
 
 
-def unvisited(visited: set[str]) -> list[str]:
+def unvisited(visited: set[str], database: str) -> list[str]:
     """What is wrong with the list of points: one that nobody reaches, an excuse that is stale."""
-    wrong = []
     functions = points.in_source()
-    excused = dict.fromkeys(UNVISITED, False)
+    needed = dict.fromkeys({**UNVISITED, **UNVISITED_ON[database]}, False)
+    wrong = []
     for name, function in functions.items():
-        excuse = next((each for each in UNVISITED if function == each or function.startswith(each)), None)
-        if name in visited:
-            if excuse == function:
-                wrong.append(f"{function} is visited: it needs no excuse")
-        elif excuse is None:
-            wrong.append(f"{name} is never visited")
-        if excuse is not None:
-            excused[excuse] = True
-    return sorted({*wrong, *(f"{excuse} is not in the source" for excuse, there in excused.items() if not there)})
+        if name not in visited:
+            excuse = next((each for each in needed if function.startswith(each)), None)
+            if excuse is None:
+                wrong.append(f"{name} is never visited")
+            else:
+                needed[excuse] = True
+    return wrong + [
+        f"{excuse} needs no excuse: all of it is visited, or it is gone" for excuse, there in needed.items() if not there
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    parser.add_argument("--singles", choices=["effects", "all"], default="effects")
+    parser.add_argument("--singles", choices=["names", "effects", "all"], default="effects")
     parser.add_argument("--pairs", default="0", help="a number, or `all`")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--only", default="", help="one story")
@@ -149,16 +160,16 @@ def main() -> int:
             for story in walk.stories:
                 walk.live(story, *map(int, given.crash.split(",")))
             return 1 if walk.breaches else 0
-        chosen = walk.singles(everywhere=given.singles == "all")
+        chosen = walk.singles(given.singles)
         walk.pairs(chosen, None if given.pairs == "all" else int(given.pairs))
     finally:
         store.remove()
         if server is not None:
             server.remove()
-    wrong = [] if given.only else unvisited(walk.visited)
+    wrong = [] if given.only else unvisited(walk.visited, given.database)
     for line in wrong:
         sys.stderr.write(line + "\n")
-    names = {name for name in walk.visited if name in points.in_source()}
+    names = walk.visited & set(points.in_source())
     found = {
         **walk.count,
         "stories": len(walk.stories),

@@ -1,4 +1,4 @@
-"""What every machine must do, whatever is behind it. ``test_contract.py`` asks it of real ones, ``tests/simulated`` of ours in memory.
+"""What every machine must do, whatever is behind it. ``test_contract.py`` asks it of real ones, ``tests/simulated`` of ours.
 
 The jobs are in the part of sh that simulated machines know (``tests/simulated/shell.py``).
 """

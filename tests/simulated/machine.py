@@ -20,6 +20,8 @@ from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound,
 from .loop import current
 from .world import Host, World
 
+LATE = {"launch": 2.0, "end": 2.0}
+"""Seconds after a crash at which a call that was on its way takes effect; the next engine is there sooner than these."""
 SHELLS = frozenset({"sh", "/bin/sh", "/bin/bash"})
 
 
@@ -33,7 +35,7 @@ async def carry_out(name: str, host: Host, effect: Callable[[], Any]) -> Any:
         raise Unreachable(f"{host.name} does not answer")
     if loop is not None and not loop.passes(f"host.{name}: on its way"):
         if host.remote:
-            host.time.at(host.time.now + 2.0, effect)
+            host.time.at(host.time.now + LATE.get(name, 0.3), effect)
         await loop.create_future()
     found = effect()
     if loop is not None:
