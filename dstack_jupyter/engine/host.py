@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -240,6 +241,7 @@ class EngineHost:
         return EngineInfo(
             api_version=API_VERSION,
             version=__version__,
+            python=sys.executable,
             pid=os.getpid(),
             host=self.kind,
             home=str(self.home.root),

@@ -56,6 +56,7 @@ def test_a_sound_installation(home: Home) -> None:
         "clock", "hosts", "work",
     }  # fmt: skip
     assert all(each["ok"] for each in found)
+    assert next(each["message"] for each in found if each["check"] == "versions").endswith("on both sides")
 
 
 @pytest.mark.parametrize("name", ["", "store.db", "keys", "keys/store.json", "keys/id_ed25519", "engine.log", "ssh", "jobs"])
