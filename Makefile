@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo lab test test-machines mutants soak bench screenshot docs lock clean
+.PHONY: help setup demo lab test test-machines mutants soak bench screenshot docs prices lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ tools/node_modules/.ready: tools/package.json tools/package-lock.json
 
 docs: $(READY) ## write docs/config-reference.md from the models
 	@$(BIN)/python tools/config_reference.py > docs/config-reference.md
+
+prices: $(READY) ## write the shipped list prices anew: make prices PRICES=folder AWS_TYPES=table.csv (tools/renew_prices.py -h)
+	@$(BIN)/python tools/renew_prices.py $(PRICES) $(AWS_TYPES)
 
 lock: $(READY) ## write constraints.txt from the present environment
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt

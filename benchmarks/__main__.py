@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from . import configurations, hosts, logline, offers, runs, startup
+from . import configurations, engine, hosts, logline, offers, runs, startup
 from .harness import machine
 
-ALL = {"runs": runs, "logline": logline, "startup": startup, "configurations": configurations, "offers": offers, "hosts": hosts}
+PARTS = (runs, logline, startup, configurations, offers, engine, hosts)
+ALL = {part.__name__.rpartition(".")[2]: part for part in PARTS}
 
 
 def main() -> int:

@@ -91,18 +91,24 @@ class Server:
 
 
 @contextlib.contextmanager
-def jupyter_server() -> Iterator[Server]:
-    """A real Jupyter server with a fresh state folder that hosts the engine; the folder is in DSTACK_JUPYTER_HOME meanwhile."""
+def jupyter_server(*, extension: bool = True) -> Iterator[Server]:
+    """A real Jupyter server with a fresh state folder that hosts the engine; the folder is in DSTACK_JUPYTER_HOME meanwhile.
+
+    Without the ``extension``: what a Jupyter server is without us.
+    """
     with tempfile.TemporaryDirectory(prefix="dj-bench-") as folder:
         home = Path(folder)
         os.environ["DSTACK_JUPYTER_HOME"] = str(home / "state")
         env = {**os.environ, "HOME": folder, "JUPYTER_RUNTIME_DIR": f"{home}/runtime", "JUPYTER_CONFIG_DIR": f"{home}/config"}
         command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1"]
         command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home}"]
+        if not extension:
+            command.append("--ServerApp.jpserver_extensions={'dstack_jupyter_server': False}")
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 60
-            while (port := listening_port(home / "runtime")) is None or not (home / "state" / "endpoint.json").exists():
+            endpoint = home / "state" / "endpoint.json"
+            while (port := listening_port(home / "runtime")) is None or (extension and not endpoint.exists()):
                 if time.monotonic() > deadline or process.poll() is not None:
                     raise SystemExit("the Jupyter server did not start")
                 time.sleep(0.02)

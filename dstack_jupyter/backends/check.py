@@ -132,6 +132,8 @@ def _of_server(source: Source, kind: str) -> Checked:
     said = [f"{name}: {note}" for name, config in entries for note in config.notes()]
     if any(name == "dstack" for name, _ in entries):
         said.append("dstack: the hosted marketplace (dstack Sky) is not available here")
+    if found.root is not None and found.root.encryption is not None:
+        said.append("encryption: these keys are for dstack's own database; ours is always encrypted, with a key of its own")
     if kind == "backend":
         return Checked(source.file, kind, dumped["main"][0], notes=said)
     root = found.root.model_dump(mode="json") if found.root is not None else {}

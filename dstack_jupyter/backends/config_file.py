@@ -82,6 +82,8 @@ class IdentityKey(Model):
 
 
 class Encryption(Model):
+    """Keys of dstack's own database. Checked, never used: they stand in clear text beside what they would protect."""
+
     keys: list[Annotated[AESKey | IdentityKey, Field(discriminator="type")]]
 
 

@@ -6,10 +6,13 @@ import stat
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..models.errors import ConfigurationError, DstackJupyterError, Problem
-from .config import BackendConfig
-from .config_file import ServerConfig, load_config
+from ..models.errors import BackendNotAvailable, ConfigurationError, DstackJupyterError, Problem
+
+if TYPE_CHECKING:
+    from .config import BackendConfig
+    from .config_file import ServerConfig
 
 State = tuple[int, int, int, int]
 
@@ -26,21 +29,26 @@ class Configured:
         self.path = path
         self._lock = threading.Lock()
         self._state: State | None = None
-        self._config = ServerConfig()
+        self._config: ServerConfig | None = None
 
     def current(self) -> ServerConfig:
         """What the file says now. Blocks for one stat, and for reading after a change. Raises nothing."""
+        # Imported here: most commands of a user without that file need none of the models of all backends.
+        from .config_file import ServerConfig
+
         try:
             found = self.path.stat()
             state = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
         except OSError:
             return ServerConfig()
         with self._lock:
-            if state != self._state:
+            if self._config is None or state != self._state:
                 self._config, self._state = self._read(), state
             return self._config
 
     def _read(self) -> ServerConfig:
+        from .config_file import ServerConfig, load_config
+
         try:
             return load_config(self.path)
         except ConfigurationError as error:
@@ -55,10 +63,14 @@ class Configured:
 
     def backends(self, project: str = "main") -> Mapping[str, BackendConfig]:
         """The backends of a project that are configured rightly, by name."""
+        if not self.path.exists():
+            return {}
         return self.current().backends.get(self.project(project), {})
 
     def faults(self, project: str = "main") -> Mapping[str, Problem]:
         """The first fault of each backend that is configured wrongly, by name."""
+        if not self.path.exists():
+            return {}
         return self.current().faulty.get(self.project(project), {})
 
     def warnings(self) -> list[str]:
@@ -79,3 +91,15 @@ def configured() -> Configured:
     """This user's configuration; one object for a path."""
     path = config_path()
     return _configured.setdefault(path, Configured(path))
+
+
+def entry_of(name: str, project: str = "main") -> BackendConfig:
+    """The entry of a backend. Raises BackendNotAvailable where there is none, ConfigurationError for a faulty one."""
+    known = configured()
+    found = known.backends(project).get(name)
+    if found is not None:
+        return found
+    fault = known.faults(project).get(name)
+    if fault is not None:
+        raise ConfigurationError(str(fault), hint="mend it there; `%dstack check` tells all faults")
+    raise BackendNotAvailable(f"{name} is not configured", hint=f"`%dstack configure {name}`")

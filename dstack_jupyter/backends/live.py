@@ -31,6 +31,7 @@ from ..processes import spawn_detached
 from . import registry
 from .base import Columns, OfferSource
 from .boundary import vendor_errors
+from .configured import entry_of
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,9 @@ def of(name: str) -> Live:
 
     Raises NotFound, BackendNotAvailable (not built, its extra absent, not configured), other errors of its ``account``.
     """
-    proper, _ = registry.entry(name)
+    proper, entry = registry.entry(name)
+    if entry.by_file:
+        entry_of(proper)
     source = registry.load(proper)
     with vendor_errors(proper):
         account = source.account()

@@ -17,6 +17,7 @@ from .config import BackendConfig
 from .config_file import CONFIGS
 from .configured import Configured, configured
 
+NOT_LAUNCHED = "this version shows its offers and does not launch its machines yet"
 LATER = "comes with a later version; `local` and SSH fleets work today"
 
 
@@ -67,7 +68,7 @@ def _ask(name: str, title: str, view: BackendView) -> None:
             if isinstance(backend, Clouds):
                 view.price_source = "the vendor's API"
                 view.price_age_days = round(answer.age / 86400, 3) if answer.table is not None else None
-                _remember(name, view, backend)
+                _remember(name, title, view, backend)
             else:
                 view.credentials = "none needed" if view.kind == "local" else "valid" if regions else "unknown"
                 view.permissions = _complete(backend.check())
@@ -84,17 +85,20 @@ def _ask(name: str, title: str, view: BackendView) -> None:
     view.regions = sorted(region for region in regions if region)
     if view.status != "in trouble":
         view.status = "ready" if view.configured else "not configured"
-        view.message = f"{title}: {view.status}"
+        view.message = f"{title}: {view.status}" + (f"; {NOT_LAUNCHED}" if vendor else "")
     if not view.configured:
         view.hint = f"`%dstack backends help {name}`"
 
 
 def _complete(rights: Iterable[PermissionView]) -> str:
-    missing = [right.permission for right in rights if right.status == "missing" and right.level == "required"]
-    return f"missing: {', '.join(missing)}" if missing else "complete"
+    required = [right for right in rights if right.level == "required"]
+    for status in ("missing", "unknown"):
+        if named := [right.permission for right in required if right.status == status]:
+            return f"{status}: {', '.join(named)}"
+    return "complete"
 
 
-def _remember(name: str, view: BackendView, backend: Clouds) -> None:
+def _remember(name: str, title: str, view: BackendView, backend: Clouds) -> None:
     """Fill in what the last check of an account found."""
     found = backend.checked()
     if found is None:
@@ -109,11 +113,7 @@ def _remember(name: str, view: BackendView, backend: Clouds) -> None:
     wrong = next((row for row in rows if row.status == "missing" and row.level == "required"), None)
     if wrong is not None:
         view.status, view.last_error, view.hint = "in trouble", f"{wrong.permission}: missing", wrong.hint
-        view.message = f"{backend_title(name)}: {wrong.permission} is missing"
-
-
-def backend_title(name: str) -> str:
-    return registry.entries[name].title if name in registry.entries else name
+        view.message = f"{title}: {wrong.permission} is missing"
 
 
 def rights(name: str, project: str = "main") -> list[PermissionView]:

@@ -18,12 +18,16 @@ Kind = Literal["vm", "container", "on-prem", "local", "marketplace"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``module`` is ``package.module:Class``, '' for a backend that is not built yet; ``extra`` the pip extra it needs."""
+    """``module`` is ``package.module:Class``, '' for a backend that is not built yet; ``extra`` the pip extra it needs.
+
+    ``by_file``: without an entry in config.yml there is nothing that its module could do, so it is not even imported.
+    """
 
     title: str
     kind: Kind
     module: str = ""
     extra: str = ""
+    by_file: bool = False
 
 
 _entries: dict[str, Entry] = {
@@ -38,8 +42,8 @@ _entries: dict[str, Entry] = {
     "cudo": Entry("CUDO", "vm"),
     "oci": Entry("OCI", "vm", extra="oci"),
     "datacrunch": Entry("DataCrunch (Verda)", "vm"),
-    "amddevcloud": Entry("AMD Developer Cloud", "vm", "dstack_jupyter.backends.amddevcloud.cloud:AMDDevCloud"),
-    "digitalocean": Entry("DigitalOcean", "vm", "dstack_jupyter.backends.digitalocean.cloud:DigitalOcean"),
+    "amddevcloud": Entry("AMD Developer Cloud", "vm", "dstack_jupyter.backends.amddevcloud.cloud:AMDDevCloud", by_file=True),
+    "digitalocean": Entry("DigitalOcean", "vm", "dstack_jupyter.backends.digitalocean.cloud:DigitalOcean", by_file=True),
     "hotaisle": Entry("Hot Aisle", "vm"),
     "cloudrift": Entry("CloudRift", "vm"),
     "kubernetes": Entry("Kubernetes", "container", extra="kubernetes"),

@@ -32,8 +32,10 @@ from .pace import pace_of
 if TYPE_CHECKING:
     import httpx
 
-CONNECT, ANSWER = 10.0, 30.0
-"""Seconds until a connection stands, and without a byte of an answer."""
+CONNECT, ANSWER, WHOLE = 10.0, 30.0, 120.0
+"""Seconds until a connection stands, without a byte of an answer, and for the whole answer."""
+LARGEST = 32 << 20
+"""Bytes of an answer that are read."""
 DELAY = 30.0
 """Seconds to wait after 'too many requests' that does not say how long."""
 LONGEST_DELAY = 3600.0
@@ -65,11 +67,8 @@ def endpoint(name: str, default: str) -> str:
     variable = f"DSTACK_JUPYTER_{name.upper()}_ENDPOINT"
     found = os.environ.get(variable, "").rstrip("/") or default
     parts = urlsplit(found)
-    if (
-        not parts.hostname
-        or parts.username
-        or (parts.scheme != "https" and not (parts.scheme == "http" and _here(parts.hostname)))
-    ):
+    secure = parts.scheme == "https" or (parts.scheme == "http" and _here(parts.hostname or ""))
+    if not parts.hostname or parts.username or not secure:
         raise ConfigurationError(f"{variable} must be an https address without a user in it", hint=f"unset it for {default}")
     return found
 
@@ -104,6 +103,7 @@ class Rest:
         self._meaning = meaning
         self.answer_within = ANSWER
         """Seconds without a byte of an answer. Counts for connections that are made from then on."""
+        self.whole_within = WHOLE
         self.pace = pace_of(self.mark, name, limits)
         self._closing = threading.Lock()
 
@@ -147,8 +147,8 @@ class Rest:
         self.pace.take()
         sent: dict[str, Any] = {} if body is None else {"json": body}
         try:
-            answer = self._client.request(method, path, params=params, **sent)
-            text = answer.text
+            with self._client.stream(method, path, params=params, **sent) as answer:
+                text = self._read(answer)
         except _unsent() as error:
             raise BackendUnreachable(f"{self.name} is not reached: {_said(error)}", hint="is there a network?") from None
         except httpx.HTTPError as error:
@@ -156,6 +156,18 @@ class Rest:
         if answer.is_success:
             return self._parsed(method, answer.status_code, text)
         raise self._error(answer, text, permission)
+
+    def _read(self, answer: httpx.Response) -> str:
+        """The whole answer. The time-out of a read is for each byte: one that drips would hold the thread for ever."""
+        deadline = time.monotonic() + self.whole_within
+        data = bytearray()
+        for piece in answer.iter_bytes():
+            data += piece
+            if len(data) > LARGEST:
+                raise BackendError(f"{self.name} answers with more than {LARGEST >> 20} MiB")
+            if time.monotonic() > deadline:
+                raise BackendError(f"{self.name} has not finished its answer in {self.whole_within:.0f} s")
+        return data.decode("utf-8", "replace")
 
     def _parsed(self, method: str, status: int, text: str) -> Any:
         if status == 204 or (method == "DELETE" and not text):

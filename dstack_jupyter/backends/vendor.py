@@ -6,12 +6,11 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from ..models.errors import BackendNotAvailable, ConfigurationError
 from ..models.runs import PermissionView
 from . import kept_rights
 from .base import Cloud, Columns, Feed
 from .config import BackendConfig
-from .configured import configured
+from .configured import entry_of
 
 Config = TypeVar("Config", bound=BackendConfig)
 
@@ -50,13 +49,7 @@ class Vendor(ABC, Generic[Config]):
         """Where the vendor's API is at present."""
 
     def cloud(self, project: str = "main") -> Account:
-        known = configured()
-        config = known.backends(project).get(self.name)
-        if config is None:
-            fault = known.faults(project).get(self.name)
-            if fault is not None:
-                raise ConfigurationError(str(fault), hint="mend it there; `%dstack check` tells all faults")
-            raise BackendNotAvailable(f"{self.name} is not configured", hint=f"`%dstack configure {self.name}`")
+        config = entry_of(self.name, project)
         assert isinstance(config, self.config_type)
         endpoint = self.endpoint()
         with self._connecting:

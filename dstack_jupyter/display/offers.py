@@ -79,10 +79,18 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def beside_text(missing: Sequence[Missing], notes: Sequence[Missing], empty: str) -> list[str]:
-    """Why there is no row at all, and one line for each backend that something is to be said of."""
+    """Why there is no row at all, and what is to be said of each backend: a line for those with the same reason."""
     lines = [empty] if empty else []
-    lines += [f"{line.backend}: {_sentence(line)}" for line in notes]
-    return lines + [f"no offers of {line.backend}: {_sentence(line)}" for line in missing]
+    lines += [f"{names}: {sentence}" for sentence, names in _by_sentence(notes).items()]
+    return lines + [f"no offers of {names}: {sentence}" for sentence, names in _by_sentence(missing).items()]
+
+
+def _by_sentence(lines: Sequence[Missing]) -> dict[str, str]:
+    """Sentence → names of the backends that it is true of."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        found.setdefault(_sentence(line), []).append(line.backend)
+    return {sentence: ", ".join(names) for sentence, names in found.items()}
 
 
 def beside_html(missing: Sequence[Missing], notes: Sequence[Missing], empty: str) -> str:

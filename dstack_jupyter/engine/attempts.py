@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row
 
 from ..machines.base import Ending, JobReport, JobSpec, Machine
 from ..models.errors import ConfigurationError
-from ..models.states import ATTEMPT_END, AttemptState, Desired, InstanceState, Reason
+from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, InstanceState, Reason
 from .bus import Bus
 from .nodes import Siblings, ends_with, must_wait
 from .queue import Key, Next
@@ -25,6 +25,8 @@ ASK_AGAIN = 0.1
 """Seconds until a job that could not be told to end, or could not be reached yet, is tried again."""
 KILL_AGAIN = 1.0
 """Seconds until a job that was told to die and has not is told again."""
+REMEMBERED = 4096
+"""Ended attempts that are known to be done with."""
 GUARD = 30.0
 """Seconds after which a running job is looked at although nothing woke us."""
 
@@ -61,11 +63,13 @@ class AttemptReconciler:
         self._asked: dict[str, Desired] = {}
         self._refused: dict[str, str] = {}
         self._watching: dict[str, Machine] = {}
-        self._finished: set[str] = set()
+        self._finished: dict[str, None] = {}
         self._seen_running: set[str] = set()
 
     async def reconcile(self, key: Key) -> Next:
         """One look and one step; asks to be called again while there is more to do at once."""
+        if key.id in self._finished:
+            return Next()  # its machine had a last word after the end
         attempt, run, instance, siblings, blocks = await self._database.read(_load, key.id)
         if attempt.state in ATTEMPT_END:
             return await self._finish(key, instance)
@@ -91,8 +95,16 @@ class AttemptReconciler:
         asked = self._asked.get(key.id, Desired.RUNNING)
         step = steps.next_step(AttemptState(attempt.state), desired, asked, seen)
         if report.data or isinstance(step, steps.Running | steps.Book | steps.Prepare | steps.End):
-            await self._database.write(_store, attempt, instance, report, step)
+            try:
+                state = await self._database.write(_store, attempt, instance, report, step)
+            except _Stale:
+                self._wake(key)
+                return Next()
             self._bus.publish(run.id)
+            if isinstance(step, steps.End):
+                self._wake(Key("fleet", run.fleet_id))
+                if state not in RUN_END:
+                    self._wake(Key("run", run.id))
         if len(siblings) > 1 and isinstance(step, steps.Running | steps.Book | steps.End):
             for other, _ in siblings:
                 if other.id != key.id:
@@ -107,7 +119,9 @@ class AttemptReconciler:
         self.forget(key.id)
         if instance is not None and key.id not in self._finished:
             await self._machine(instance).finish(key.id)
-            self._finished.add(key.id)
+            self._finished[key.id] = None
+            while len(self._finished) > REMEMBERED:
+                del self._finished[next(iter(self._finished))]
         return Next()
 
     async def _after(
@@ -124,8 +138,6 @@ class AttemptReconciler:
         unready = False
         match step:
             case steps.End():
-                self._wake(Key("fleet", run.fleet_id))
-                self._wake(Key("run", run.id))
                 self._ended(key.id)
                 return await self._finish(key, instance)
             case steps.Book():
@@ -191,11 +203,13 @@ def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], 
     return attempt, run, instance, siblings, blocks
 
 
-def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None, report: JobReport, step: steps.Step) -> None:
-    """The outcome of one look in one transaction: bytes with their offset, what was lost, and the move."""
+def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None, report: JobReport, step: steps.Step) -> str:
+    """The outcome of one look in one transaction: bytes with their offset, what was lost, and the move.
+
+    Returns the run's state if the move may have changed it, else ''. Raises _Stale.
+    """
     if report.data and not logs.append(connection, attempt.id, attempt.log_offset, report.data):
-        # Somebody stored these bytes already; what this look saw is old. The next look reads on from the new offset.
-        return
+        raise _Stale
     match step:
         case steps.Book():
             assert instance is not None
@@ -212,9 +226,14 @@ def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None,
             if report.ending is not None and report.ending.dropped:
                 end = attempt.log_offset + len(report.data)
                 logs.gap(connection, attempt.id, end, report.ending.dropped, gap_reason(report.ending))
-            moves.end_attempt(connection, attempt.id, step)
+            return moves.end_attempt(connection, attempt.id, step)
         case _:
             pass
+    return ""
+
+
+class _Stale(Exception):
+    """Somebody stored these bytes already; what this look saw is old. The next look reads on from the new offset."""
 
 
 def gap_reason(ending: Ending) -> str:

@@ -162,6 +162,7 @@ class Engine:
             machine=self._machines.of,
             submitted=self._submitted,
             owner=owner,
+            acts_for=self._leases.acts_for,
             archives=self._archives,
             wake=wake,
             problems=self._problems,
@@ -178,8 +179,9 @@ class Engine:
         """Fleets that are not closed and that we act for: runs that go on, and machines that still have to go."""
         return len(self._open)
 
-    def _submitted(self, fleet_id: str) -> None:
-        self._leases.born(fleet_id)
+    def _submitted(self, run_id: str, fleet_id: str, attempt_ids: Sequence[str]) -> None:
+        keys = [Key("run", run_id), *(Key(kind, each) for each in attempt_ids for kind in ("attempt", "guard"))]
+        self._leases.born(fleet_id, keys)
         self._open.add(fleet_id)
         self._queue.add(Key("fleet", fleet_id))
 
@@ -210,17 +212,16 @@ class Engine:
 
     def _heard(self, line: str) -> None:
         """What another engine says: ``run ID``, ``key KIND ID``, ``free``, ``hosts``."""
-        word, *rest = line.split(" ")
-        match word:
-            case "run":
-                self._bus.hear(rest[0])
-            case "key":
-                key = Key(*rest)
+        match line.split(" "):
+            case ["run", run_id]:
+                self._bus.hear(run_id)
+            case ["key", kind, id] if kind in self._reconcilers:
+                key = Key(kind, id)
                 self._told.add(key)
                 self._queue.add(key)
-            case "free":
+            case ["free"]:
                 self._leases.look()
-            case "hosts":
+            case ["hosts"]:
                 self._queue.add(OFFERS)
 
     def _blind(self) -> None:

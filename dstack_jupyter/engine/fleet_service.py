@@ -35,7 +35,7 @@ class FleetService:
         wake: Callable[[Key], None],
         forget: Callable[[str], None],
         owner: str = "",
-        born: Callable[[str], None] = lambda _: None,
+        born: Callable[[str, list[Key]], None] = lambda *_: None,
     ) -> None:
         self._owner = owner
         self._born = born
@@ -69,7 +69,7 @@ class FleetService:
 
         fleet_id, touched, fresh = await self._database.write(store)
         if fresh:
-            self._born(fleet_id)
+            self._born(fleet_id, [Key("host", each) for each in touched])
         self._bus.publish_all()
         for instance_id in touched:
             self._wake(Key("host", instance_id))

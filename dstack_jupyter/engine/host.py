@@ -25,7 +25,8 @@ from ..models.endpoint import API_VERSION, Endpoint
 from ..models.errors import DstackJupyterError, StoreUnavailable
 from ..models.home import Home
 from ..models.runs import EngineInfo
-from .api import LARGEST_UPLOAD, Context, application
+from .api import LARGEST_UPLOAD, application
+from .handler import Context
 from .lease import LOOK, Lease, refuse_network_home
 from .peek import has_unfinished
 from .store.location import shared
@@ -58,6 +59,7 @@ class EngineHost:
         self._engine: Engine | None = None
         self._starting: asyncio.Lock | None = None
         self._server: HTTPServer | None = None
+        self._context: Context | None = None
         self._endpoint: Endpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
@@ -96,8 +98,20 @@ class EngineHost:
     def hosting(self) -> bool:
         return self._endpoint is not None
 
+    def beginning(self) -> bool:
+        """Whether the engine is being started: somebody waits for it."""
+        return self._starting is not None and self._starting.locked()
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._context is not None and self._context.under_way > 0
+
     def unfinished(self) -> int:
-        return self._engine.unfinished() if self._engine is not None else 0
+        """Runs and machines that still need an engine; one that is only starting counts as work, or it could end as idle."""
+        if self._engine is None:
+            return int(self._starting is not None and self._starting.locked())
+        return self._engine.unfinished()
 
     def _run(self) -> None:
         try:
@@ -162,8 +176,8 @@ class EngineHost:
         self._reign = asyncio.Event()
         beating = asyncio.get_running_loop().create_task(self._beats(), name="lease")
         path = self.home.runtime_folder() / "engine.sock"
-        context = Context(self.home, self._info, self._service, self._hand_over)
-        self._server = HTTPServer(application(context), max_body_size=LARGEST_UPLOAD)
+        self._context = Context(self.home, self._info, self._service, self._hand_over)
+        self._server = HTTPServer(application(self._context), max_body_size=LARGEST_UPLOAD)
         self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
         found = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
         found.write(self.home)
@@ -219,6 +233,7 @@ class EngineHost:
                     raise
                 self._problem = ""
                 self._engine = engine
+                self.last_request = time.monotonic()
         return self._engine.service
 
     def _info(self) -> EngineInfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from ..models.errors import DstackJupyterError
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 BEAT = 5.0
 """Seconds between two renewals: a third of what a lease holds, so that one lost beat is no lost lease."""
+
+REMEMBERED = 256
+"""Ended fleets whose keys are known without asking the store."""
 
 
 class Leases(Protocol):
@@ -38,8 +42,12 @@ class Leases(Protocol):
         """The fence under which ``key`` is handled here; None if another engine acts for it, or nobody yet."""
         ...
 
-    def born(self, fleet_id: str) -> None:
-        """A fleet was stored with ``owner`` as its first holder."""
+    def born(self, fleet_id: str, keys: Sequence[Key]) -> None:
+        """A fleet was stored with ``owner`` as its first holder; ``keys`` belong to it."""
+        ...
+
+    def acts_for(self, key: Key) -> bool:
+        """Whether ``key`` is known to be handled here."""
         ...
 
     def lose(self, fence: Fence) -> None:
@@ -81,8 +89,11 @@ class StoreLease:
     async def of(self, key: Key) -> Fence | None:
         return self._fence
 
-    def born(self, fleet_id: str) -> None:
+    def born(self, fleet_id: str, keys: Sequence[Key]) -> None:
         pass
+
+    def acts_for(self, key: Key) -> bool:
+        return True
 
     def lose(self, fence: Fence) -> None:
         self._lost()
@@ -119,13 +130,14 @@ class FleetLeases:
         self._lost = lost
         self._freed = freed
         self._held: dict[str, Fence] = {}
+        self._ended: dict[str, None] = {}
         self._fleet_of: dict[Key, str] = {}
         self._keys: dict[str, set[Key]] = {}
         self._beat: asyncio.Task[None] | None = None
         self._early = asyncio.Event()
 
     async def start(self) -> None:
-        await self._take()
+        await self._take(earlier=True)
         self._beat = asyncio.get_running_loop().create_task(self._beats(), name="leases")
 
     async def _beats(self) -> None:
@@ -152,8 +164,9 @@ class FleetLeases:
         # Won by a transaction whose answer was lost on the way.
         await self._won([fence for fence in still.values() if fence.resource not in self._held])
 
-    async def _take(self) -> None:
-        while won := await self._database.write(leases.take, self.owner, self._place):
+    async def _take(self, *, earlier: bool = False) -> None:
+        take = partial(leases.take, earlier=earlier)
+        while won := await self._database.write(take, self.owner, self._place):
             await self._won(won)
             if len(won) < leases.MOST:
                 return
@@ -173,21 +186,31 @@ class FleetLeases:
         self._keys.setdefault(fleet_id, set()).add(key)
 
     async def of(self, key: Key) -> Fence | None:
-        fleet_id = self._fleet_of.get(key, "")
-        if not fleet_id:
+        fleet_id = key.id if key.kind == "fleet" else self._fleet_of.get(key, "")
+        if fleet_id in self._ended:
+            return self._nobody_s(fleet_id)
+        if fleet_id not in self._held:
             found = await self._database.read(work.fleet_of, key.kind, key.id)
             if found is None:
                 return None
             fleet_id, ended = found
             if ended:
-                # Nobody's any more: what is left to do there is to let go, which stores nothing.
-                return Fence(fleet_id, self.owner, 0)
+                return self._nobody_s(fleet_id)
             if fleet_id in self._held:
                 self._remember(key, fleet_id)
         return self._held.get(fleet_id)
 
-    def born(self, fleet_id: str) -> None:
+    def _nobody_s(self, fleet_id: str) -> Fence:
+        """What is left to do for a fleet that has ended is to let go, which stores nothing."""
+        return Fence(fleet_id, self.owner, 0)
+
+    def born(self, fleet_id: str, keys: Sequence[Key]) -> None:
         self._held[fleet_id] = Fence(fleet_id, self.owner, 1)
+        for key in keys:
+            self._remember(key, fleet_id)
+
+    def acts_for(self, key: Key) -> bool:
+        return self._fleet_of.get(key, "") in self._held
 
     def lose(self, fence: Fence) -> None:
         if self._held.get(fence.resource) == fence:
@@ -195,10 +218,15 @@ class FleetLeases:
             self._lost(fence.resource, self._forget(fence.resource))
 
     def closed(self, fleet_id: str) -> None:
-        self._forget(fleet_id)
+        """Its keys are remembered for a while: they are woken a last time or two."""
+        self._held.pop(fleet_id, None)
+        self._ended[fleet_id] = None
+        while len(self._ended) > REMEMBERED:
+            self._forget(next(iter(self._ended)))
 
     def _forget(self, fleet_id: str) -> list[Key]:
         self._held.pop(fleet_id, None)
+        self._ended.pop(fleet_id, None)
         keys = list(self._keys.pop(fleet_id, ()))
         for key in keys:
             self._fleet_of.pop(key, None)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from ..backends import registry
 from ..backends.base import Hosts
-from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported
+from ..backends.overview import NOT_LAUNCHED
+from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
@@ -27,7 +28,6 @@ Result = TypeVar("Result")
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
-NOT_LAUNCHED = "this version shows its offers and does not launch its machines yet"
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
@@ -56,7 +56,7 @@ def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
 
 def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
     """The plan for these offers, cheapest first."""
-    configuration = task.model_dump(mode="json")
+    configuration = without_values(task.model_dump(mode="json"))
     configuration["name"] = task.name or run_name()
     price = offers[0].price if offers else 0.0
     duration = seconds(task.max_duration)
@@ -75,15 +75,30 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
 
 
 def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tuple[list[OfferView], list[Missing]]:
-    """What ``collect`` finds for a run: only backends that can make machines. Blocks, seldom for more than a moment."""
+    """(offers that a run can have, in the order in which they are tried; why other backends have none for it).
+
+    Blocks, seldom for more than a moment: where nothing fits and a backend was never asked before, its first answer is awaited.
+    """
     from ..backends.collect import collect  # numpy: a tenth of a second that no start needs to wait for
     from ..offers.requirements import Requirements
 
     wanted = Requirements.of_task(task)
-    found = collect(wanted, known)
-    if not len(found.rows) and found.pending:
-        found = collect(wanted, known, seconds=FIRST_ANSWER)
-    return found.rows.views(), found.missing
+    for wait in (0.0, FIRST_ANSWER):
+        found = collect(wanted, known, seconds=wait)
+        offers, refused = _usable(task, found.rows.views())
+        if offers or not found.pending:
+            break
+    return sorted(offers, key=_later), refused + found.missing
+
+
+def _usable(task: AnyRun, offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
+    """(offers whose machines this version launches and the run can use, why the others cannot be had)."""
+    offers, refused = _launchable(offers)
+    reason = _why_not_local(task)
+    if reason and any(offer.backend == "local" for offer in offers):
+        offers = [offer for offer in offers if offer.backend != "local"]
+        refused = [Missing(backend="local", reason=reason), *refused]
+    return offers, refused
 
 
 def _later(offer: OfferView) -> tuple[bool, float, bool]:
@@ -131,19 +146,11 @@ class Provisioning:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
-        """Offers that fit, cheapest first, and why the other backends have none."""
+        """As ``find``, with what the store knows of hosts."""
         task = run_configuration(configuration)
         rows = await self._hosts()
         known = {"ssh": {name: [row[name] for row in rows] for name in HOST_COLUMNS}}
-        offers, missing = await self._blocking(find, task, known)
-        offers, unbuilt = _launchable(offers)
-        missing = unbuilt + missing
-        reason = _why_not_local(task)
-        if reason and any(offer.backend == "local" for offer in offers):
-            offers = [offer for offer in offers if offer.backend != "local"]
-            missing = [Missing(backend="local", reason=reason), *missing]
-        offers.sort(key=_later)
-        return offers, missing
+        return await self._blocking(find, task, known)
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""

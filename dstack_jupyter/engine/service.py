@@ -6,7 +6,7 @@ Thin: it checks, stores and wakes; the reconcilers do the work. Every error is o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Problem:
 
 
 class Service:
-    """``submitted`` hears the fleet of each new run, ``wake`` adds to the work queue, ``problems`` is the engine's own."""
+    """``submitted`` hears run, fleet and attempts of each new run, ``wake`` adds to the work queue, ``problems`` is the
+    engine's own; ``acts_for`` tells whether a key is handled by this engine, ``owner``."""
 
     def __init__(
         self,
@@ -55,8 +56,9 @@ class Service:
         home: Home,
         *,
         machine: Callable[[Row[Any]], Machine],
-        submitted: Callable[[str], None],
+        submitted: Callable[[str, str, Sequence[str]], None],
         owner: str,
+        acts_for: Callable[[Key], bool],
         archives: Archives,
         wake: Callable[[Key], None],
         problems: dict[Key, Problem],
@@ -74,6 +76,7 @@ class Service:
         self._machine = machine
         self._submitted = submitted
         self._owner = owner
+        self._acts_for = acts_for
         self._archives = archives
         self._wake = wake
         self._problems = problems
@@ -98,7 +101,10 @@ class Service:
         tries = 1 if task.name else 10
         while True:
             tries -= 1
-            submission = await self._database.read(_submission, request, task, user, self._owner)
+            start = None
+            if task.schedule:
+                start = next_start(task.given(), await self._database.read(_now))
+            submission = _submission(request, task, user, self._owner, start)
             try:
                 run_id, new = await self._database.write(runs.submit, submission)
                 break
@@ -107,7 +113,7 @@ class Service:
                 if not tries:
                     raise
         if new:
-            self._submitted(submission.fleet_id)
+            self._submitted(run_id, submission.fleet_id, submission.attempt_ids)
             if submission.next_at is not None:
                 self._wake(Key("run", run_id))
             self._bus.publish(run_id)
@@ -215,9 +221,9 @@ class Service:
 
     async def _say_absent(self, views: list[RunView]) -> None:
         """Where engines share the store: say of runs on a machine whose engine is away that nobody can act for them now."""
-        if not self._owner or not views:
+        by_id = {view.id: view for view in views if not self._acts_for(Key("run", view.id))}
+        if not by_id:
             return
-        by_id = {view.id: view for view in views}
         for found in await self._database.read(leases.absent, list(by_id)):
             name = place.name_of(found.place)
             text = f"it runs on {name}, and no engine runs there: start a Jupyter server there to go on"
@@ -241,9 +247,12 @@ def _attempt_of(view: RunView, job: int) -> str:
     return found
 
 
-def _submission(connection: Connection, request: ApplyRequest, task: AnyRun, user: str, owner: str) -> runs.Submission:
+def _now(connection: Connection) -> float:
+    return connection.execute(select(now())).scalar_one()
+
+
+def _submission(request: ApplyRequest, task: AnyRun, user: str, owner: str, start: float | None) -> runs.Submission:
     name = task.name or run_name()
-    start = next_start(task.given(), connection.execute(select(now())).scalar_one()) if task.schedule else None
     return runs.Submission(
         run_id=new_id(),
         attempt_ids=[] if start else [new_id() for _ in range(task.node_count)],

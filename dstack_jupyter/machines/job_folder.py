@@ -12,6 +12,7 @@ import tarfile
 from functools import cache
 from pathlib import Path
 
+from .. import archives
 from ..models.errors import ConfigurationError, NotFound
 from .base import Archive, Ending, JobSpec
 
@@ -85,10 +86,9 @@ def unpack(archive: Archive, root: Path) -> None:
     """Unpack an uploaded archive below ``root`` (or at an absolute destination). Raises ConfigurationError."""
     dest = Path(archive.dest).expanduser()
     target = dest if dest.is_absolute() else root / dest
-    target.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(archive.path) as tar:
-            tar.extractall(target, filter="data")
+        with tarfile.open(archive.path, mode="r:") as tar:
+            archives.extract(tar, target)
     except tarfile.TarError as error:
         raise ConfigurationError(f"an uploaded archive cannot be unpacked: {error}") from error
 

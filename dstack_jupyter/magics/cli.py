@@ -112,7 +112,8 @@ def _show(result: Result, *, as_json: bool) -> None:
     elif isinstance(value, list):
         print(_words("\n".join(str(item) for item in value)))
     elif isinstance(value, Report):
-        print(_words(str(value)))
+        if text := _words(str(value)):
+            print(text)
     elif value is not None:
         print(value)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import api
 from ..client import Run, connect
-from ..display import logview
 from ..display.words import attachment_lines, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.runs import Frame, RunFrame
@@ -166,6 +165,8 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
     """Flags win over the configuration. Raises ConfigurationError that names the flag."""
     from pydantic import ValidationError
 
+    from ..models.yaml_reader import flag_value
+
     flags: dict[str, Any] = {
         "name": args.name,
         "max_duration": args.max_duration,
@@ -177,7 +178,7 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
         "fleets": args.fleet or None,
         "retry": True if args.retry else None,
     }
-    asked = {key: getattr(args, key) for key in ("gpu", "cpu", "memory", "disk") if getattr(args, key)}
+    asked = {key: flag_value(key, getattr(args, key)) for key in ("gpu", "cpu", "memory", "disk") if getattr(args, key)}
     try:
         for key, value in flags.items():
             if value is not None:
@@ -228,6 +229,8 @@ def _say_attachment(run: Run, face: Face) -> None:
 
 def _follow(run: Run, face: Face, job: int = 0) -> Result:
     """Show a run until it has ended (a dev environment: until it can be used); an interrupt detaches. Raises RunFailed."""
+    from ..display import logview
+
     view = face.view(run.view)
     frames = run.stream(job=job)
     thread = logview.follow(_until_attachable(frames) if run.view.type == "dev-environment" else frames, view)

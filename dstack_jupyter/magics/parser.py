@@ -69,7 +69,10 @@ def _output(parser: argparse.ArgumentParser, what: str) -> None:
 def _resources(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the machine must have")
     group.add_argument(
-        "--gpu", metavar="SPEC", help="[vendor:][name,…:][memory:][count], such as 24GB.., A100,H100:80GB:1.., H100:8, amd"
+        "--gpu",
+        metavar="SPEC",
+        help="[vendor:][name,…:][memory:][count], such as 24GB.., A100,H100:80GB:1.., H100:8, amd; "
+        "or '{total_memory: 160GB.., compute_capability: 8.0}'",
     )
     group.add_argument("--cpu", metavar="SPEC", help="such as 4.., arm:8")
     group.add_argument("--memory", metavar="RANGE", help="such as 32GB.., 64GB..128GB (one figure is exactly that)")

@@ -17,6 +17,7 @@ from .errors import ConfigurationError, NotSupportedYet
 from .profiles import ProfileParams
 from .resources import Resources
 from .run_parts import Env, FileMapping, Port, Python, RegistryAuth, Repo, Text, User, VolumeMount
+from .secret import SHOWN
 
 RUN_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
 LONGEST_COMMANDS = 100 * 1024
@@ -222,3 +223,9 @@ def notes(task: AnyRun) -> list[str]:
     nodes = ["the nodes reach each other by SSH where their image (or host) has sshd"] if task.node_count > 1 else []
     dev = ["an IDE logs in by SSH where the image has sshd"] if task.type == "dev-environment" else []
     return dead + tags + idle + nodes + dev
+
+
+def without_values(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A configuration to be shown: the names of its variables, not their values, which may be keys."""
+    env = configuration.get("env")
+    return {**configuration, "env": dict.fromkeys(env, SHOWN)} if env else configuration

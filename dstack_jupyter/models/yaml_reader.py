@@ -195,6 +195,11 @@ def read_yaml(text: str, file: str = "", first_line: int = 1) -> Source:
     return source
 
 
+def flag_value(flag: str, text: str) -> Any:
+    """The value of a flag: the object form ``{…}`` as in YAML, other text as it is. Raises ConfigurationError with the place."""
+    return read_yaml(text, f"--{flag}").data if text.lstrip().startswith("{") else text
+
+
 def too_large(size: int, name: str) -> None:
     """Raises LimitExceeded where ``size`` bytes are more than a configuration may have."""
     if size > LARGEST:

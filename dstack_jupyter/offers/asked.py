@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from ..models.errors import ConfigurationError
 from ..models.resources import Resources
+from ..models.yaml_reader import flag_value
 from .requirements import Requirements
 
 
 class Asked(TypedDict, total=False):
-    """What can be asked for. Resources are texts as in YAML: ``gpu="A100:80GB:1.."``, ``memory="32GB.."``."""
+    """What can be asked for. Resources are texts as in YAML: ``gpu="A100:80GB:1.."``, ``gpu="{total_memory: 160GB..}"``."""
 
     gpu: str | None
     cpu: str | None
@@ -31,9 +32,9 @@ class Asked(TypedDict, total=False):
 
 def requirements(asked: Asked) -> Requirements:
     """Raises ConfigurationError that names the flag."""
-    given = {key: value for key in ("gpu", "cpu", "memory", "disk") if (value := asked.get(key)) is not None}
+    given = {key: str(value) for key in ("gpu", "cpu", "memory", "disk") if (value := asked.get(key)) is not None}
     try:
-        resources = Resources.model_validate(given)
+        resources = Resources.model_validate({key: flag_value(key, value) for key, value in given.items()})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         message = first["msg"].removeprefix("Value error, ")

@@ -176,3 +176,11 @@ def test_the_file_is_read_again_when_it_changes_and_a_broken_one_configures_noth
     path.write_text(f"projects:\n- name: main\n  backends: [{{type: vultr, creds: {KEY}}}]\n- name: lab\n")
     assert set(found.backends()) == {"vultr"}
     assert dict(found.backends("lab")) == {}
+
+
+def test_dstack_s_own_encryption_keys_are_said_to_be_its_own() -> None:
+    from dstack_jupyter.backends.check import check
+
+    text = "projects: [{name: main, backends: []}]\nencryption: {keys: [{type: identity}]}\n"
+    assert "ours is always encrypted" in " ".join(check(text, file="config.yml").notes)
+    assert not check("projects: [{name: main, backends: []}]\n", file="config.yml").notes

@@ -93,6 +93,14 @@ def test_those_not_built_answer_so(name: str) -> None:
         registry.load(name)
 
 
+def test_where_prices_are_from_and_how_old_they_are() -> None:
+    views = {view.backend: view for view in overview.views()}
+    assert views["aws"].price_source.startswith("list prices of 20")
+    assert views["aws"].price_age_days is not None and views["aws"].price_age_days > 0
+    assert (views["local"].price_source, views["local"].price_age_days) == ("no price: machines of your own", None)
+    assert (views["oci"].price_source, views["oci"].price_age_days) == ("", None)
+
+
 def test_an_unknown_name_suggests_a_near_one() -> None:
     with pytest.raises(NotFound) as caught:
         registry.load("runpods")

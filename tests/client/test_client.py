@@ -20,6 +20,7 @@ from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.errors import Conflict, EngineUnavailable, NotFound, NotSupportedYet
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import ApplyRequest, Context, EndFrame, LogFrame
+from dstack_jupyter.transport import open_response
 from tests.conftest import alive, end_engine, wait_until
 
 
@@ -239,3 +240,14 @@ class TestLog:
     def test_an_empty_log(self) -> None:
         assert Log("r").frame().empty
         assert Log("r").tail(5).text == ""
+
+
+def test_an_engine_does_not_end_while_somebody_waits_for_its_answer(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSTACK_JUPYTER_IDLE_EXIT", "1")
+    client = connect(home)
+    pid = client.info().pid
+    # What has no events says nothing: this waits five seconds, five times the engine's patience.
+    with pytest.raises(TimeoutError):
+        open_response(client.socket(), "GET", "/events", query={"follow": 1}, timeout=5)
+    assert alive(pid)
+    wait_until(lambda: not alive(pid), what="the idle engine's end")

@@ -177,7 +177,11 @@ def _why(error: Exception) -> str:
     said: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
-        said.append(f"{type(seen).__name__}: {str(seen)[:300]}")
+        try:
+            words = str(seen)[:300]
+        except UnicodeDecodeError:  # openapi-core shows a body that is no text
+            words = "a body that is no text"
+        said.append(f"{type(seen).__name__}: {words}")
         said += [str(each.message) for each in getattr(seen, "schema_errors", ())]
         seen = seen.__cause__ or seen.__context__
     return "; ".join(said)[:2000]

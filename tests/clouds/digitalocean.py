@@ -130,7 +130,7 @@ class DigitalOceanFace:
             if body != {}:
                 self.breaches.append(f"{method} {url} {body}: {wrong}")
             raise Failure(422, "unprocessable_entity", "The request does not fit the published file")
-        if body == {} and method in ("POST", "PUT", "PATCH"):
+        if body in (None, {}) and method in ("POST", "PUT", "PATCH"):
             raise Failure(422, "unprocessable_entity", "Name is required") if argument is None else Failure(*NOT_FOUND)
         act: Callable[..., tuple[int, Any]] = getattr(self, operation)
         return act(query=query, body=body, argument=argument)
@@ -332,11 +332,11 @@ class DigitalOceanFace:
         found = next(row for row in self.sizes if row["slug"] == machine.size)
         v4: list[dict[str, str]] = []
         if machine.address and not fresh:
-            # The private one first: the order is not promised.
+            # The order is not promised.
             v4 = [
                 {"ip_address": machine.internal, "netmask": "255.255.0.0", "gateway": "10.0.0.1", "type": "private"},
                 {"ip_address": machine.address, "netmask": "255.255.255.0", "gateway": "203.0.113.1", "type": "public"},
-            ]
+            ][:: 1 if machine.id % 2 else -1]
         moment = stamp(machine.created_at)
         image = {
             "id": 7555620, "name": machine.image, "type": "base", "distribution": "Ubuntu", "slug": machine.image,

@@ -22,6 +22,16 @@ from tests.clouds.server import Server
 
 TOKEN = "dop_v1_canary0d1f6a2b9c8e7d6f5a4b3c2d1e0f"
 INSTALLATION = "a1b2c3d4e5f60718"
+OFFERS: dict[str, dict[str, Any]] = {
+    "digitalocean": {
+        "region": "tor1", "instance_type": "s-4vcpu-8gb", "cpus": 4, "memory_gb": 8, "disk_gb": 160, "price": 0.07143,
+    },
+    "amddevcloud": {
+        "region": "atl1", "instance_type": "gpu-mi300x1-192gb-devcloud", "cpus": 20, "memory_gb": 240, "disk_gb": 720,
+        "gpu_vendor": "amd", "gpu_name": "MI300X", "gpu_count": 1, "gpu_memory_gb": 192, "price": 1.99,
+    },
+}  # fmt: skip
+"""Every vendor that has a fake, with an offer of its own: what holds for all of them is tested with each of these."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +58,19 @@ class Site:
 
     def order(self, number: int = 1, **offer: Any) -> Order:
         """An order with everything attached that it needs."""
-        view = OfferView(
-            **{
-                "backend": self.name, "region": "tor1", "instance_type": "s-4vcpu-8gb", "cpus": 4, "memory_gb": 8,
-                "disk_gb": 160, "price": 0.07, **offer,
-            }
-        )  # fmt: skip
+        view = OfferView(**{"backend": self.name, **OFFERS[self.name], **offer})
         key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5Wf6c0zY4Yb1yY8z7m6Z9bZl1Q5q1Q2r3s4t5u6v7w"
         order = Order(f"dj-{INSTALLATION[:8]}-{number:012x}", view, "#cloud-config\n{}\n", key)
         things: tuple[Thing, ...] = tuple(self.account.attach(need) for need in self.account.needs(order))
         return Order(order.identity, view, order.user_data, key, things)
+
+    def stranger(self, name: str) -> None:
+        """A machine that somebody else made in the account."""
+        offer = OFFERS[self.name]
+        gpu = bool(offer.get("gpu_count"))
+        self.cloud.create(
+            name=name, size=offer["instance_type"], region=offer["region"], image="ubuntu-24-04-x64", user_data="", gpu=gpu
+        )
 
     def creates(self) -> list[Any]:
         """The bodies of all create calls that came in."""

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -33,7 +32,16 @@ TOOLS = {"dockerd": "docker.io", "docker": "docker.io", "mmdebstrap": "mmdebstra
 STATE = Path("/run/dstack-jupyter-clouds")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NAME = f"local/instance:{RECIPE}"
-LABEL = "dstack-jupyter-tests"
+KEEPER = r"""
+dockerd "$@" &
+read -r _
+docker ps -aq | xargs -r docker rm -f >/dev/null
+docker network rm cloud
+kill $! && wait $!
+grep -o " $0/[^ ]*" /proc/mounts | sort -r | xargs -r umount -l
+rm -rf "$0"
+"""
+"""Runs the daemon until the end of a pipe that only the test process holds, so that no machine outlives a killed test run."""
 
 
 def missing_tools() -> list[str]:
@@ -51,7 +59,7 @@ class RealMachines:
         self._env = {**os.environ, "DOCKER_HOST": f"unix://{self._socket}"}
         self._booting: dict[int, threading.Thread] = {}
         self._faults: dict[int, Exception] = {}
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
 
     # The cloud's side.
@@ -108,7 +116,7 @@ class RealMachines:
             (seed / "meta-data").write_text(f"instance-id: i-{machine.id}\nlocal-hostname: {machine.name}\n")
             self._docker(
                 *("run", "--pull", "never", "-d", "--name", self._name(machine), "--hostname", machine.name),
-                *("--network", "cloud", "--label", LABEL, "--cgroupns=private", "--cap-drop", "ALL"),
+                *("--network", "cloud", "--cgroupns=private", "--cap-drop", "ALL"),
                 *(f"--cap-add={each}" for each in CAPABILITIES),
                 *(f"--security-opt={each}=unconfined" for each in ("seccomp", "apparmor", "systempaths")),
                 *("--device-cgroup-rule", "a *:* rwm", "--stop-signal", "SIGRTMIN+3"),
@@ -133,18 +141,22 @@ class RealMachines:
     def __enter__(self) -> RealMachines:
         try:
             subnet = self._take_subnet()
+            command = [
+                *("sh", "-c", KEEPER, str(self._folder), "--data-root", f"{self._folder}/data"),
+                *("--exec-root", f"{self._folder}/exec", "--pidfile", f"{self._folder}/docker.pid"),
+                *("-H", f"unix://{self._socket}", "--bridge=none", "--iptables=false", "--ip6tables=false"),
+                "--storage-driver=overlay2",
+            ]
             with (self._folder / "dockerd.log").open("wb") as log:
-                self._daemon = subprocess.Popen(
-                    [
-                        *("dockerd", "--data-root", self._folder / "data", "--exec-root", self._folder / "exec"),
-                        *("--pidfile", self._folder / "docker.pid", "-H", f"unix://{self._socket}", "--bridge=none"),
-                        *("--iptables=false", "--ip6tables=false", "--storage-driver=overlay2"),
-                    ],
-                    env={**os.environ, "PATH": PATH},
-                    stdin=subprocess.DEVNULL,
+                env = {**self._env, "PATH": PATH}
+                self._keeper = subprocess.Popen(
+                    command,
+                    env=env,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    pass_fds=(self._lock,) if self._lock is not None else (),  # the network is taken until it is gone
                 )
             wait_for(self._answers, 30, "the Docker daemon of the simulated cloud")
             self._docker("network", "create", "--internal", "--subnet", subnet, "--ip-range", subnet, "cloud")
@@ -156,9 +168,6 @@ class RealMachines:
         return self
 
     def _answers(self) -> bool:
-        assert self._daemon is not None
-        if self._daemon.poll() is not None:
-            raise HostError((self._folder / "dockerd.log").read_text()[-2000:])
         return subprocess.run(["docker", "version"], env=self._env, capture_output=True, timeout=20).returncode == 0
 
     def _take_subnet(self) -> str:
@@ -172,24 +181,14 @@ class RealMachines:
                 os.close(descriptor)
                 continue
             self._lock = descriptor
-            return f"10.88.{number}.0/24"
+            return f"198.19.{number}.0/24"  # no private network: the machines' firewall is for the tests too
         raise HostError("no network is free")
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if self._daemon is not None:
-            with contextlib.suppress(HostError, subprocess.TimeoutExpired):
-                names = self._docker("ps", "-aq", "--filter", f"label={LABEL}").split()
-                if names:
-                    self._docker("rm", "-f", *names)
-                self._docker("network", "rm", "cloud")
-            self._daemon.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._daemon.wait(30)
-            self._daemon.kill()
-            self._daemon.wait()
-            mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(self._folder) in line]
-            for mount in sorted(mounts, reverse=True):
-                subprocess.run(["umount", "-l", mount], capture_output=True)
+        if self._keeper is not None:
+            assert self._keeper.stdin is not None
+            self._keeper.stdin.close()
+            self._keeper.wait(120)
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)

@@ -26,6 +26,7 @@ from tests.conftest import wait_until
 
 from .vendors import columns, row, vendor
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("home")
 
 
@@ -254,17 +255,33 @@ def test_a_clock_that_was_set_back_makes_answers_old(home: Home) -> None:
         wait_until(lambda: len(acme.asked) == 2, what="a new call")
 
 
-def test_a_process_that_ends_hands_over_what_it_asks(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
+REGISTERED = """
+import sys, types
+from tests.offers.vendors import MODULE, Feed, VendorBackend, registry
+module = sys.modules.setdefault(MODULE, types.ModuleType(MODULE))
+module.Acme = type("Acme", (VendorBackend,), {"name": "acme", "feed": Feed(deadline=20.0)})
+registry.register("acme", registry.Entry("Acme", "vm", MODULE + ":Acme"))
+"""
+
+
+def test_a_shell_that_ends_hands_over_what_it_asks(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(REGISTERED)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+
+    def shell() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dstack_jupyter", "offers", "-b", "acme"]
+        return subprocess.run(
+            command, env=env | {"VENDOR_ACME_PORT": os.environ["VENDOR_ACME_PORT"]}, capture_output=True, text=True
+        )
+
     with vendor("acme", row("acme"), answers=False) as acme:
-        ask("acme")
-        monkeypatch.setattr(live, "spawn_detached", lambda command, env: started.append(command))
-        live.hand_over()
-        assert [command[1:] for command in started] == [["-m", "dstack_jupyter.backends.live", "acme"]]
+        first = shell()
+        assert (first.returncode, first.stdout) == (0, "")
+        assert "no offers of acme: its offers are being asked for" in first.stderr
+        wait_until(lambda: acme.asked, what="the process that asks on")
         acme.gate.set()
-        ask("acme", seconds=20)
-        live.hand_over()
-        assert len(started) == 1, "nothing is left to hand over"
+        wait_until(lambda: list((home.cache / "offers").glob("acme-*.json")), what="the answer, after the shell is gone")
+        assert "gpu-1" in shell().stdout
 
 
 def test_the_process_that_takes_over_asks_and_keeps(home: Home) -> None:
@@ -272,3 +289,24 @@ def test_the_process_that_takes_over_asks_and_keeps(home: Home) -> None:
     kept = json.loads(cached(home, "local").read_text())
     assert kept["columns"]["instance_type"] == ["local"]
     assert time.time() - kept["asked_at"] < 60
+
+
+def test_a_plan_waits_for_a_first_answer_only_if_nothing_else_fits(home: Home) -> None:
+    from dstack_jupyter.engine.provisioning import find
+    from dstack_jupyter.models.configurations import TaskConfiguration
+
+    no_hosts: dict[str, list[object]] = {name: [] for name in row("ssh")}
+    small = TaskConfiguration.model_validate({"commands": ["x"], "backends": ["local", "acme"]})
+    # Local would fit, but cannot be had by a run that asks for a container.
+    large = TaskConfiguration.model_validate({"image": "cuda", "backends": ["local", "acme"]})
+    with vendor("acme", row("acme"), feed=Feed(deadline=20.0), answers=False) as acme:
+        offers, missing = find(small, {"ssh": no_hosts})
+        assert [offer.backend for offer in offers] == ["local"]
+        assert [line.reason for line in missing] == ["its offers are being asked for"]
+        found: list[str] = []
+        plan = threading.Thread(target=lambda: found.extend(offer.backend for offer in find(large, {"ssh": no_hosts})[0]))
+        plan.start()
+        wait_until(lambda: acme.asked, what="the question")
+        acme.gate.set()
+        plan.join(20)
+        assert found == ["acme"]

@@ -185,6 +185,16 @@ def test_every_backend_has_rows_or_a_line() -> None:
         assert present | set(said) == set(registry.entries) and not present & set(said)
 
 
+def test_the_object_form_of_a_gpu_asks_for_what_the_short_one_cannot() -> None:
+    found = api.find_offers(gpu="{total_memory: 1000GB.., compute_capability: 9.0}", backends=("aws",)).rows.lists()
+    assert set(found["gpu_name"]) == {"B200", "B300", "H200"}
+    assert min(count * memory for count, memory in zip(found["gpu_count"], found["gpu_memory_gb"], strict=True)) >= 1000
+    with pytest.raises(ConfigurationError, match="--gpu"):
+        api.find_offers(gpu="{total_memory: [}")
+    with pytest.raises(ConfigurationError, match="--gpu"):
+        api.find_offers(gpu="{memroy: 8GB}")
+
+
 @pytest.mark.parametrize(
     ("asked", "flag"), [({"gpu": "24GB:x:y"}, "--gpu"), ({"cpu": "amd64"}, "--cpu"), ({"memory": "8G"}, "--memory")]
 )

@@ -19,6 +19,7 @@ import pytest
 from nbclient import NotebookClient
 
 from dstack_jupyter.client import connect
+from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import ApplyRequest, Context
 from tests.conftest import wait_until
@@ -113,7 +114,8 @@ def canaries(home: Home, tmp_path: Path) -> list[str]:
     config.write_bytes(SAMPLE.read_bytes())
     config.chmod(0o600)
     found = re.findall(r"canary[-\w]+", SAMPLE.read_text())
-    assert len(found) >= 24
+    found += re.findall(r"secret: (\w{40,}=)}", SAMPLE.read_text())  # of encryption.keys, in base64 already
+    assert len(found) >= 25
     # A broken copy: the error must name the place, not the value.
     (tmp_path / "broken.yml").write_text(re.sub(r"(canary-(aws|lambda|oci)\S*?)([,}\s])", r"[\1, {a: \1}]\3", SAMPLE.read_text()))
     (tmp_path / "token").write_text(ENV)
@@ -161,9 +163,12 @@ def test_nothing_of_a_secret_is_left_behind_or_shown(
 
     server = start(home)
     try:
+        # The engine moves from its own process into the server; until it is there, answers would be empty ones.
+        wait_until(lambda: (found := endpoint.read(home)) is not None and found.pid == server.process.pid)
         bodies = 0
         for method, path, body in requests(held.id):
             status, headers, answer = server.ask(method, path, body, Authorization=f"token {ADA}")
+            assert status != 503, (method, path, answer)
             search.bytes(f"{method} {path} {status}", answer + json.dumps(headers).encode())
             bodies += len(answer)
         assert bodies > 2000

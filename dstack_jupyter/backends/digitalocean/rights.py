@@ -7,7 +7,6 @@ kind does; it was not checked against a live account.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from ...models.errors import BackendError, BadCredentials, NotAtVendor, PermissionMissing, Refused
@@ -95,14 +94,8 @@ def _project(rest: Rest, name: str) -> tuple[Status, str]:
 def _tried(rest: Rest, scope: str, title: str) -> tuple[Status, str]:
     if scope in UNTRIED:
         return "unknown", UNTRIED[scope]
-    method, path, body = PROBES[scope]
-    call: Callable[[], Any] = lambda: (  # noqa: E731
-        rest.get(path, {"per_page": 1} if path.count("/") == 2 and path != "/v2/account" else None, permission=scope)
-        if method == "GET"
-        else rest.send(method, path, body, permission=scope)
-    )
     try:
-        call()
+        _try(rest, scope)
     except PermissionMissing:
         noun, _, verb = scope.partition(":")
         return "missing", f"make a token at {title} with {noun}: {verb} ticked too; the scopes of one that exists are fixed"
@@ -111,3 +104,13 @@ def _tried(rest: Rest, scope: str, title: str) -> tuple[Status, str]:
     except BackendError as error:
         return "unknown", error.message
     return "granted", ""
+
+
+def _try(rest: Rest, scope: str) -> None:
+    method, path, body = PROBES[scope]
+    if method != "GET":
+        rest.send(method, path, body, permission=scope)
+    elif path == "/v2/account":
+        rest.get(path, permission=scope)
+    else:
+        rest.get(path, {"per_page": 1}, permission=scope)

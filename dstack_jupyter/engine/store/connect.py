@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from ...models.errors import ConfigurationError, DstackJupyterError, StorageFull, StoreUnavailable
 from ...models.secret import Secret, redact
@@ -22,6 +24,8 @@ COLLISION = ("40001", "40P01", "25P02")
 """Those of transactions that were in each other's way: each succeeds alone."""
 BUSY = 30.0
 """Seconds that a write waits for another process's write transaction; ours never stand still so long."""
+RESTED = 2.0
+"""Seconds after which a connection is asked whether it still lives before it is used."""
 PATIENCE = 15000
 """Milliseconds that a transaction of ours may stand still at PostgreSQL. A stalled engine's locks end so."""
 
@@ -44,11 +48,21 @@ def is_collision(error: BaseException) -> bool:
     return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith(COLLISION)
 
 
-def translated(error: DBAPIError, where: Path | Secret) -> DstackJupyterError | None:
+def cause_of(error: BaseException) -> BaseException:
+    """What a database said first: a connection that is lost inside a savepoint ends with SQLAlchemy's own words about that."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, DBAPIError):
+        found = found.__context__
+    return found or error
+
+
+def translated(error: BaseException, where: Path | Secret) -> DstackJupyterError | None:
     """Our error for what a database said; None for what is a defect of ours."""
     if is_full(error):
         disk = f"the disk that holds {where.parent}" if isinstance(where, Path) else "the disk of the database server"
         return StorageFull(f"{disk} is full", hint=FULL_HINT)
+    if not isinstance(error, DBAPIError):
+        return None
     if isinstance(where, Path):
         if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             return StoreUnavailable(
@@ -105,6 +119,15 @@ def _sqlite(path: Path) -> Engine:
     return engine
 
 
+def _answers(connection: Any) -> bool:
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Exception:  # psycopg's, which is imported only where it is installed
+        return False
+    return True
+
+
 def driver_url(where: Secret) -> str:
     """The URL as libpq reads it. Raises ConfigurationError without repeating it."""
     try:
@@ -134,12 +157,21 @@ def _postgresql(where: Secret) -> Engine:
             hide_parameters=True,
             pool_size=4,
             max_overflow=0,
-            pool_pre_ping=True,
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "PostgreSQL needs a package that is not installed", hint='pip install "dstack-jupyter[postgres]"'
         ) from error
+
+    @event.listens_for(engine, "checkin")
+    def rest(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ask(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        # One that rested may have died meanwhile; asking each time would cost as much as many a transaction.
+        if time.monotonic() - record.info.get("rests_since", time.monotonic()) > RESTED and not _answers(connection):
+            raise DisconnectionError
 
     @event.listens_for(engine, "handle_error")
     def note(context: ExceptionContext) -> None:

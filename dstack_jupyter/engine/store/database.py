@@ -1,8 +1,8 @@
 """Opens the database and runs transactions off the loop.
 
 SQLite: WAL with ``synchronous=FULL`` (a commit that was answered survives a power cut). PostgreSQL: the server's own default,
-which is the same. One thread serves the reconcilers; two more serve reads that may be long. The functions that run inside are
-plain and synchronous, take a ``Connection`` and can be tested without a loop.
+which is the same. One thread serves the reconcilers (PostgreSQL: one more for their reads); two more serve reads that may be
+long. The functions that run inside are plain and synchronous, take a ``Connection`` and can be tested without a loop.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from ...models.home import Home
 from ...models.secret import Secret
 from ..vault import FileKeys, Vault
 from . import events, fence, migrate, sealed
-from .connect import engine_for, is_collision, is_full, translated
+from .connect import cause_of, engine_for, is_collision, is_full, translated
 from .fence import Fence
 from .schema import sealed_values
 
@@ -57,11 +57,35 @@ class _Call:
             self.future.set_result(self.result)
 
 
+class _Lane:
+    """Calls on their way through one thread, in their order. ``add`` from the loop, ``take`` from the thread."""
+
+    def __init__(self, name: str) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._waiting: deque[_Call] = deque()
+        self._draining = False
+        self._lock = threading.Lock()
+
+    def add(self, call: _Call) -> bool:
+        """Whether nobody drains it yet: the caller sees to that."""
+        with self._lock:
+            self._waiting.append(call)
+            begin, self._draining = not self._draining, True
+        return begin
+
+    def take(self) -> list[_Call]:
+        """The next batch; an empty one ends the draining."""
+        with self._lock:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            self._draining = bool(batch)
+        return batch
+
+
 class Database:
     """The store's connection to its database: a SQLite file, or a PostgreSQL database by its URL.
 
-    Made, opened and closed by the engine on its loop. Calls that wait for the thread together share one transaction, writes each
-    in a savepoint of its own: one sync of the disk serves many runs, and the fault of one function undoes only that function.
+    Made, opened and closed by the engine on its loop. Calls that wait for the thread together share one transaction: one sync of
+    the disk serves many runs. The fault of one function undoes only that function.
 
     ``fence`` is what writes must prove that are made outside a reconciler; a reconciler's own is ``fence.acting``.
     """
@@ -76,11 +100,8 @@ class Database:
         self._vault = vault
         self._engine: Engine | None = None
         self._reading: Engine | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dj-store")
+        self._lanes = [_Lane("dj-store"), _Lane("dj-store-2")]
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dj-store-read")
-        self._waiting: deque[_Call] = deque()
-        self._draining = False
-        self._lock = threading.Lock()
 
     @property
     def shared(self) -> bool:
@@ -89,7 +110,7 @@ class Database:
 
     async def open(self) -> None:
         """Make or upgrade the tables. Raises StorageFull, StoreUnavailable, EngineError, ConfigurationError (no key)."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        await asyncio.get_running_loop().run_in_executor(self._lanes[0].thread, self._open)
 
     def _open(self) -> None:
         if isinstance(self.where, Path) and not self.where.exists():
@@ -97,7 +118,7 @@ class Database:
             self.where.touch(mode=0o600)
         self._engine = engine_for(self.where)
         events.attach(self._engine)
-        options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.shared else {}
+        options: dict[str, Any] = {"isolation_level": "REPEATABLE READ"} if self.shared else {}
         self._reading = self._engine.execution_options(reading=True, **options)
         sealed.attach(self._engine, self._vault)
         with self._transaction(reading=False) as connection:
@@ -111,7 +132,8 @@ class Database:
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:
-        self._thread.shutdown(wait=True)
+        for lane in self._lanes:
+            lane.thread.shutdown(wait=True)
         self._readers.shutdown(wait=True)
         if self._engine is not None:
             self._engine.dispose()
@@ -123,8 +145,8 @@ class Database:
         try:
             with engine.connect() as connection, connection.begin():
                 yield connection
-        except DBAPIError as error:
-            ours = translated(error, self.where)
+        except (DBAPIError, PendingRollbackError) as error:
+            ours = translated(cause_of(error), self.where)
             if ours is not None:
                 raise ours from error
             raise
@@ -134,7 +156,7 @@ class Database:
 
         A caller that is cancelled does not undo or interrupt a commit under way. Raises what the function raises; with nothing
         changed StorageFull, LostLease; and StoreUnavailable, after which the commit may have come through or not. The function
-        may be called a second time when others were in the way of its transaction.
+        may be called again when others were in the way of its transaction.
         """
         return await self._call(function, args, writes=True)
 
@@ -146,42 +168,32 @@ class Database:
         loop = asyncio.get_running_loop()
         proof = (fence.acting.get() or self.fence) if writes else None
         call = _Call(lambda connection: function(connection, *args), loop.create_future(), writes, proof)
-        with self._lock:
-            self._waiting.append(call)
-            if not self._draining:
-                self._draining = True
-                self._thread.submit(self._drain, loop)
+        # PostgreSQL answers reads while a write is on its way, and gives them a snapshot of their own.
+        lane = self._lanes[0 if writes or not self.shared else 1]
+        if lane.add(call):
+            lane.thread.submit(self._drain, lane, loop)
         result: Result = await call.future
         return result
 
-    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On the store's thread: everything that waits, until nothing does."""
-        while True:
-            with self._lock:
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                if not batch:
-                    self._draining = False
-                    return
-            if self.shared:
-                # A snapshot of its own for the reads: between statements of a writer others may commit.
-                self._carry_out([call for call in batch if not call.writes], reading=True)
-                self._carry_out([call for call in batch if call.writes], reading=False)
-            else:
-                self._carry_out(batch, reading=not any(call.writes for call in batch))
+    def _drain(self, lane: _Lane, loop: asyncio.AbstractEventLoop) -> None:
+        """On the lane's thread: everything that waits, until nothing does."""
+        while batch := lane.take():
+            self._carry_out(batch, reading=not any(call.writes for call in batch))
             loop.call_soon_threadsafe(_answer, batch)
 
     def _carry_out(self, batch: list[_Call], *, reading: bool) -> None:
-        """One transaction for all of ``batch``. Where that fails for what others did, each call gets one of its own."""
-        if not batch:
+        """One transaction for all of ``batch``: first without savepoints, which cost more than most writes, then with them if one
+        of the calls failed. Where that fails too for what others did, each call gets a transaction of its own."""
+        try:
+            self._together(batch, reading=reading, apart=reading or len(batch) == 1)
+        except Exception as error:
+            if len(batch) == 1 and not is_collision(error):
+                batch[0].error = error
+                return
+        else:
             return
         try:
-            with self._transaction(reading=reading) as connection:
-                lost = fence.lost(connection, {call.fence for call in batch if call.fence is not None})
-                for call in batch:
-                    if call.fence in lost:
-                        call.error = call.fence.lost()
-                    else:
-                        _run(connection, call, savepoint=call.writes and len(batch) > 1)
+            self._together(batch, reading=reading, apart=True)
         except Exception as error:
             if is_collision(error):
                 for call in batch:
@@ -191,15 +203,24 @@ class Database:
             for call in batch:
                 call.error = call.error or error
 
+    def _together(self, batch: list[_Call], *, reading: bool, apart: bool) -> None:
+        """All calls in one transaction; ``apart``: the fault of one is its own, else it undoes everything and is raised."""
+        with self._transaction(reading=reading) as connection:
+            lost = fence.lost(connection, {call.fence for call in batch if call.fence is not None})
+            for call in batch:
+                call.result = call.error = None
+                if call.fence in lost:
+                    call.error = call.fence.lost()
+                elif apart:
+                    _run(connection, call, savepoint=call.writes and len(batch) > 1)
+                else:
+                    call.result = call.function(connection)
+
     def _alone(self, call: _Call, *, reading: bool, tries: int = 5) -> None:
         """A call that collided, in a transaction of its own, until nobody is in its way."""
         for remaining in reversed(range(tries)):
-            call.result = call.error = None
             try:
-                with self._transaction(reading=reading) as connection:
-                    if call.fence is not None and fence.lost(connection, [call.fence]):
-                        raise call.fence.lost()
-                    call.result = call.function(connection)
+                self._together([call], reading=reading, apart=True)
             except Exception as error:
                 call.error = error
                 if is_collision(error) and remaining:

@@ -237,6 +237,8 @@ def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, l
     """The blocks of each host that nobody has booked."""
     taken: dict[str, set[int]] = {}
     ids = [row.id for row in rows]
+    if not ids:
+        return {}
     for found in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
         taken.setdefault(found.instance_id, set()).add(found.block)
     return {

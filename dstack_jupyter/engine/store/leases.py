@@ -54,8 +54,7 @@ FREE = (
     select(leases.c.resource)
     .join(fleets, fleets.c.id == leases.c.resource)
     .where(
-        # An owner is a home and a life of its engine: a home has one engine at a time, so earlier lives are over or fenced off.
-        or_(leases.c.expires_at <= now(), leases.c.owner.like(bindparam("home") + "-%")),
+        or_(leases.c.expires_at <= now(), leases.c.owner.like(bindparam("earlier"))),
         leases.c.owner != bindparam("me"),
         or_(fleets.c.place == "", fleets.c.place.like(bindparam("place") + "%")),
     )
@@ -77,9 +76,14 @@ RENEW = (
 )
 
 
-def take(connection: Connection, owner: str, place: str) -> list[Fence]:
-    """Take what nobody has, at most ``MOST`` of it, and what earlier engines of this home left behind."""
-    rows = connection.execute(TAKE, {"me": owner, "home": owner.partition("-")[0], "place": place[:16]})
+def take(connection: Connection, owner: str, place: str, *, earlier: bool = False) -> list[Fence]:
+    """Take what nobody has, at most ``MOST`` of it.
+
+    ``earlier``: also what earlier engines of this home hold. An owner is a home and a life of its engine, and whoever begins a
+    life holds the home's lock. Only then: one that stood still and wakes must not take anything back from its successor.
+    """
+    before = f"{owner.partition('-')[0]}-%" if earlier else ""
+    rows = connection.execute(TAKE, {"me": owner, "earlier": before, "place": place[:16]})
     return [Fence(row.resource, owner, row.token) for row in rows]
 
 

@@ -104,6 +104,19 @@ def load_fleet(
     return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all()
 
 
+RUN_MOVE = update(runs).where(runs.c.id == bindparam("b_id"))
+HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
+BOOKED = select(bookings.c.block).where(bookings.c.instance_id == bindparam("id")).limit(1)
+GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
+BOOK = update(attempts).where(attempts.c.id == bindparam("b_id")).values(instance_id=bindparam("b_instance"))
+BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
+CLOSE = (
+    update(fleets)
+    .where(fleets.c.id == bindparam("b_id"), fleets.c.state.not_in(FLEET_END))
+    .values(state=FleetState.TERMINATED, finished_at=now())
+)
+
+
 def all_wait(connection: Connection, attempt_ids: Sequence[str]) -> bool:
     """Whether none of these attempts has ended or has a place yet, and their run is still wanted."""
     found = connection.execute(
@@ -209,12 +222,10 @@ def say_of_attempt(connection: Connection, attempt_id: str, message: str) -> Non
 def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
     """Store how an attempt ended, once, and free what it had booked. Returns the run's state."""
     values = {"b_reason": end.reason, "b_message": end.message, "b_exit_code": end.exit_code}
-    freed = connection.execute(
-        delete(bookings).where(bookings.c.attempt_id == attempt_id).returning(bookings.c.instance_id)
-    ).scalars()
+    freed = connection.execute(HELD_BY, {"id": attempt_id}).scalars()
     for instance_id in sorted(set(freed)):
         connection.execute(BOOKABLE, {"id": instance_id})
-        if connection.execute(select(bookings.c.block).where(bookings.c.instance_id == instance_id).limit(1)).scalar() is None:
+        if connection.execute(BOOKED, {"id": instance_id}).scalar() is None:
             move_instance(connection, instance_id, InstanceState.IDLE)
     return _move(connection, attempt_id, end.state, values)
 
@@ -256,11 +267,12 @@ def want_instance(
         )
     )
     if place:
-        connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(place=place))
+        connection.execute(BIND, {"b_id": fleet.id, "b_place": place})
     try:
-        with connection.begin_nested():
-            for gpu in gpus:
-                connection.execute(insert(gpu_claims).values(host=host, gpu=gpu, instance_id=instance_id))
+        if gpus:
+            with connection.begin_nested():
+                for gpu in gpus:
+                    connection.execute(insert(gpu_claims).values(host=host, gpu=gpu, instance_id=instance_id))
     except IntegrityError as error:
         raise NoCapacity("the GPUs of this machine are in use", hint="stop a run that has them, or wait") from error
     events.record(
@@ -294,7 +306,11 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
         update(instances)
         .where(instances.c.id == bindparam("b_id"), instances.c.state.not_in([state, InstanceState.TERMINATED]))
         .values(**values)
-        .returning(instances.c.project, instances.c.identity, instances.c.attempt_id)
+        .returning(
+            instances.c.project,
+            instances.c.identity,
+            select(attempts.c.run_id).where(attempts.c.id == instances.c.attempt_id).scalar_subquery().label("run_id"),
+        )
     )
 
 
@@ -308,20 +324,19 @@ def move_instance(
 ) -> None:
     """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
     if state is InstanceState.TERMINATED:
-        connection.execute(delete(gpu_claims).where(gpu_claims.c.instance_id == instance_id))
+        connection.execute(GPUS_OF, {"id": instance_id})
     values = {"b_id": instance_id, "b_message": message}
     statement = _instance_move(state, with_data=data is not None)
     moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
     if moved is None:
         return
-    run_id = connection.execute(RUN_OF, {"id": moved.attempt_id}).scalar() or ""
     events.record(
         connection,
         actor="engine",
         project=moved.project,
         kind="instance",
         resource_id=instance_id,
-        run_id=run_id,
+        run_id=moved.run_id or "",
         name=moved.identity,
         action=state,
         message=message,
@@ -331,15 +346,11 @@ def move_instance(
 def book(connection: Connection, attempt_id: str, instance_id: str) -> RunState:
     """The attempt takes its idle instance: one transaction, so that nobody sees the half of it."""
     move_instance(connection, instance_id, InstanceState.BUSY)
-    connection.execute(update(attempts).where(attempts.c.id == attempt_id).values(instance_id=instance_id))
+    connection.execute(BOOK, {"b_id": attempt_id, "b_instance": instance_id})
     return move_attempt(connection, attempt_id, AttemptState.PROVISIONING)
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:
     """The end of a fleet, and of its lease."""
     leases.gone(connection, fleet_id)
-    connection.execute(
-        update(fleets)
-        .where(fleets.c.id == fleet_id, fleets.c.state.not_in(FLEET_END))
-        .values(state=FleetState.TERMINATED, finished_at=now())
-    )
+    connection.execute(CLOSE, {"b_id": fleet_id})

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
 from ...models.runs import AttemptView, Guard, RunView
 from ...models.states import RUN_END, AttemptState, Desired, FleetState, Reason, RunState
@@ -210,7 +211,8 @@ def view(connection: Connection, run_id: str) -> RunView:
     run = connection.execute(ONE, {"id": run_id}).one()
     tried = connection.execute(ATTEMPTS_OF_ONE, {"id": run_id}).all()
     rented = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
-    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if len(rented) < len(tried) else []
+    own = {None, *(row.id for row in rented)}
+    booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if any(row.instance_id not in own for row in tried) else []
     return _view(run, tried, [*rented, *booked])
 
 
@@ -304,14 +306,8 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
             )
             for row in tried
         ],
-        configuration=_without_values(run.configuration),
+        configuration=without_values(run.configuration),
     )
-
-
-def _without_values(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration to be shown: the names of its variables, not their values, which may be keys."""
-    env = configuration.get("env")
-    return {**configuration, "env": dict.fromkeys(env, "***")} if env else configuration
 
 
 def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | None) -> str:

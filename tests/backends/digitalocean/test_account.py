@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dstack_jupyter import api
-from dstack_jupyter.backends import overview
+from dstack_jupyter.backends import live, overview
 from dstack_jupyter.backends.account import account
-from dstack_jupyter.models.errors import BackendUnreachable, ConfigurationError
+from dstack_jupyter.models.errors import BackendUnreachable, ConfigurationError, PermissionMissing
 from dstack_jupyter.models.home import Home
 from tests.clouds.catalog import PAGE_SCOPES
 from tests.clouds.fixtures import TOKEN, Site, configure
@@ -117,6 +117,27 @@ def test_each_scope_is_told_apart(site: Site, scope: str) -> None:
     assert f"{noun}: {verb}" in found[scope].hint
 
 
+def test_the_required_scopes_are_enough_and_each_is_needed(site: Site) -> None:
+    required = {each.name for each in account("digitalocean").permissions if each.level == "required"}
+
+    def journey() -> None:
+        site.backend.offers()
+        made = site.account.create(site.order())
+        assert site.account.find(made.identity)
+        site.account.terminate(made.data)
+        site.face.keys.clear()
+
+    site.scopes(*(PAGE_SCOPES - required))
+    journey()
+    for scope in required:
+        site.scopes(*(PAGE_SCOPES - required), scope)
+        with pytest.raises(PermissionMissing) as caught:
+            journey()
+        assert caught.value.permission in (scope, "sizes:read")  # the list of sizes needs both of its scopes
+        site.face.keys.clear()
+        site.cloud.empty()
+
+
 def test_a_look_at_the_rights_changes_nothing(site: Site) -> None:
     machine = site.cloud.create(name="web-1", size="s-4vcpu-8gb", region="tor1", image="ubuntu-24-04-x64", user_data="")
     site.face.add_key("ada", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5Wf6c0zY4Yb1yY8z7m6Z9b")
@@ -181,6 +202,23 @@ def test_dstack_backends_tells_what_the_last_check_found(site: Site) -> None:
     assert row["last_error"] == "ssh_key:create: missing"
     assert all("/v2/account" not in url for _, url, _ in site.face.requests[asked:]), "a list must not wait for a check"
     assert TOKEN not in done.stdout + done.stderr + first.stdout
+
+
+def test_a_key_that_is_not_known_makes_no_rights_complete(site: Site) -> None:
+    site.face.tokens.clear()
+    site.backend.check()
+    (view,) = (view for view in overview.views() if view.backend == "digitalocean")
+    assert (view.credentials, view.status) == ("invalid", "in trouble")
+    assert view.permissions.startswith("unknown: droplet:create, ")
+
+
+def test_a_backend_that_is_ready_says_what_it_cannot_do_yet(site: Site) -> None:
+    site.backend.check()
+    live.ask(["digitalocean"], 20)
+    (view,) = (view for view in overview.views() if view.backend == "digitalocean")
+    assert (view.status, view.credentials, view.price_source) == ("ready", "valid", "the vendor's API")
+    assert view.permissions.startswith("complete (") and view.regions == ["ams3", "nyc1", "nyc2", "sfo1", "tor1"]
+    assert "does not launch its machines yet" in view.message
 
 
 def test_what_another_key_had_is_not_what_this_one_has(site: Site) -> None:
