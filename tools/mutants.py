@@ -83,8 +83,10 @@ def run(command: list[str], tree: Path) -> tuple[bool, str]:
     except subprocess.TimeoutExpired:
         return True, f"nothing failed within {LONGEST} s"
     said = done.stdout + done.stderr
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE) or re.search(r"^(.+, crash at .*)$", said, re.MULTILINE)
-    return done.returncode == 0, failed[1][:160] if failed else said.strip()[-400:]
+    failed = re.search(r"^FAILED (\S+)", said, re.MULTILINE) or re.search(r"^(.+, crash at .*)$", said, re.MULTILINE)
+    if done.returncode and failed is None:
+        return False, f"no test failed, the run itself did: {said.strip()[-400:]}"
+    return done.returncode == 0, failed[1][:160] if failed else ""
 
 
 def attempt(mutant: Mutant) -> tuple[bool, str]:
@@ -95,7 +97,7 @@ def attempt(mutant: Mutant) -> tuple[bool, str]:
         if wrong := applies(mutant.path, tree):
             return False, f"does not apply: {wrong}"
         passed, told = run(mutant.command, tree)
-        return not passed, told
+        return not passed and not told.startswith("no test failed"), told or "nothing"
 
 
 def sound(commands: list[list[str]]) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ class Gauge:
         """Of each, what is added in an hour: least squares over the samples after the warm ones."""
         kept = self.samples[int(len(self.samples) * WARM) :]
         mean = sum(hours for hours, _ in kept) / len(kept)
-        spread = sum((hours - mean) ** 2 for hours, _ in kept)
+        spread = sum((hours - mean) ** 2 for hours, _ in kept) or 1.0
         found = {}
         for name in LIMITS:
             middle = sum(values[name] for _, values in kept) / len(kept)
@@ -163,7 +164,10 @@ def real(minutes: float) -> int:
         await engine.stop()
         return count, left
 
-    count, left = asyncio.run(work())
+    try:
+        count, left = asyncio.run(work())
+    finally:
+        shutil.rmtree(home.root.parent, ignore_errors=True)
     print(f"real: {minutes:g} min, {count} runs, {left} not ended")
     return gauge.verdict("real") or bool(left)
 

@@ -35,6 +35,7 @@ UNVISITED_ON = {
         "store.database:Database.write_aside": SHARED,
     },
     "postgresql": {
+        "archives:Archives.fetch": "what another engine uploaded: tests/engine/test_leases.py",
         "archives:Archives.has": "asks the store only where another engine has the file: tests/engine/test_leases.py",
         "relay:Relay.stop": "wakes that are still being sent at the end",
         "relay:Relay._listen": "no network in a virtual loop; a wake that is not heard only delays (tests/engine/test_leases.py)",

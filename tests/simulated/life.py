@@ -24,7 +24,8 @@ class Life:
         backend.use(world)
         self.loop = VirtualLoop(world.time, crash_at)
         self.engine = Engine(home, machines=lambda _home, _db, _keys, installation, *_: SimulatedMachines(world, installation))
-        self.engine._database._thread = StoreThread()  # type: ignore[assignment]
+        for lane in self.engine._database._lanes:
+            lane.thread = StoreThread()  # type: ignore[assignment]
         self.started = False
 
     def run(self, what: Callable[[Engine], Awaitable[Result]]) -> Result:

@@ -190,8 +190,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
 class StoreThread:
     """Stands for the store's thread pool: its work is a turn of the loop, so calls that wait together share a commit."""
 
-    def submit(self, function: Callable[..., Any], loop: VirtualLoop) -> None:
-        loop.call_soon(loop._in_turn, loop.create_future(), function, (loop,))
+    def submit(self, function: Callable[..., Any], *args: Any) -> None:
+        loop = current()
+        assert loop is not None
+        loop.call_soon(loop._in_turn, loop.create_future(), function, args)
 
     def shutdown(self, wait: bool = True) -> None:
         pass
