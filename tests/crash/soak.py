@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -132,46 +131,6 @@ def virtual(hours: float) -> int:
     return gauge.verdict("virtual") or bool(open_runs)
 
 
-def real(minutes: float) -> int:
-    """No-op runs of real processes, one a second, for so many minutes."""
-    from dstack_jupyter.engine.engine import Engine
-    from dstack_jupyter.models.home import ENV_HOME, Home
-    from dstack_jupyter.models.runs import ApplyRequest, Context
-
-    from .stores import folder
-
-    home = Home(folder() / "state")
-    os.environ[ENV_HOME] = str(home.root)
-    gauge = Gauge()
-
-    async def work() -> tuple[int, int]:
-        engine = Engine(home)
-        await engine.start()
-        began = time.monotonic()
-        count = 0
-        while (passed := time.monotonic() - began) < minutes * 60:
-            count += 1
-            configuration = {"type": "task", "name": f"run-{count}", "commands": ["echo hello"], "shell": "sh"}
-            request = ApplyRequest(configuration=configuration, request_key=f"run-{count}", context=Context(cwd="/"))
-            await engine.service.apply(request, user="ada")
-            await asyncio.sleep(1)
-            if count % 30 == 0:
-                while engine.unfinished():
-                    await asyncio.sleep(0.05)
-                gauge.take(passed / 3600, engine)
-        await asyncio.sleep(5)
-        left = len(await engine.service.runs(project="main"))
-        await engine.stop()
-        return count, left
-
-    try:
-        count, left = asyncio.run(work())
-    finally:
-        shutil.rmtree(home.root.parent, ignore_errors=True)
-    print(f"real: {minutes:g} min, {count} runs, {left} not ended")
-    return gauge.verdict("real") or bool(left)
-
-
 def child(*command: str, **more: str) -> int:
     return subprocess.run([sys.executable, "-W", "ignore", *command], cwd=ROOT, env={**os.environ, **more}).returncode
 
@@ -184,7 +143,7 @@ def walk(database: str) -> int:
 
 PARTS: dict[str, Callable[[], int]] = {
     "virtual": lambda: virtual(float(env("VIRTUAL_HOURS", "24"))),
-    "real": lambda: real(float(env("MINUTES", "60"))),
+    "real": lambda: child("-m", "benchmarks.soak", str(60 * float(env("MINUTES", "60")))),
     "walk-sqlite": lambda: walk("sqlite"),
     "walk-postgresql": lambda: walk("postgresql"),
     "kills": lambda: child(
