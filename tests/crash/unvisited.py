@@ -15,6 +15,7 @@ UNVISITED = {
     "doctor:": NOT_ASKED,
     "forwards:": "ports of jobs: no simulated job has any, and nothing of them is stored (tests/fleets)",
     "fleet_service:FleetService.trust": NOT_ASKED,
+    "handler:": HTTP,
     "host:": PROCESS,
     "machines:": SSH_ONLY,
     "service:Service.backends": NOT_ASKED,
@@ -28,6 +29,10 @@ UNVISITED = {
 SHARED = "where several engines share a store: walked on PostgreSQL"
 UNVISITED_ON = {
     "sqlite": {
+        "archives:Archives.has": SHARED,
+        "archives:Archives.put": SHARED,
+        "engine:Engine.start": SHARED,
+        "housekeeping:Housekeeping.sweep": SHARED,
         "archives:Archives.fetch": SHARED,
         "leasing:FleetLeases": SHARED,
         "relay:": SHARED,
