@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter import client as client_module
+from dstack_jupyter.backends import registry
 from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private
@@ -77,6 +78,15 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Sec
     name = server.create()
     yield server.url(name)
     server.drop(name)
+
+
+@pytest.fixture(autouse=True)
+def _backends_of_the_test_only() -> Iterator[None]:
+    """A backend that a test registers is gone after it."""
+    before = set(registry.entries)
+    yield
+    for name in set(registry.entries) - before:
+        registry.unregister(name)
 
 
 @pytest.fixture
