@@ -18,6 +18,8 @@ from sqlalchemy import Connection, Engine, event
 
 Result = TypeVar("Result")
 JULIAN_1970 = 2440587.5
+MOST = 20000
+"""Steps that may follow on each other without any time passing."""
 
 
 class Crashed(BaseException):
@@ -26,6 +28,10 @@ class Crashed(BaseException):
 
 class Quiet(Exception):
     """Nothing is left to happen, and what was waited for has not happened."""
+
+
+class Spins(Exception):
+    """The engine is busy without end at one moment of virtual time."""
 
 
 class Clock:
@@ -70,6 +76,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.stamp: Callable[[], Any] = lambda: None
         """What of the world and the story a crash at this moment would leave; noted at each point."""
         self.steps = 0
+        self._moment, self._since = clock.now, 0
 
     # --- time and order -------------------------------------------------------------------------------------------------
 
@@ -96,6 +103,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if handle._cancelled:
             return
         self.steps += 1
+        if self.clock.now != self._moment:
+            self._moment, self._since = self.clock.now, self.steps
+        elif self.steps - self._since > MOST:
+            raise Spins(f"{MOST} steps at one moment, the last of them {handle!r}")
         handle._run()
         if self.crash_after_steps and self.steps >= self.crash_after_steps:
             self.dead = True
