@@ -33,7 +33,7 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_no_crash_at_any_point_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None:
     if not available():
         assert not os.environ.get("CI"), "CI must have PostgreSQL 15: .ci/run installs it"
