@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,9 +70,10 @@ def submit(client: Client, number: int, fleets: Sequence[str]) -> tuple[Run, byt
     chance = random.Random(number)
     lines = chance.choice((1, 1, 20, 5000))
     text = b"".join(b"%d\n" % each for each in range(1, lines + 1))
-    configuration = {"type": "task", "name": f"soak-{number}", "shell": "sh", "commands": [f"seq {lines}"]}
+    configuration: dict[str, Any] = {"type": "task", "name": f"soak-{number}", "shell": "sh", "commands": [f"seq {lines}"]}
     if fleets and chance.random() < 0.4:
-        configuration["fleets"] = list(fleets)
+        # Two blocks for three submitters: who comes too early waits.
+        configuration |= {"fleets": list(fleets), "retry": {"on_events": ["no-capacity"], "duration": "10m"}}
     kind = chance.random()
     if kind > 0.7:
         configuration["commands"] = [f"seq {lines}; sleep 30"]
