@@ -21,6 +21,7 @@ from typing import Any
 
 from dstack_jupyter.client import Client, Run
 from dstack_jupyter.engine.store.location import ENV_DATABASE
+from dstack_jupyter.engine.vault import ENV_KEY_FILE
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.fleets_view import FleetRequest
 from dstack_jupyter.models.home import Home
@@ -219,9 +220,12 @@ def idle() -> list[Figure]:
 
 def figures() -> list[Figure]:
     found = []
-    with databases() as urls:
+    with databases() as urls, tempfile.TemporaryDirectory(prefix="dj-bench-") as folder:
+        # Engines of several homes use the PostgreSQL store, one after the other: they need the same key.
+        os.environ[ENV_KEY_FILE] = f"{folder}/keys.json"
         for name, url in urls.items():
             found += no_ops(name, url)
         for name, url in urls.items():
             found += recovery(name, url)
+        del os.environ[ENV_KEY_FILE]
     return found + idle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -34,13 +35,12 @@ class Server:
     log: Path
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         data = None if body is None else json.dumps(body).encode()
-        connection.request(method, API + path, data, headers)
-        response = connection.getresponse()
-        answer = response.status, response.read()
-        connection.close()
-        return answer
+        # The server may be killed under us: nothing stays open then.
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request(method, API + path, data, headers)
+            with connection.getresponse() as response:
+                return response.status, response.read()
 
     def authorised(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         status, text = self.ask(method, path, body, Authorization=f"token {TOKEN}")
