@@ -60,7 +60,7 @@ def main() -> int:
     patience = float(os.environ.get(ENV_IDLE, IDLE))
     last_work = time.monotonic()
     while not ended.wait(min(5.0, patience / 4)):
-        if host.unfinished() or host.asked or host.beginning():
+        if host.busy:
             last_work = time.monotonic()
         if time.monotonic() - max(last_work, host.last_request) > patience:
             log.info("idle: ending")

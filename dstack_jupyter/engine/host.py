@@ -99,14 +99,12 @@ class EngineHost:
     def hosting(self) -> bool:
         return self._endpoint is not None
 
-    def beginning(self) -> bool:
-        """Whether the engine is being started: somebody waits for it."""
-        return self._starting is not None and self._starting.locked()
-
     @property
-    def asked(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return self._context is not None and self._context.under_way > 0
+    def busy(self) -> bool:
+        """Whether a run or machine is not done with, somebody waits for an answer, or the engine is being started."""
+        asked = self._context is not None and self._context.under_way > 0
+        starting = self._starting is not None and self._starting.locked()
+        return asked or starting or self.unfinished() > 0
 
     def unfinished(self) -> int:
         """Runs and machines that still need an engine; one that is only starting counts as work, or it could end as idle."""
@@ -234,7 +232,6 @@ class EngineHost:
                     raise
                 self._problem = ""
                 self._engine = engine
-                self.last_request = time.monotonic()
         return self._engine.service
 
     def _info(self) -> EngineInfo:

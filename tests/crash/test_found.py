@@ -20,6 +20,7 @@ from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.runs import OfferView
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, Reason, RunState
+from tests.engine.test_store import submission as any_submission
 
 OFFER = {
     "backend": "ssh",
@@ -35,20 +36,7 @@ OFFER = {
 
 def submission(nodes: int = 1, **more: Any) -> runs.Submission:
     configuration = {"type": "task", "name": "train", "commands": ["x"], "fleets": ["desk"], "nodes": nodes, **more}
-    return runs.Submission(
-        run_id=new_id(),
-        attempt_ids=[new_id() for _ in range(nodes)],
-        next_at=None,
-        fleet_id=new_id(),
-        project="main",
-        name="train",
-        type="task",
-        request_key=new_id(),
-        user="ada",
-        configuration=configuration,
-        code=[],
-        context={"cwd": "/"},
-    )
+    return any_submission(attempt_ids=[new_id() for _ in range(nodes)], configuration=configuration)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import Guard, OfferView
 from dstack_jupyter.models.states import AttemptState, InstanceState
 from tests.conftest import wait_until
+from tests.engine.test_store import submission
 
 OFFER = OfferView(
     backend="local", region="local", instance_type="local", cpus=1, memory_gb=1, disk_gb=1, price=0, spot=False, cpu_arch="arm64"
@@ -36,19 +37,8 @@ class ByHand:
         self.database = Database(home.create().store)
         self.machine = LocalMachine(home.jobs)
         self.home = home
-        self.submission = runs.Submission(
-            run_id=new_id(),
-            attempt_ids=[new_id()],
-            next_at=None,
-            fleet_id=new_id(),
-            project="main",
-            name="train",
-            type="task",
-            request_key=new_id(),
-            user="ada",
-            configuration={"type": "task", "name": "train", "commands": ["sleep 60"]},
-            code=[],
-            context={"cwd": "/", "python": ""},
+        self.submission = submission(
+            configuration={"type": "task", "name": "train", "commands": ["sleep 60"]}, context={"cwd": "/", "python": ""}
         )
         self.reconciler = AttemptReconciler(
             self.database,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
-from nbclient import NotebookClient
 
 from dstack_jupyter.engine.jobs import ENV_IMAGE
 from dstack_jupyter.models.home import Home
 from tests.hosts.fixtures import DEBIAN
 from tests.hosts.hosts import HostSet
+from tests.notebooks.executing import executed
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,13 +30,9 @@ def test_the_fleet_notebook_runs(
     fleet["ssh_config"] |= {"user": "root", "identity_file": str(three_hosts.key)}
     fleet["ssh_config"]["hosts"] = [*addresses[:2], {"hostname": addresses[2], "blocks": 2}]
     (folder / "fleet.dstack.yml").write_text(yaml.safe_dump(fleet))
-    notebook = nbformat.read(folder / "ssh-fleet.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "the stored notebook has outputs"
-    NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(folder)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    text = "\n".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for output in outputs)
+    text, images = executed(folder / "ssh-fleet.ipynb", timeout=200)
     assert "pi is about 3.1" in text
     assert "node 1 of 2" in text
     assert all(address in text for address in addresses)
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert images
     assert "given back" in text
