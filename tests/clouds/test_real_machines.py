@@ -202,6 +202,7 @@ async def test_another_machine_at_the_same_address_gets_nothing(rent: Rent) -> N
     await asyncio.to_thread(first.site.account.terminate, first.made.data)
     second = await rent(2)
     assert second.address.hostname == first.address.hostname, "the address was not used again"
+    await prepared(second)  # until then cloud-init starts sshd anew, and nobody listens for a moment
     impostor = Connections(first.pins, Path(second.address.identity_file))  # even with a key that the machine knows
     with pytest.raises(HostKeyChanged):
         await impostor.get(second.address)
@@ -211,6 +212,7 @@ async def test_another_machine_at_the_same_address_gets_nothing(rent: Rent) -> N
 async def test_the_guard_keeps_a_machine_in_use_and_powers_off_one_that_nobody_needs(rent: Rent) -> None:
     rented = await rent(silence=6, tick=1)
     assert await prepared(rented) == "ok"
+    await until(lambda: _there(rented, "/run/dstack-jupyter/guard/counts"), 30, "the guard's first look")
 
     async def counts() -> list[str]:
         return (await rented.run("cat /run/dstack-jupyter/guard/counts")).split()
