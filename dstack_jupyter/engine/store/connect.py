@@ -26,6 +26,8 @@ BUSY = 30.0
 """Seconds that a write waits for another process's write transaction; ours never stand still so long."""
 RESTED = 2.0
 """Seconds after which a connection is asked whether it still lives before it is used."""
+STATEMENTS = 500
+"""Prepared statements that a connection keeps at PostgreSQL at most."""
 PATIENCE = 15000
 """Milliseconds that a transaction of ours may stand still at PostgreSQL. A stalled engine's locks end so."""
 
@@ -157,11 +159,18 @@ def _postgresql(where: Secret) -> Engine:
             hide_parameters=True,
             pool_size=4,
             max_overflow=0,
+            # The connection that was used last knows the statements best.
+            pool_use_lifo=True,
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "PostgreSQL needs a package that is not installed", hint='pip install "dstack-jupyter[postgres]"'
         ) from error
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # All that we say often: a statement that is prepared anew each time costs more than one that never was.
+        connection.prepared_max = STATEMENTS
 
     @event.listens_for(engine, "checkin")
     def rest(_: Any, record: ConnectionPoolEntry) -> None:

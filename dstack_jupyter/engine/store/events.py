@@ -9,18 +9,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, event, insert, select, text
+from sqlalchemy import JSON, Connection, Engine, bindparam, event, insert, select, text
 
 from ...models.runs import EventView
-from .schema import events, now
+from .schema import events, now, storable
 
+COLUMNS = ("actor", "project", "kind", "resource_id", "run_id", "name", "action", "message")
 # Built once: making an expression costs more than running it, and every move writes one of these.
 INSERT = insert(events).values(
     at=now(),
-    **{name: bindparam(name) for name in ("actor", "project", "kind", "resource_id", "run_id", "name", "action", "message")},
+    **{name: bindparam(name) for name in COLUMNS},
 )
 
-LOCK = text("SELECT pg_advisory_xact_lock(1684668418)")
+UNDER_LOCK = text(
+    """
+    WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock(1684668418))
+    INSERT INTO events (at, actor, project, kind, resource_id, run_id, name, action, message)
+    SELECT extract(epoch from clock_timestamp()), line.*
+    FROM alone, json_to_recordset(:lines)
+      AS line(actor text, project text, kind text, resource_id text, run_id text, name text, action text, message text)
+    """
+).bindparams(bindparam("lines", type_=JSON))
+"""All lines in one statement, however many: the lock is there before the first number is drawn."""
 PENDING, MARKS = "dj-events", "dj-event-marks"
 
 
@@ -44,8 +54,9 @@ def attach(engine: Engine) -> None:
         lines, connection.info[PENDING] = connection.info[PENDING], []
         if lines:
             if connection.dialect.name == "postgresql":
-                connection.execute(LOCK)
-            connection.execute(INSERT, lines)
+                connection.execute(UNDER_LOCK, {"lines": [{**line, "message": storable(line["message"])} for line in lines]})
+            else:
+                connection.execute(INSERT, lines)
 
 
 def record(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -26,15 +26,27 @@ from ..policies import policy_of
 from ..steps import run as run_step
 from ..steps.attempt import End
 from . import events, leases
+from .joined import Joined
 from .schema import attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
-ATTEMPT = select(attempts).where(attempts.c.id == bindparam("id"))
-RUN = select(runs).where(runs.c.id == bindparam("id"))
-FLEET = select(fleets).where(fleets.c.id == bindparam("id"))
 NEWEST_INSTANCE = (
-    select(instances).where(instances.c.attempt_id == bindparam("id")).order_by(instances.c.created_at.desc()).limit(1)
+    select(instances.c.id)
+    .where(instances.c.attempt_id == attempts.c.id)
+    .order_by(instances.c.created_at.desc())
+    .limit(1)
+    .correlate(attempts)
+    .scalar_subquery()
 )
+WITH_ATTEMPT = Joined(attempts, runs, instances)
+ATTEMPT = (
+    WITH_ATTEMPT.query.select_from(attempts)
+    .join(runs, runs.c.id == attempts.c.run_id)
+    .outerjoin(instances, instances.c.id == func.coalesce(attempts.c.instance_id, NEWEST_INSTANCE))
+    .where(attempts.c.id == bindparam("id"))
+)
+WITH_FLEET = Joined(fleets, runs)
+FLEET = WITH_FLEET.query.join(runs, runs.c.id == fleets.c.run_id).where(fleets.c.id == bindparam("id"))
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
 BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
@@ -56,20 +68,11 @@ RUN_NOW = select(
 ).where(runs.c.id == bindparam("id"))
 # Where writers are not alone, a stop from another engine must come before this or wait for it.
 RUN_NOW = RUN_NOW.with_for_update(key_share=True)
-JOBS_NOW = (
-    select(
-        attempts.c.job_id,
-        attempts.c.state,
-        attempts.c.reason,
-        attempts.c.message,
-        attempts.c.exit_code,
-        attempts.c.num,
-        attempts.c.submitted_at,
-        attempts.c.finished_at,
-    )
-    .where(attempts.c.run_id == bindparam("id"))
-    .order_by(attempts.c.num, attempts.c.job)
-)
+JOB_NOW = [attempts.c[name] for name in ("job_id", *run_step.JobNow.__annotations__)]
+JOBS_NOW = select(*JOB_NOW).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
+OTHER = attempts.alias("other")
+ALONE = ~select(OTHER.c.id).where(OTHER.c.run_id == attempts.c.run_id, OTHER.c.id != attempts.c.id).correlate(attempts).exists()
+"""Whether the run has this attempt only, as most have: then there is nothing more to read of it."""
 SIBLINGS = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
 WIPE_PASSWORD = update(runs).where(runs.c.id == bindparam("b_id")).values(registry_password=None)
 STARTED = ATTEMPT_END | {AttemptState.RUNNING}
@@ -79,13 +82,11 @@ RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None]:
     """(attempt, its run, the instance made for it or None). Raises LookupError for an unknown id."""
-    attempt = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
-    if attempt is None:
+    found = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
+    if found is None:
         raise LookupError(attempt_id)
-    run = connection.execute(RUN, {"id": attempt.run_id}).one()
-    if attempt.instance_id is not None:
-        return attempt, run, connection.execute(INSTANCE, {"id": attempt.instance_id}).one()
-    return attempt, run, connection.execute(NEWEST_INSTANCE, {"id": attempt_id}).one_or_none()
+    attempt, run, instance = WITH_ATTEMPT.split(found)
+    return attempt, run, instance
 
 
 def load_siblings(connection: Connection, run_id: str) -> list[tuple[Row[Any], Row[Any] | None]]:
@@ -98,17 +99,14 @@ def load_fleet(
     connection: Connection, fleet_id: str
 ) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
     """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances)."""
-    fleet = connection.execute(FLEET, {"id": fleet_id}).one()
-    run = connection.execute(RUN, {"id": fleet.run_id}).one()
+    fleet, run = WITH_FLEET.split(connection.execute(FLEET, {"id": fleet_id}).one())
     tried = connection.execute(ATTEMPT_STATES, {"id": run.id}).all()
     return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all()
 
 
-RUN_MOVE = update(runs).where(runs.c.id == bindparam("b_id"))
 HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
 BOOKED = select(bookings.c.block).where(bookings.c.instance_id == bindparam("id")).limit(1)
 GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
-BOOK = update(attempts).where(attempts.c.id == bindparam("b_id")).values(instance_id=bindparam("b_instance"))
 BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
 CLOSE = (
     update(fleets)
@@ -117,28 +115,30 @@ CLOSE = (
 )
 
 
+WAITING = (
+    select(attempts.c.id)
+    .join(runs, runs.c.id == attempts.c.run_id)
+    .where(
+        attempts.c.id.in_(bindparam("ids", expanding=True)),
+        attempts.c.state.not_in(ATTEMPT_END),
+        attempts.c.instance_id.is_(None),
+        runs.c.desired == Desired.RUNNING,
+    )
+)
+
+
 def all_wait(connection: Connection, attempt_ids: Sequence[str]) -> bool:
     """Whether none of these attempts has ended or has a place yet, and their run is still wanted."""
-    found = connection.execute(
-        select(attempts.c.id)
-        .join(runs, runs.c.id == attempts.c.run_id)
-        .where(
-            attempts.c.id.in_(attempt_ids),
-            attempts.c.state.not_in(ATTEMPT_END),
-            attempts.c.instance_id.is_(None),
-            runs.c.desired == Desired.RUNNING,
-        )
-    ).all()
-    return len(found) == len(attempt_ids)
+    return len(connection.execute(WAITING, {"ids": attempt_ids}).all()) == len(attempt_ids)
 
 
-def derive_run(connection: Connection, run_id: str) -> RunState:
-    """Bring the run's row in line with its attempts; returns its state."""
+def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = None) -> RunState:
+    """Bring the run's row in line with its attempts; returns its state. ``attempt``: the only one that it has, if known."""
     run = connection.execute(RUN_NOW, {"id": run_id}).one()
     if run.state in RUN_END:
         return RunState(run.state)
     jobs: dict[str, run_step.JobNow] = {}
-    for row in connection.execute(JOBS_NOW, {"id": run_id}):
+    for row in [attempt] if attempt is not None else connection.execute(JOBS_NOW, {"id": run_id}):
         jobs[row.job_id] = run_step.JobNow(
             AttemptState(row.state), row.reason, row.message, row.exit_code, row.num, row.submitted_at, row.finished_at
         )
@@ -151,26 +151,30 @@ def derive_run(connection: Connection, run_id: str) -> RunState:
     return found.state
 
 
+@cache
+def _run_move(state: RunState) -> Update:
+    """The update that brings a run into ``state``."""
+    values: dict[str, Any] = {"state": state, "next_at": bindparam("b_next_at"), "message": ""}
+    if state is RunState.RUNNING:
+        values["started_at"] = func.coalesce(runs.c.started_at, now())
+    if state is RunState.PENDING or state in RUN_END:
+        values["message"] = bindparam("b_message")
+    if state in RUN_END:
+        values |= {name: bindparam(f"b_{name}") for name in ("reason", "exit_code")}
+        values |= {"finished_at": now(), "registry_password": None}
+    return update(runs).where(runs.c.id == bindparam("b_id")).values(**values)
+
+
 def move_run(
     connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str, actor: str = "engine"
 ) -> None:
     """Store a run's new state, with its event."""
-    values: dict[str, Any] = {"state": found.state, "next_at": found.next_at}
-    if found.state is RunState.RUNNING:
-        values["started_at"] = func.coalesce(runs.c.started_at, now())
-    if found.state is RunState.PENDING:
-        values["message"] = found.message
-    elif found.state not in RUN_END:
-        values["message"] = ""
+    values = {"b_id": run_id, "b_next_at": found.next_at}
+    if found.state is RunState.PENDING or found.state in RUN_END:
+        values["b_message"] = found.message
     if found.state in RUN_END:
-        values |= {
-            "reason": found.reason,
-            "message": found.message,
-            "exit_code": found.exit_code,
-            "finished_at": now(),
-            "registry_password": None,
-        }
-    connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+        values |= {"b_reason": found.reason, "b_exit_code": found.exit_code}
+    connection.execute(_run_move(found.state), values)
     events.record(
         connection,
         actor="engine",
@@ -185,9 +189,11 @@ def move_run(
 
 
 @cache
-def _attempt_move(state: AttemptState) -> ReturningUpdate[Any]:
-    """The guarded update that moves an unfinished attempt into ``state``."""
+def _attempt_move(state: AttemptState, *, booking: bool = False) -> ReturningUpdate[Any]:
+    """The guarded update that moves an unfinished attempt into ``state``; ``booking``: and onto its instance."""
     values: dict[str, Any] = {"state": state}
+    if booking:
+        values["instance_id"] = bindparam("b_instance")
     if state is AttemptState.RUNNING:
         values["started_at"] = now()
     if state in ATTEMPT_END:
@@ -197,15 +203,15 @@ def _attempt_move(state: AttemptState) -> ReturningUpdate[Any]:
         update(attempts)
         .where(attempts.c.id == bindparam("b_id"), attempts.c.state.not_in(ATTEMPT_END), attempts.c.state != state)
         .values(**values)
-        .returning(attempts.c.run_id)
+        .returning(attempts.c.run_id, ALONE.label("alone"), *JOB_NOW)
     )
 
 
 def _move(connection: Connection, attempt_id: str, state: AttemptState, values: dict[str, Any]) -> RunState:
-    run_id = connection.execute(_attempt_move(state), {"b_id": attempt_id, **values}).scalar()
-    if run_id is None:
-        run_id = connection.execute(RUN_OF, {"id": attempt_id}).scalar_one()
-    return derive_run(connection, run_id)
+    moved = connection.execute(_attempt_move(state, booking="b_instance" in values), {"b_id": attempt_id, **values}).one_or_none()
+    if moved is None:
+        return derive_run(connection, connection.execute(RUN_OF, {"id": attempt_id}).scalar_one())
+    return derive_run(connection, moved.run_id, moved if moved.alone else None)
 
 
 def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -> RunState:
@@ -230,6 +236,9 @@ def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
     return _move(connection, attempt_id, end.state, values)
 
 
+WANT = insert(instances).values(created_at=now())
+
+
 def want_instance(
     connection: Connection,
     *,
@@ -248,24 +257,22 @@ def want_instance(
 
     ``place``: where the fleet is bound to from now on, since its instance is a machine that only the engine there can use.
     """
-    connection.execute(
-        insert(instances).values(
-            id=instance_id,
-            identity=identity,
-            project=fleet.project,
-            fleet_id=fleet.id,
-            attempt_id=attempt_id,
-            backend=offer.backend,
-            region=offer.region,
-            instance_type=offer.instance_type,
-            price=offer.price,
-            offer=offer.model_dump(),
-            data={"gpus": gpus, "place": place} if place else {"gpus": gpus},
-            guard=guard.model_dump(),
-            state=InstanceState.PENDING,
-            created_at=now(),
-        )
-    )
+    values = {
+        "id": instance_id,
+        "identity": identity,
+        "project": fleet.project,
+        "fleet_id": fleet.id,
+        "attempt_id": attempt_id,
+        "backend": offer.backend,
+        "region": offer.region,
+        "instance_type": offer.instance_type,
+        "price": offer.price,
+        "offer": offer.model_dump(),
+        "data": {"gpus": gpus, "place": place} if place else {"gpus": gpus},
+        "guard": guard.model_dump(),
+        "state": InstanceState.PENDING,
+    }
+    connection.execute(WANT, values)
     if place:
         connection.execute(BIND, {"b_id": fleet.id, "b_place": place})
     try:
@@ -310,6 +317,7 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
             instances.c.project,
             instances.c.identity,
             select(attempts.c.run_id).where(attempts.c.id == instances.c.attempt_id).scalar_subquery().label("run_id"),
+            select(gpu_claims.c.gpu).where(gpu_claims.c.instance_id == instances.c.id).exists().label("has_gpus"),
         )
     )
 
@@ -323,13 +331,13 @@ def move_instance(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
-    if state is InstanceState.TERMINATED:
-        connection.execute(GPUS_OF, {"id": instance_id})
     values = {"b_id": instance_id, "b_message": message}
     statement = _instance_move(state, with_data=data is not None)
     moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
     if moved is None:
         return
+    if state is InstanceState.TERMINATED and moved.has_gpus:
+        connection.execute(GPUS_OF, {"id": instance_id})
     events.record(
         connection,
         actor="engine",
@@ -346,8 +354,7 @@ def move_instance(
 def book(connection: Connection, attempt_id: str, instance_id: str) -> RunState:
     """The attempt takes its idle instance: one transaction, so that nobody sees the half of it."""
     move_instance(connection, instance_id, InstanceState.BUSY)
-    connection.execute(BOOK, {"b_id": attempt_id, "b_instance": instance_id})
-    return move_attempt(connection, attempt_id, AttemptState.PROVISIONING)
+    return _move(connection, attempt_id, AttemptState.PROVISIONING, {"b_instance": instance_id})
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:

@@ -49,6 +49,10 @@ metadata = MetaData()
 Count = BigInteger().with_variant(Integer(), "sqlite")
 
 
+def storable(value: str) -> str:
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 class Said(TypeDecorator[str]):
     """Text that others wrote (a job, a machine, a vendor): what a database cannot hold is shown as a replacement character."""
 
@@ -56,9 +60,7 @@ class Said(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None:
-            return None
-        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+        return None if value is None else storable(value)
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
