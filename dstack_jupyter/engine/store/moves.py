@@ -31,18 +31,13 @@ from .schema import attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 NEWEST_INSTANCE = (
-    select(instances.c.id)
-    .where(instances.c.attempt_id == attempts.c.id)
-    .order_by(instances.c.created_at.desc())
-    .limit(1)
-    .correlate(attempts)
-    .scalar_subquery()
+    select(instances).where(instances.c.attempt_id == bindparam("id")).order_by(instances.c.created_at.desc()).limit(1)
 )
 WITH_ATTEMPT = Joined(attempts, runs, instances)
 ATTEMPT = (
     WITH_ATTEMPT.query.select_from(attempts)
     .join(runs, runs.c.id == attempts.c.run_id)
-    .outerjoin(instances, instances.c.id == func.coalesce(attempts.c.instance_id, NEWEST_INSTANCE))
+    .outerjoin(instances, instances.c.id == attempts.c.instance_id)
     .where(attempts.c.id == bindparam("id"))
 )
 WITH_FLEET = Joined(fleets, runs)
@@ -86,6 +81,8 @@ def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row
     if found is None:
         raise LookupError(attempt_id)
     attempt, run, instance = WITH_ATTEMPT.split(found)
+    if instance is None:
+        instance = connection.execute(NEWEST_INSTANCE, {"id": attempt_id}).one_or_none()
     return attempt, run, instance
 
 

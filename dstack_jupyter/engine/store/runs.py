@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
@@ -48,11 +48,15 @@ SAME_REQUEST = select(runs.c.id).where(runs.c.project == bindparam("project"), r
 INSERT_FLEET = insert(fleets).values(
     place="", state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
 )
-INSERT_RUN = insert(runs).values(
-    desired=Desired.RUNNING,
-    submitted_at=now(),
-    **{name: bindparam(name) for name in ("id", "state", "next_at", *SUBMITTED)},
-)
+NEW_RUN = {"desired": Desired.RUNNING, "submitted_at": now()} | {
+    name: bindparam(name) for name in ("id", "state", "next_at", *SUBMITTED)
+}
+# Where the request or the name is there already, nothing is stored and nothing comes back: cheaper than a savepoint for each.
+INSERT_RUN = {
+    "sqlite": sqlite.insert(runs).values(NEW_RUN).on_conflict_do_nothing().returning(runs.c.id),
+    "postgresql": postgresql.insert(runs).values(NEW_RUN).on_conflict_do_nothing().returning(runs.c.id),
+}
+FORGET_FLEET = delete(fleets).where(fleets.c.id == bindparam("id"))
 INSERT_ATTEMPT = insert(attempts).values(
     replica=0,
     state=AttemptState.SUBMITTED,
@@ -63,23 +67,17 @@ INSERT_ATTEMPT = insert(attempts).values(
 
 def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
     """Store a run; the same request again is the same run. Returns (run id, whether it is new). Raises Conflict."""
-    known = connection.execute(SAME_REQUEST, {"project": new.project, "key": new.request_key}).scalar()
-    if known is not None:
-        return known, False
     values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id, "next_at": new.next_at}
     values["state"] = RunState.SUBMITTED if new.attempt_ids else RunState.PENDING
-    try:
-        with connection.begin_nested():
-            fleet = {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id}
-            connection.execute(INSERT_FLEET, fleet)
-            leases.born(connection, new.fleet_id, new.owner)
-            connection.execute(INSERT_RUN, values)
-    except IntegrityError as error:
-        # Another engine may have stored the very same request since we looked.
+    fleet = {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id}
+    connection.execute(INSERT_FLEET, fleet)
+    if connection.execute(INSERT_RUN[connection.dialect.name], values).scalar() is None:
+        connection.execute(FORGET_FLEET, {"id": new.fleet_id})
         known = connection.execute(SAME_REQUEST, {"project": new.project, "key": new.request_key}).scalar()
-        if known is not None:
-            return known, False
-        raise _name_in_use(connection, new) from error
+        if known is None:
+            raise _name_in_use(connection, new)
+        return known, False
+    leases.born(connection, new.fleet_id, new.owner)
     for job, attempt_id in enumerate(new.attempt_ids):
         _insert_attempt(connection, attempt_id, new.run_id, job, 0)
     events.record(
