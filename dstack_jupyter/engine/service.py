@@ -106,18 +106,18 @@ class Service:
                 start = next_start(task.given(), await self._database.read(_now))
             submission = _submission(request, task, user, self._owner, start)
             try:
-                run_id, new = await self._database.write(runs.submit, submission)
+                view, new = await self._database.write(runs.submit, submission)
                 break
             except Conflict:
                 # A name of our own making that is taken is no fault of the user's: the next one.
                 if not tries:
                     raise
         if new:
-            self._submitted(run_id, submission.fleet_id, submission.attempt_ids)
+            self._submitted(view.id, submission.fleet_id, submission.attempt_ids)
             if submission.next_at is not None:
-                self._wake(Key("run", run_id))
-            self._bus.publish(run_id)
-        return await self._view(run_id)
+                self._wake(Key("run", view.id))
+            self._bus.publish(view.id)
+        return await self._with_what_is_known(view)
 
     async def runs(self, *, project: str, all: bool = False, last: int | None = None) -> list[RunView]:
         """Runs, newest first: the active ones, or with ``all`` or ``last`` the ended ones too."""
@@ -214,7 +214,11 @@ class Service:
         return await doctor.examine(self._database, self._vault, list(self._problems.values()))
 
     async def _view(self, run_id: str) -> RunView:
-        view = self._with_conditions(await self._database.read(runs.view, run_id))
+        return await self._with_what_is_known(await self._database.read(runs.view, run_id))
+
+    async def _with_what_is_known(self, view: RunView) -> RunView:
+        """As stored, with what this engine and the others know of it."""
+        self._with_conditions(view)
         if not view.ended:
             await self._say_absent([view])
         return view

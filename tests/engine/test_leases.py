@@ -80,7 +80,8 @@ class TestFence:
         with pytest.raises(LostLease):
             await database.write(runs.submit, new)
         database.fence = second
-        assert await database.write(runs.submit, new) == (new.run_id, True)
+        view, is_new = await database.write(runs.submit, new)
+        assert (view.id, is_new) == (new.run_id, True)
 
     async def test_r7_the_name_of_an_owner_is_no_fence(self, database: Database) -> None:
         # The same engine may lose a lease and win it again: what it began in between is still refused.

@@ -114,7 +114,8 @@ async def test_a_connection_that_is_lost_inside_a_savepoint_is_an_outage_like_an
     with pytest.raises(StoreUnavailable, match="terminating connection"):
         await database.write(lose)
     new = submission()
-    assert await database.write(runs.submit, new) == (new.run_id, True)
+    view, is_new = await database.write(runs.submit, new)
+    assert (view.id, is_new) == (new.run_id, True)
     await database.close()
 
 

@@ -185,7 +185,7 @@ async def test_an_unknown_state_is_refused(database: Database) -> None:
 async def test_r15_the_same_request_is_one_run_even_at_once(database: Database) -> None:
     requests = [submission(request_key="k") for _ in range(8)]
     answers = await asyncio.gather(*(database.write(runs.submit, request) for request in requests))
-    assert len({run_id for run_id, _ in answers}) == 1
+    assert len({view.id for view, _ in answers}) == 1
     assert sorted(new for _, new in answers) == [False] * 7 + [True]
 
 
@@ -197,7 +197,8 @@ async def test_an_active_name_is_taken_and_a_finished_one_is_free(database: Data
     assert "%dstack attach train" in caught.value.hint
     assert await database.write(moves.end_attempt, first.attempt_ids[0], ended()) == RunState.DONE
     second = submission()
-    assert await database.write(runs.submit, second) == (second.run_id, True)
+    view, new = await database.write(runs.submit, second)
+    assert (view.id, new) == (second.run_id, True)
     assert await database.read(runs.find, "train", "main") == second.run_id
     assert await database.read(runs.find, first.run_id, "main") == first.run_id
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,33 @@ def driver_url(where: Secret) -> str:
     return url.render_as_string(hide_password=False)
 
 
+@cache
+def _cursor_class() -> type[Any]:
+    """psycopg's cursor with a frugal ``description``: SQLAlchemy asks after each statement, to look at it once in its life."""
+    import psycopg
+
+    class Description(Sequence[tuple[Any, ...]]):
+        def __init__(self, result: Any) -> None:
+            self._result = result
+
+        def __len__(self) -> int:
+            return int(self._result.nfields)
+
+        def __getitem__(self, index: Any) -> Any:
+            if isinstance(index, slice):
+                return [self[each] for each in range(len(self))[index]]
+            number = range(len(self))[index]
+            return (self._result.fname(number).decode(), self._result.ftype(number), None, None, None, None, None)
+
+    class Cursor(psycopg.Cursor[Any]):
+        @property
+        def description(self) -> Any:
+            result = self.pgresult
+            return Description(result) if result is not None and result.nfields else None
+
+    return Cursor
+
+
 def _postgresql(where: Secret) -> Engine:
     url = make_url(driver_url(where)).set(drivername="postgresql+psycopg")
     try:
@@ -171,6 +200,7 @@ def _postgresql(where: Secret) -> Engine:
     def prepare(connection: Any, _: Any) -> None:
         # All that we say often: a statement that is prepared anew each time costs more than one that never was.
         connection.prepared_max = STATEMENTS
+        connection.cursor_factory = _cursor_class()
 
     @event.listens_for(engine, "checkin")
     def rest(_: Any, record: ConnectionPoolEntry) -> None:

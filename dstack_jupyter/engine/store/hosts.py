@@ -13,10 +13,10 @@ from ...models.errors import Conflict, NoCapacity, NotFound
 from ...models.fleets_view import FleetView, HostView
 from ...models.states import FLEET_END, AttemptState, FleetState, InstanceState
 from . import events, leases, moves
-from .schema import attempts, bookings, fleets, host_keys, instances, now, runs
+from .schema import among, attempts, bookings, fleets, host_keys, instances, now, runs
 
 USABLE = (InstanceState.IDLE, InstanceState.BUSY)
-LIVING = instances.c.state.not_in([InstanceState.TERMINATED])
+LIVING = ~among(instances.c.state, [InstanceState.TERMINATED])
 
 
 def _alone(query: Select[Any]) -> Select[Any]:
@@ -206,11 +206,12 @@ def note(connection: Connection, instance_id: str, *, message: str, offer: dict[
         )
 
 
+HOSTS = select(instances).where(among(instances.c.backend, ["ssh"]), LIVING).order_by(instances.c.created_at)
+
+
 def offers(connection: Connection) -> list[dict[str, Any]]:
     """The rows of the offers table: every host that is understood, busy ones and those in trouble with their reason."""
-    rows = connection.execute(
-        select(instances).where(instances.c.backend == "ssh", LIVING).order_by(instances.c.created_at)
-    ).all()
+    rows = connection.execute(HOSTS).all()
     free = free_blocks(connection, rows)
     found = []
     for row in rows:

@@ -27,7 +27,7 @@ from ..steps import run as run_step
 from ..steps.attempt import End
 from . import events, leases
 from .joined import Joined
-from .schema import attempts, bookings, fleets, gpu_claims, instances, now, runs
+from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 NEWEST_INSTANCE = (
@@ -107,7 +107,7 @@ GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
 BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
 CLOSE = (
     update(fleets)
-    .where(fleets.c.id == bindparam("b_id"), fleets.c.state.not_in(FLEET_END))
+    .where(fleets.c.id == bindparam("b_id"), ~among(fleets.c.state, FLEET_END))
     .values(state=FleetState.TERMINATED, finished_at=now())
 )
 
@@ -117,7 +117,7 @@ WAITING = (
     .join(runs, runs.c.id == attempts.c.run_id)
     .where(
         attempts.c.id.in_(bindparam("ids", expanding=True)),
-        attempts.c.state.not_in(ATTEMPT_END),
+        ~among(attempts.c.state, ATTEMPT_END),
         attempts.c.instance_id.is_(None),
         runs.c.desired == Desired.RUNNING,
     )
@@ -198,7 +198,7 @@ def _attempt_move(state: AttemptState, *, booking: bool = False) -> ReturningUpd
         values |= {name: bindparam(f"b_{name}") for name in ("reason", "message", "exit_code")}
     return (
         update(attempts)
-        .where(attempts.c.id == bindparam("b_id"), attempts.c.state.not_in(ATTEMPT_END), attempts.c.state != state)
+        .where(attempts.c.id == bindparam("b_id"), ~among(attempts.c.state, {*ATTEMPT_END, state}))
         .values(**values)
         .returning(attempts.c.run_id, ALONE.label("alone"), *JOB_NOW)
     )
@@ -308,7 +308,7 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
         values["finished_at"] = now()
     return (
         update(instances)
-        .where(instances.c.id == bindparam("b_id"), instances.c.state.not_in([state, InstanceState.TERMINATED]))
+        .where(instances.c.id == bindparam("b_id"), ~among(instances.c.state, {state, InstanceState.TERMINATED}))
         .values(**values)
         .returning(
             instances.c.project,

@@ -53,33 +53,37 @@ NEW_RUN = {"desired": Desired.RUNNING, "submitted_at": now()} | {
 }
 # Where the request or the name is there already, nothing is stored and nothing comes back: cheaper than a savepoint for each.
 INSERT_RUN = {
-    "sqlite": sqlite.insert(runs).values(NEW_RUN).on_conflict_do_nothing().returning(runs.c.id),
-    "postgresql": postgresql.insert(runs).values(NEW_RUN).on_conflict_do_nothing().returning(runs.c.id),
+    "sqlite": sqlite.insert(runs).values(NEW_RUN).on_conflict_do_nothing().returning(runs),
+    "postgresql": postgresql.insert(runs).values(NEW_RUN).on_conflict_do_nothing().returning(runs),
 }
 FORGET_FLEET = delete(fleets).where(fleets.c.id == bindparam("id"))
-INSERT_ATTEMPT = insert(attempts).values(
-    replica=0,
-    state=AttemptState.SUBMITTED,
-    submitted_at=now(),
-    **{name: bindparam(name) for name in ("id", "run_id", "job_id", "job", "num")},
+INSERT_ATTEMPT = (
+    insert(attempts)
+    .values(
+        replica=0,
+        state=AttemptState.SUBMITTED,
+        submitted_at=now(),
+        **{name: bindparam(name) for name in ("id", "run_id", "job_id", "job", "num")},
+    )
+    .returning(attempts)
 )
 
 
-def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
-    """Store a run; the same request again is the same run. Returns (run id, whether it is new). Raises Conflict."""
+def submit(connection: Connection, new: Submission) -> tuple[RunView, bool]:
+    """Store a run; the same request again is the same run. Returns (the run, whether it is new). Raises Conflict."""
     values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id, "next_at": new.next_at}
     values["state"] = RunState.SUBMITTED if new.attempt_ids else RunState.PENDING
     fleet = {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id}
     connection.execute(INSERT_FLEET, fleet)
-    if connection.execute(INSERT_RUN[connection.dialect.name], values).scalar() is None:
+    run = connection.execute(INSERT_RUN[connection.dialect.name], values).one_or_none()
+    if run is None:
         connection.execute(FORGET_FLEET, {"id": new.fleet_id})
         known = connection.execute(SAME_REQUEST, {"project": new.project, "key": new.request_key}).scalar()
         if known is None:
             raise _name_in_use(connection, new)
-        return known, False
+        return view(connection, known), False
     leases.born(connection, new.fleet_id, new.owner)
-    for job, attempt_id in enumerate(new.attempt_ids):
-        _insert_attempt(connection, attempt_id, new.run_id, job, 0)
+    tried = [_insert_attempt(connection, attempt_id, new.run_id, job, 0) for job, attempt_id in enumerate(new.attempt_ids)]
     events.record(
         connection,
         actor=new.user,
@@ -90,12 +94,12 @@ def submit(connection: Connection, new: Submission) -> tuple[str, bool]:
         name=new.name,
         action="submitted",
     )
-    return new.run_id, True
+    return _view(run, tried, []), True
 
 
-def _insert_attempt(connection: Connection, attempt_id: str, run_id: str, job: int, num: int) -> None:
+def _insert_attempt(connection: Connection, attempt_id: str, run_id: str, job: int, num: int) -> Row[Any]:
     values = {"id": attempt_id, "run_id": run_id, "job_id": f"{run_id}-0-{job}", "job": job, "num": num}
-    connection.execute(INSERT_ATTEMPT, values)
+    return connection.execute(INSERT_ATTEMPT, values).one()
 
 
 def insert_attempts(connection: Connection, run_id: str, nodes: int, new_id: Callable[[], str]) -> None:
