@@ -117,15 +117,24 @@ while :; do
 done
 # The job is its shell: what that left behind in its session ends with it.
 kill -KILL "-$child" 2>/dev/null
-# Who left the session on purpose may hold the pipe for ever: five seconds to finish a last line.
-later 5 KILL "$collector"
-patience=$!
+# Both ends were opened long ago; while this runs, most collectors end.
+rm -f pipe
+state=-
+if read -r line <"/proc/$collector/stat"; then
+    state=${line##*) }
+fi 2>/dev/null
+patience=
+if [ "${state%% *}" != Z ]; then
+    # Who left the session on purpose may hold the pipe for ever: five seconds to finish a last line.
+    later 5 KILL "$collector"
+    patience=$!
+fi
 while :; do
     signalled=
     wait "$collector"
     [ -n "$signalled" ] || break
 done
-for helper in "$patience" $timer $killer; do kill -s TERM "$helper" 2>/dev/null; done
-rm -f pipe collector
-[ -e dropped ] || rm -f dropped.new
+for helper in $patience $timer $killer; do kill -s TERM "$helper" 2>/dev/null; done
+# What was dropped has its name already; else nothing was.
+rm -f collector dropped.new
 echo "$code $reason" 1<>exit.new && mv exit.new exit

@@ -41,7 +41,8 @@ ATTEMPT = (
     .where(attempts.c.id == bindparam("id"))
 )
 WITH_FLEET = Joined(fleets, runs)
-FLEET = WITH_FLEET.query.join(runs, runs.c.id == fleets.c.run_id).where(fleets.c.id == bindparam("id"))
+HAS_INSTANCES = select(instances.c.id).where(instances.c.fleet_id == fleets.c.id).exists().label("has_instances")
+FLEET = WITH_FLEET.query.add_columns(HAS_INSTANCES).join(runs, runs.c.id == fleets.c.run_id).where(fleets.c.id == bindparam("id"))
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
 BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
@@ -96,9 +97,10 @@ def load_fleet(
     connection: Connection, fleet_id: str
 ) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
     """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances)."""
-    fleet, run = WITH_FLEET.split(connection.execute(FLEET, {"id": fleet_id}).one())
+    found = connection.execute(FLEET, {"id": fleet_id}).one()
+    fleet, run = WITH_FLEET.split(found)
     tried = connection.execute(ATTEMPT_STATES, {"id": run.id}).all()
-    return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all()
+    return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all() if found.has_instances else []
 
 
 HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
