@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, literal_column, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NoCapacity, NotFound
@@ -206,7 +206,8 @@ def note(connection: Connection, instance_id: str, *, message: str, offer: dict[
         )
 
 
-HOSTS = select(instances).where(among(instances.c.backend, ["ssh"]), LIVING).order_by(instances.c.created_at)
+# Written out, so that the index of hosts serves it.
+HOSTS = select(instances).where(instances.c.backend == literal_column("'ssh'"), LIVING).order_by(instances.c.created_at)
 
 
 def offers(connection: Connection) -> list[dict[str, Any]]:

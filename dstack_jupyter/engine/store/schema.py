@@ -223,6 +223,8 @@ instances = Table(
         postgresql_where=text(f"state NOT IN ({_quoted(INSTANCE_END)})"),
     ),
     Index("instances_by_fleet", "fleet_id"),
+    # The few that are hosts, among all that ever were: every run asks for them.
+    Index("hosts", "created_at", sqlite_where=text("backend = 'ssh'"), postgresql_where=text("backend = 'ssh'")),
 )
 
 gpu_claims = Table(

@@ -168,6 +168,8 @@ def upgrade() -> None:
         postgresql_where=active_instance,
     )
     op.create_index("instances_by_fleet", "instances", ["fleet_id"])
+    host = sa.text("backend = 'ssh'")
+    op.create_index("hosts", "instances", ["created_at"], sqlite_where=host, postgresql_where=host)
     op.create_table(
         "gpu_claims",
         sa.Column("host", sa.String(64), primary_key=True),
