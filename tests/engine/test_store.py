@@ -20,7 +20,7 @@ from dstack_jupyter.engine.peek import store_has_unfinished
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import events, logs, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, instances, log_chunks, metadata, now
+from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, fleets, instances, log_chunks, metadata, now
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, StorageFull
@@ -187,6 +187,7 @@ async def test_r15_the_same_request_is_one_run_even_at_once(database: Database) 
     answers = await asyncio.gather(*(database.write(runs.submit, request) for request in requests))
     assert len({view.id for view, _ in answers}) == 1
     assert sorted(new for _, new in answers) == [False] * 7 + [True]
+    assert len(await database.read(lambda c: c.execute(select(fleets.c.id)).all())) == 1, "what was refused left its fleet"
 
 
 async def test_an_active_name_is_taken_and_a_finished_one_is_free(database: Database) -> None:
