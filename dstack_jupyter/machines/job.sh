@@ -1,6 +1,6 @@
 # Job supervisor, protocol 1. POSIX sh with coreutils or busybox, nothing else.
 #   sh -c "$(cat job.sh)" dj FOLDER LOG_LIMIT MAX_DURATION STOP_DURATION SHELL
-# FOLDER holds env.sh (exports), commands (what to run) and work/ (where it runs, see DSTACK_WORKING_DIR).
+# FOLDER holds env.sh (exports), commands (sets $1 to what to run) and work/ (where it runs, see DSTACK_WORKING_DIR).
 # It gets, in this order:
 #   started/   made first and atomically: a second supervisor of the same attempt ends here
 #   pid        "<pid> <start time> <boot id>" of this supervisor
@@ -91,9 +91,11 @@ collector=$!
 
 (
     trap - TERM USR1 USR2 HUP INT
+    . ./commands
+    set -- "$shell" "$1"
     . ./env.sh
     cd "$DSTACK_WORKING_DIR" || exit 71
-    exec setsid "$shell" -c "$(cat "$folder/commands")" commands
+    exec setsid "$1" -c "$2" commands
 ) >pipe 2>&1 </dev/null &
 child=$!
 echo "$supervisor $start $boot" >pid.new && mv pid.new "$pidfile"

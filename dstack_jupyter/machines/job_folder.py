@@ -51,6 +51,11 @@ def command_script(commands: list[str]) -> str:
     return "\n".join("{ " + command + "\n} || exit $?" for command in commands)
 
 
+def commands_file(script: str) -> str:
+    """What the supervisor sources to have ``script`` as its ``$1``: to read a file in sh, a process would have to be started."""
+    return f"set -- {quote(script)}\n"
+
+
 def working_folder(folder: Path, working_dir: str) -> Path:
     """Where the job runs: an absolute ``working_dir`` as it is, a relative one inside the job's own ``work``."""
     return folder / "work" / working_dir if not os.path.isabs(working_dir) else Path(working_dir)
@@ -73,7 +78,7 @@ def write(folder: Path, spec: JobSpec) -> None:
     elif not work.is_dir():
         raise ConfigurationError(f"working_dir {spec.working_dir} is not a folder on the machine")
     env = {**spec.env, "DSTACK_WORKING_DIR": str(work)}
-    for name, text in (("env.sh", env_script(env)), ("commands", command_script(spec.commands))):
+    for name, text in (("env.sh", env_script(env)), ("commands", commands_file(command_script(spec.commands)))):
         # Replaced whole: a supervisor that another launch has started may be reading it this moment.
         temporary = folder / f".{name}.{secrets.token_hex(4)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -51,6 +51,11 @@ class TestSupervisor:
         assert supervise(folder, spec("echo out; echo err >&2", "exit 7", "echo never"), shell) == Ending(7)
         assert (folder / "log").read_bytes() == b"out\nerr\n"
 
+    def test_variables_of_a_job_are_not_taken_for_ours(self, tmp_path: Path, shell: str) -> None:
+        env = {**clean_environment(), "shell": "/nowhere/sh", "folder": "/nowhere"}
+        assert supervise(tmp_path / "job", spec("echo $shell $folder", env=env), shell) == Ending(0)
+        assert (tmp_path / "job" / "log").read_bytes() == b"/nowhere/sh /nowhere\n"
+
     def test_next_command_runs_only_after_success(self, tmp_path: Path, shell: str) -> None:
         assert supervise(tmp_path / "job", spec("echo one # a comment", "false", "echo two"), shell).exit_code == 1
         assert (tmp_path / "job" / "log").read_bytes() == b"one\n"

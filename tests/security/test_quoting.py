@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_jupyter.machines.job_folder import ENV_NAME, command_script, env_script, quote
+from dstack_jupyter.machines.job_folder import ENV_NAME, command_script, commands_file, env_script, quote
 from dstack_jupyter.machines.ssh.host import shell
 from dstack_jupyter.models.errors import ConfigurationError
 
@@ -77,6 +77,13 @@ def test_values_of_variables(command: list[str], values: list[str]) -> None:
 def test_words_and_commands(command: list[str], texts: list[str]) -> None:
     commands = [f"printf '%s\\0' {quote(each)} # a comment" for each in texts]
     assert ran(command, command_script(commands)) == b"".join(each.encode("utf-8", "surrogateescape") + b"\0" for each in texts)
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=lambda command: command[0])
+@settings(max_examples=30, deadline=None)
+@given(text=TEXTS.filter(_bytes))
+def test_what_a_job_runs_is_handed_over_by_a_file(command: list[str], text: str) -> None:
+    assert ran(command, commands_file(text) + "printf '%s' \"$1\"", "not this") == text.encode("utf-8", "surrogateescape")
 
 
 @settings(max_examples=60, deadline=None)

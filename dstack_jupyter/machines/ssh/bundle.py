@@ -36,7 +36,7 @@ def texts(spec: JobSpec, folder: str, work: str, env: dict[str, str]) -> dict[st
     prepare = f'folder={shlex.quote(folder)}\n. "$folder/prepare.sh"\n' if spec.prepare else ""
     found = {
         "env.sh": job_folder.env_script({**env, **spec.env, "DSTACK_WORKING_DIR": working_dir}),
-        "commands": prepare + job_folder.command_script(spec.commands),
+        "commands": job_folder.commands_file(prepare + job_folder.command_script(spec.commands)),
         "job.sh": job_folder.supervisor_script(),
         "unpack.sh": unpack_script(spec),
         **spec.files,
