@@ -24,8 +24,9 @@ from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, fleets,
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, StorageFull
+from dstack_jupyter.models.runs import Guard, OfferView
 from dstack_jupyter.models.secret import Secret
-from dstack_jupyter.models.states import AttemptState, Reason, RunState
+from dstack_jupyter.models.states import AttemptState, InstanceState, Reason, RunState
 
 
 @pytest.fixture
@@ -262,6 +263,48 @@ class TestLog:
             await database.write(half)
         assert await database.read(lambda c: c.execute(select(log_chunks)).all()) == []
         assert await database.read(lambda c: c.execute(select(attempts.c.log_offset)).scalar()) == 0
+
+
+async def test_a_run_goes_on_while_one_of_its_jobs_does(database: Database) -> None:
+    new = submission(attempt_ids=[new_id(), new_id()], configuration={"type": "task", "nodes": 2})
+    await database.write(runs.submit, new)
+    for attempt_id in new.attempt_ids:
+        await database.write(moves.move_attempt, attempt_id, AttemptState.RUNNING)
+    assert await database.write(moves.end_attempt, new.attempt_ids[0], ended()) == RunState.RUNNING
+    assert await database.write(moves.end_attempt, new.attempt_ids[1], ended()) == RunState.DONE
+
+
+async def test_gpus_are_free_when_their_instance_is_gone_and_not_before(database: Database) -> None:
+    new = submission()
+    await database.write(runs.submit, new)
+    fleet, run, _, none = await database.read(moves.load_fleet, new.fleet_id)
+    assert not none
+    machine = {"region": "here", "instance_type": "here", "cpus": 1, "memory_gb": 1, "disk_gb": 1, "cpu_arch": "x86_64"}
+    offer = OfferView.model_validate({**machine, "backend": "local", "price": 0, "spot": False, "gpu_count": 2})
+
+    def want(connection: Connection) -> None:
+        guard = Guard(kind="none", text="")
+        moves.want_instance(
+            connection,
+            instance_id="i",
+            identity="dj-i",
+            attempt_id=new.attempt_ids[0],
+            fleet=fleet,
+            run=run,
+            offer=offer,
+            guard=guard,
+            host="here",
+            gpus=[0, 1],
+        )
+
+    await database.write(want)
+    _, _, instance = await database.read(moves.load_attempt, new.attempt_ids[0])
+    _, _, _, rows = await database.read(moves.load_fleet, new.fleet_id)
+    assert instance is not None
+    assert [instance.id, *(row.id for row in rows)] == ["i", "i"]
+    for state, left in ((InstanceState.IDLE, {0, 1}), (InstanceState.TERMINATING, {0, 1}), (InstanceState.TERMINATED, set())):
+        await database.write(moves.move_instance, "i", state)
+        assert await database.read(moves.claimed_gpus, "here") == left
 
 
 async def test_a_late_end_does_not_overwrite_the_first(database: Database) -> None:

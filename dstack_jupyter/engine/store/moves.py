@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -66,9 +66,6 @@ RUN_NOW = select(
 RUN_NOW = RUN_NOW.with_for_update(key_share=True)
 JOB_NOW = [attempts.c[name] for name in ("job_id", *run_step.JobNow.__annotations__)]
 JOBS_NOW = select(*JOB_NOW).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
-OTHER = attempts.alias("other")
-ALONE = ~select(OTHER.c.id).where(OTHER.c.run_id == attempts.c.run_id, OTHER.c.id != attempts.c.id).correlate(attempts).exists()
-"""Whether the run has this attempt only, as most have: then there is nothing more to read of it."""
 SIBLINGS = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
 WIPE_PASSWORD = update(runs).where(runs.c.id == bindparam("b_id")).values(registry_password=None)
 STARTED = ATTEMPT_END | {AttemptState.RUNNING}
@@ -132,12 +129,15 @@ def all_wait(connection: Connection, attempt_ids: Sequence[str]) -> bool:
 
 
 def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = None) -> RunState:
-    """Bring the run's row in line with its attempts; returns its state. ``attempt``: the only one that it has, if known."""
+    """Bring the run's row in line with its attempts; returns its state. ``attempt``: the one that was just moved."""
     run = connection.execute(RUN_NOW, {"id": run_id}).one()
     if run.state in RUN_END:
         return RunState(run.state)
     jobs: dict[str, run_step.JobNow] = {}
-    for row in [attempt] if attempt is not None else connection.execute(JOBS_NOW, {"id": run_id}):
+    # Of a run with one job, what was moved is its newest attempt: nothing else has to be read.
+    alone = attempt is not None and run.configuration.get("nodes", 1) in (None, 1)
+    rows: Iterable[Any] = [attempt] if alone else connection.execute(JOBS_NOW, {"id": run_id})
+    for row in rows:
         jobs[row.job_id] = run_step.JobNow(
             AttemptState(row.state), row.reason, row.message, row.exit_code, row.num, row.submitted_at, row.finished_at
         )
@@ -202,7 +202,7 @@ def _attempt_move(state: AttemptState, *, booking: bool = False) -> ReturningUpd
         update(attempts)
         .where(attempts.c.id == bindparam("b_id"), ~among(attempts.c.state, {*ATTEMPT_END, state}))
         .values(**values)
-        .returning(attempts.c.run_id, ALONE.label("alone"), *JOB_NOW)
+        .returning(attempts.c.run_id, *JOB_NOW)
     )
 
 
@@ -210,7 +210,7 @@ def _move(connection: Connection, attempt_id: str, state: AttemptState, values: 
     moved = connection.execute(_attempt_move(state, booking="b_instance" in values), {"b_id": attempt_id, **values}).one_or_none()
     if moved is None:
         return derive_run(connection, connection.execute(RUN_OF, {"id": attempt_id}).scalar_one())
-    return derive_run(connection, moved.run_id, moved if moved.alone else None)
+    return derive_run(connection, moved.run_id, moved)
 
 
 def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -> RunState:
