@@ -17,8 +17,8 @@ from sqlalchemy import Connection, func, select, text, update
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store import events, leases, runs
-from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.fence import STORE, Fence, acting
+from dstack_jupyter.engine.store.database import BATCH, Database
+from dstack_jupyter.engine.store.fence import STORE, Fence, acting, lost
 from dstack_jupyter.engine.store.schema import attempts, now
 from dstack_jupyter.engine.store.schema import leases as table
 from dstack_jupyter.engine.store.schema import runs as runs_table
@@ -104,6 +104,14 @@ class TestFence:
         answers = await asyncio.gather(*(write(proof) for proof in proofs), return_exceptions=True)
         assert [isinstance(answer, LostLease) for answer in answers] == [proof is gone for proof in proofs]
         assert await database.read(runs.count_unfinished) == 10
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 5, BATCH])
+    async def test_each_of_many_leases_is_proven(self, database: Database, count: int) -> None:
+        held = [Fence(new_id(), "a", 1) for _ in range(count - 1)]
+        gone = Fence(new_id(), "a", 1)
+        for each in held:
+            await database.write(leases.born, each.resource, each.owner)
+        assert await database.write(lost, {*held, gone}) == {gone}
 
     @only_postgresql
     async def test_a_lease_that_ran_out_by_the_database_s_time_refuses(self, database: Database) -> None:
