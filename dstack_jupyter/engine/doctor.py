@@ -15,7 +15,9 @@ from sqlalchemy.exc import DatabaseError
 
 from ..models.errors import DstackJupyterError
 from ..models.findings import Finding, age, finding
+from ..models.home import Home
 from ..models.states import InstanceState
+from .key_files import path_of
 from .store import migrate, sealed
 from .store.database import Database
 from .store.schema import SEALED_TABLES, instances, leases, now
@@ -31,7 +33,7 @@ class HasMessage(Protocol):
     def message(self) -> str: ...
 
 
-async def examine(database: Database, vault: Vault, problems: Sequence[HasMessage]) -> list[Finding]:
+async def examine(database: Database, vault: Vault, home: Home, problems: Sequence[HasMessage]) -> list[Finding]:
     """Every check has an entry, whether it passed or not."""
     return [
         finding("engine", True, f"answers, on Python {sys.version.split()[0]}"),
@@ -39,7 +41,7 @@ async def examine(database: Database, vault: Vault, problems: Sequence[HasMessag
         *await _asked("lease", database.read_aside(_lease)),
         *await _asked("key", database.read_aside(_key, vault)),
         *await _asked("clock", database.read_aside(_clocks)),
-        *await _asked("hosts", _hosts(database)),
+        *await _asked("hosts", _hosts(database, home)),
         _work(problems),
     ]
 
@@ -118,11 +120,11 @@ def _living(connection: Connection) -> Sequence[Any]:
     ).all()
 
 
-async def _hosts(database: Database) -> list[Finding]:
+async def _hosts(database: Database, home: Home) -> list[Finding]:
     """Hosts that cannot be used, and key files of theirs that others can read."""
     rows = await database.read_aside(_living)
     found = [finding("hosts", False, f"{row.instance_type}: {row.message}", _hint(row)) for row in rows if row.message]
-    files = {row.data["address"]["identity_file"] for row in rows if row.data.get("address", {}).get("identity_file")}
+    files = {path_of(row.data.get("address", {}).get("identity_file", ""), home) for row in rows} - {""}
     found += await asyncio.to_thread(_key_files, sorted(files))
     return found or [finding("hosts", True, f"{len(rows)} of {len(rows)} can be used" if rows else "there are none")]
 

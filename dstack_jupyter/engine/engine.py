@@ -167,7 +167,7 @@ class Engine:
             wake=wake,
             problems=self._problems,
             forwards=self._forwards,
-            fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget, owner, born),
+            fleets=FleetService(self._database, self._bus, self.home, installation, wake, self._machines.forget, owner, born),
             vault=self._vault,
         )
 

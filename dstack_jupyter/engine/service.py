@@ -211,7 +211,7 @@ class Service:
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
-        return await doctor.examine(self._database, self._vault, list(self._problems.values()))
+        return await doctor.examine(self._database, self._vault, self._home, list(self._problems.values()))
 
     async def _view(self, run_id: str) -> RunView:
         view = self._with_conditions(await self._database.read(runs.view, run_id))

@@ -220,7 +220,7 @@ def test_hosts_that_cannot_be_reached_and_keys_that_others_can_read(home: Home, 
 
 
 async def examined(database: Database, vault: Vault) -> list[Finding]:
-    return await doctor.examine(database, vault, [])
+    return await doctor.examine(database, vault, Home.default(), [])
 
 
 async def test_the_store_its_key_its_lease_and_its_clock(tmp_path: Path) -> None:
