@@ -17,10 +17,12 @@ from ..models.errors import DstackJupyterError
 from ..models.findings import Finding, age, finding
 from ..models.home import Home
 from ..models.states import InstanceState
+from . import place
 from .key_files import path_of
-from .store import migrate, sealed
+from .store import leases, migrate, sealed
 from .store.database import Database
-from .store.schema import SEALED_TABLES, instances, leases, now
+from .store.schema import SEALED_TABLES, instances, now
+from .store.schema import leases as table
 from .vault import Vault
 
 CLOCK = 5.0
@@ -73,16 +75,34 @@ def _store(connection: Connection) -> list[Finding]:
 
 
 def _lease(connection: Connection) -> list[Finding]:
-    """Who acts: one lease for a SQLite store, one a fleet where engines share it."""
-    rows = connection.execute(select(leases.c.owner, leases.c.resource, (leases.c.expires_at - now()).label("left"))).all()
+    """Who acts: one lease for a SQLite store, one a fleet where engines share it; and each of those, how old its last word is."""
+    engines = [_engine(each) for each in leases.heard(connection)]
+    rows = connection.execute(select(table.c.owner, table.c.resource, (table.c.expires_at - now()).label("left"))).all()
     held = [row for row in rows if row.owner and row.left > 0]
     owners = sorted({row.owner for row in held})
     stale = [row.resource for row in rows if row.owner and row.left <= 0]
     message = f"{', '.join(owners)} for {len(held)} resources" if owners else "nobody acts at the moment"
     if stale:
         hint = "another engine takes over within seconds; if not, see engine.log"
-        return [finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint)]
-    return [finding("lease", True, message)]
+        return [finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint), *engines]
+    return [finding("lease", True, message), *engines]
+
+
+def _engine(found: leases.Heard) -> Finding:
+    """One that shares the store. It says a word every few seconds (``leasing.BEAT``), whether or not it has work."""
+    where = f"the engine on {place.name_of(found.place)} ({found.owner})"
+    message = f"{where} acts for {found.held} fleets; its last word is {age(found.silent)} old"
+    if found.silent <= leases.TTL:
+        return finding("lease", True, message)
+    hint = (
+        "start its Jupyter server again, or if that runs: see engine.log there, kill -CONT if it is stopped, kill -9 if it hangs"
+    )
+    if found.run_out:
+        message += f", and {found.run_out} of its leases have run out"
+        hint += "; what is not bound to its machine another engine takes within seconds, jobs on `local` there wait for it"
+    else:
+        hint += "; if it is gone for good nothing is lost, and it is forgotten after an hour"
+    return finding("lease", False, message, hint)
 
 
 def _key(connection: Connection, vault: Vault) -> list[Finding]:

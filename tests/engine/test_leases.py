@@ -15,11 +15,12 @@ import pytest
 from sqlalchemy import Connection, func, select, text, update
 
 from dstack_jupyter.engine.engine import Engine
+from dstack_jupyter.engine.leasing import FleetLeases
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store import events, leases, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.fence import STORE, Fence, acting
-from dstack_jupyter.engine.store.schema import attempts, now
+from dstack_jupyter.engine.store.schema import attempts, engines, now
 from dstack_jupyter.engine.store.schema import leases as table
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.engine.vault import ENV_KEY_FILE, Vault
@@ -217,6 +218,17 @@ async def test_r7_an_engine_that_lost_the_store_changes_nothing_and_says_so(stat
     await second.stop()
 
 
+def _silent(connection: Connection, owner: str, seconds: float) -> None:
+    connection.execute(update(engines).where(engines.c.owner == owner).values(at=now() - seconds))
+    connection.execute(update(table).where(table.c.owner == owner).values(expires_at=now() + leases.TTL - seconds))
+
+
+async def _leases_of(engine: Engine) -> dict[str, tuple[bool | None, str, str]]:
+    """What doctor says of each engine of the store, by its life: (ok, message, hint)."""
+    found = [each for each in await engine.service.doctor() if each["check"] == "lease" and " last word " in each["message"]]
+    return {each["message"].partition("(")[2].partition(")")[0]: (each["ok"], each["message"], each["hint"]) for each in found}
+
+
 def _everything(connection: Connection) -> tuple[int, int]:
     """(runs, attempts)"""
     return (
@@ -276,6 +288,50 @@ class TestSharing:
         assert actions.count("done") == 1
         for engine in (first, second):
             await engine.stop()
+
+    async def test_doctor_tells_of_every_engine_how_old_its_last_word_is(self, where: Secret, tmp_path: Path) -> None:
+        one, two = Engine(home_at(tmp_path / "one", where)), Engine(home_at(tmp_path / "two", where))
+        await one.start()
+        await two.start()
+        gate = tmp_path / "gate"
+        run = await apply(one, f"echo up; until [ -e {gate} ]; do sleep 0.02; done")
+        await until(two, run.id, b"up\n")
+        found = await _leases_of(two)
+        assert {owner: ok for owner, (ok, _, _) in found.items()} == {one._leases.owner: True, two._leases.owner: True}
+        assert "acts for 1 fleets; its last word is" in found[one._leases.owner][1]
+        assert "acts for 0 fleets" in found[two._leases.owner][1]
+
+        # The first hangs for five minutes; then for a day, which is of interest while work waits for it.
+        assert isinstance(one._leases, FleetLeases) and one._leases._beat is not None
+        one._leases._beat.cancel()
+        await asyncio.wait({one._leases._beat})
+        for seconds, told in ((300.0, "5 min old"), (86400.0, "24 h old")):
+            await two._database.write(_silent, one._leases.owner, seconds)
+            third = Engine(home_at(tmp_path / "three", where))
+            await third.start()
+            ok, message, hint = (await _leases_of(two))[one._leases.owner]
+            assert ok is False
+            assert f"last word is {told}, and 1 of its leases have run out" in message
+            assert "start its Jupyter server again" in hint and "jobs on `local` there wait for it" in hint
+            await third.stop()
+        one._leases._beat = asyncio.create_task(one._leases._beats())
+        one._leases.look()
+        async with asyncio.timeout(20):
+            while not (await _leases_of(two))[one._leases.owner][0]:
+                await asyncio.sleep(0.05)
+        gate.touch()
+        await finished(two, run.id)
+        await one.stop()
+        assert set(await _leases_of(two)) == {two._leases.owner}  # a clean end is no silence
+        await two.stop()
+
+    async def test_an_engine_that_was_killed_is_replaced_by_its_next_life_or_forgotten(self, database: Database) -> None:
+        for owner in ("a-1", "b-1", "c-1"):
+            await database.write(leases.begin, owner, f"{owner} host")
+        await database.write(_silent, "b-1", leases.FORGET + 1)
+        await database.write(_silent, "c-1", leases.FORGET - 60)
+        await database.write(leases.begin, "a-2", "a host")
+        assert {each.owner for each in await database.read(leases.heard)} == {"a-2", "c-1"}
 
     async def test_a_run_on_a_machine_whose_engine_is_away_says_so(self, where: Secret, tmp_path: Path) -> None:
         one, two = Engine(home_at(tmp_path / "one", where)), Engine(home_at(tmp_path / "two", where))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, event, insert
 from dstack_jupyter.client import connect
 from dstack_jupyter.doctor import environment, files, host, report
 from dstack_jupyter.engine import doctor, rotation
+from dstack_jupyter.engine.lease import Lease
 from dstack_jupyter.engine.store import runs, sealed
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import SEALED_TABLES, leases, now
@@ -111,6 +113,26 @@ def test_a_stopped_engine_is_named_at_once(home: Home) -> None:
         assert fault["hint"] == f"kill -CONT {pid}"
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_an_engine_that_hangs_is_named_at_once_with_the_age_of_its_last_word(home: Home) -> None:
+    """It holds the lock and is not stopped, but counts no more: its loop hangs."""
+    good = [each for each in report.examine(home) if each["check"] == "host"]
+    assert [each["ok"] for each in good] == [True] and re.search(r"last word \d s ago", good[0]["message"])
+    end_engine(home)
+    hung = Lease(home)
+    assert hung.acquire()
+    try:
+        os.utime(home.lock, (time.time() - 130, time.time() - 130))
+        begun = time.monotonic()
+        fault = bad(report.examine(home), "host")
+        assert time.monotonic() - begun < 5
+        assert f"process {os.getpid()} gave its last word 2 min ago" in fault["message"]
+        assert f"kill -9 {os.getpid()}" in fault["hint"]
+        hung.beat()
+        assert "last word" not in str(host.examine(home))
+    finally:
+        hung.release()
 
 
 def test_an_endpoint_that_names_another_than_who_holds_the_lock(home: Home) -> None:

@@ -292,6 +292,15 @@ leases = Table(
     Index("leases_by_owner", "owner"),
 )
 
+engines = Table(
+    "engines",
+    metadata,
+    # Who shares this store: each engine's life, where it is (``place``), and when it was last heard of. Nothing is decided by it.
+    Column("owner", String(32), primary_key=True),
+    Column("place", String(128), nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 code_chunks = Table(
     "code_chunks",
     metadata,
