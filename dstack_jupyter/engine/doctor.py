@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import stat
 import sys
 import time
@@ -163,7 +164,9 @@ def _key_files(files: Sequence[str]) -> list[Finding]:
             found.append(finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", hint))
             continue
         if mode & 0o077:
-            found.append(finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {name}"))
+            found.append(
+                finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {shlex.quote(name)}")
+            )
     return found
 
 

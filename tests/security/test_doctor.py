@@ -227,7 +227,7 @@ def test_a_disk_that_is_nearly_full(home: Home) -> None:
 
 
 def test_hosts_that_cannot_be_reached_and_keys_that_others_can_read(home: Home, tmp_path: Path) -> None:
-    key = tmp_path / "key"
+    key = tmp_path / "my key; touch gone"
     key.write_text("x")
     key.chmod(0o644)
     hosts = [{"hostname": "127.0.0.1", "port": 1}]
@@ -237,7 +237,7 @@ def test_hosts_that_cannot_be_reached_and_keys_that_others_can_read(home: Home, 
     wait_until(lambda: client.fleet("desk").hosts[0].message)
     found = [each for each in client.doctor() if each["ok"] is False]
     assert any(each["message"].startswith("127.0.0.1:1: ") for each in found), found
-    assert any(each["hint"] == f"chmod 600 {key}" for each in found), found
+    assert any(each["hint"] == f"chmod 600 '{key}'" for each in found), found
     client.delete_fleet("desk")
 
 
