@@ -112,6 +112,17 @@ def release(connection: Connection, owner: str) -> int:
     return connection.execute(update(leases).where(leases.c.owner == owner).values(owner="", expires_at=now())).rowcount
 
 
+def acting(connection: Connection, run_ids: Sequence[str]) -> dict[str, str]:
+    """For each of ``run_ids`` that an engine acts for, the place of that engine."""
+    query = (
+        select(runs.c.id, engines.c.place)
+        .join(leases, leases.c.resource == runs.c.fleet_id)
+        .join(engines, engines.c.owner == leases.c.owner)
+        .where(runs.c.id.in_(run_ids), leases.c.expires_at > now())
+    )
+    return {row.id: row.place for row in connection.execute(query)}
+
+
 @dataclass(frozen=True, slots=True)
 class Absent:
     """A run whose job is a process on a machine whose engine is away."""

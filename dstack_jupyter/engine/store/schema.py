@@ -292,6 +292,16 @@ leases = Table(
     Index("leases_by_owner", "owner"),
 )
 
+conditions = Table(
+    "conditions",
+    metadata,
+    # Why an attempt does not get on at the moment; gone when it does.
+    Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True),
+    Column("type", String(16), nullable=False),
+    Column("message", Said, nullable=False),
+    Column("since", Float, nullable=False),
+)
+
 engines = Table(
     "engines",
     metadata,
