@@ -31,6 +31,7 @@ from .forwards import Forwards
 from .hosts import HostReconciler
 from .housekeeping import Housekeeping
 from .jobs import JobMaker
+from .keyring_keys import key_store
 from .keys import Keys
 from .leasing import FleetLeases, Leases, StoreLease
 from .machines import Machines
@@ -46,7 +47,7 @@ from .store import hosts, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
 from .store.schema import sealed_values
-from .vault import FileKeys, Vault
+from .vault import Vault
 from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Engine:
         self._shared = location.shared(home)
         self._open: set[str] = set()
         self._told: set[Key] = set()
-        self._vault = Vault(FileKeys.of(home))
+        self._vault = Vault(key_store(home))
         self._database = Database(self._shared or home.create().store, self._vault)
         self._bus = Bus()
         self._problems = Problems(self._database, self._bus)
