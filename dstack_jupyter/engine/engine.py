@@ -109,7 +109,7 @@ class Engine:
         self._ending.push_async_callback(self._machines.close)
         self._ending.callback(self._forwards.close_all)
         self._ending.push_async_callback(self._queue.close)
-        self._ending.push_async_callback(self._problems.stop)
+        self._ending.callback(self._problems.close)
         await self._leases.start()
         for each in await self._database.read(work.just_ended):
             self._queue.add(Key(each.kind, each.id))

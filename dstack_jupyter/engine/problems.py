@@ -107,8 +107,6 @@ class Problems:
             self._found.setdefault(key, Problem(row.since, row.message, row.type))
             wake(key)
 
-    async def stop(self) -> None:
+    def close(self) -> None:
         for task in self._recalling:
             task.cancel()
-        if self._recalling:
-            await asyncio.wait(self._recalling)
