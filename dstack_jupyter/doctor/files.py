@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..backends.configured import config_path
+from ..engine.keyring_keys import KEYRING
 from ..engine.lease import NETWORK_FILE_SYSTEMS, file_system
 from ..engine.vault import ENV_KEY_FILE, FileKeys
 from ..models.findings import Finding, finding
@@ -23,7 +24,7 @@ PATIENCE = 2.0
 def private(home: Home) -> Iterator[tuple[Path, int]]:
     """(path, the mode it must have at most) of everything that must be the user's alone and is there."""
     yield config_path(), 0o600
-    if os.environ.get(ENV_KEY_FILE):
+    if os.environ.get(ENV_KEY_FILE, KEYRING) != KEYRING:
         yield Path(FileKeys.of(home).place), 0o600
     if not home.root.is_dir():
         return

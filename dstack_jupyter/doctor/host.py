@@ -8,10 +8,14 @@ import time
 from pathlib import Path
 
 from .._version import __version__
+from ..engine.lease import LOOK, STILL
 from ..models.endpoint import Endpoint
 from ..models.findings import Finding, age, finding
 from ..models.home import Home
 from ..models.runs import EngineInfo
+
+SILENT = STILL * LOOK
+"""Seconds without a word after which a waiting server takes the engine's place."""
 
 
 def lock_holder(home: Home, locks: Path = Path("/proc/locks")) -> int:
@@ -37,6 +41,14 @@ def stopped(pid: int) -> bool:
         return False
 
 
+def silence(home: Home) -> float:
+    """Seconds since the holder of the home's lock last counted there (every ``lease.LOOK`` s); 0 if it cannot be told."""
+    try:
+        return max(0.0, time.time() - home.lock.stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
 def _written(home: Home) -> Endpoint | str | None:
     """endpoint.json as it stands: None if there is none, a sentence if it is damaged."""
     try:
@@ -53,6 +65,10 @@ def examine(home: Home) -> list[Finding]:
     written = _written(home)
     if holder and stopped(holder):
         return [finding("host", False, f"the engine's process {holder} is stopped: it can do nothing", f"kill -CONT {holder}")]
+    if holder and (quiet := silence(home)) > SILENT:
+        message = f"the engine's process {holder} gave its last word {age(quiet)} ago: it hangs, or its disk is full"
+        hint = f"`df -h {home.root}`; if there is room, end it: kill -9 {holder}; its work goes on in the next engine, jobs stay"
+        return [finding("host", False, message, hint)]
     if isinstance(written, str):
         return [finding("host", False, written, f"rm {home.endpoint}: an engine writes it anew when it starts")]
     if written is None:
@@ -72,10 +88,10 @@ def examine(home: Home) -> list[Finding]:
     return []
 
 
-def describe(info: EngineInfo, python: str) -> list[Finding]:
+def describe(home: Home, info: EngineInfo, python: str) -> list[Finding]:
     """The engine that answered. ``python`` is the interpreter that asks."""
     who = "a Jupyter server" if info.host == "server" else "a process of its own"
-    message = f"hosted by {who}, pid {info.pid}, for {age(time.time() - info.started_at)}"
+    message = f"hosted by {who}, pid {info.pid}, for {age(time.time() - info.started_at)}, last word {age(silence(home))} ago"
     found = [finding("host", not info.problems, "; ".join([message, *info.problems]), "engine.log in the home says more")]
     same = info.version == __version__
     versions = f"engine {info.version} on {info.python}, client {__version__} on {python}"

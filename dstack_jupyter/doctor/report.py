@@ -18,13 +18,16 @@ def examine(home: Home, *, start: bool = True) -> list[Finding]:
     before = host.examine(home)
     found = [files.place(home), *files.permissions(home), files.space(home)]
     found += [environment.python(), *environment.packages(), environment.extension()]
-    if any(each["ok"] is False and "is stopped" in each["message"] for each in before):
+    if any(
+        each["ok"] is False and each["check"] == "host" and ("is stopped" in each["message"] or "last word" in each["message"])
+        for each in before
+    ):
         # It would not answer, and nothing can take its place.
         return [*before, *found, finding("engine", None, NOT_ASKED)]
     try:
         client = Client(home, start=start)
         inner = client.doctor()  # first: it makes the engine open its store, and that may go well now
-        return [*host.examine(home), *host.describe(client.info(), sys.executable), *found, *inner]
+        return [*host.examine(home), *host.describe(home, client.info(), sys.executable), *found, *inner]
     except DstackJupyterError as error:
         fault = [finding("engine", False, error.message, error.hint)] if start or not before else []
         return [*before, *fault, *found, finding("engine", None, NOT_ASKED)]

@@ -56,7 +56,7 @@ class FleetsHandler(Handler):
 
     async def post(self) -> None:
         service = await self.context.service()
-        self.answer(await service.fleets.apply(self.body(FleetRequest), user=self.user), 201)
+        self.answer(await service.fleets.apply(self.body(FleetRequest), user=self.user, files=self.files), 201)
 
 
 class FleetHandler(Handler):

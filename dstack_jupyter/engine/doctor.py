@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import stat
 import sys
 import time
@@ -15,10 +16,14 @@ from sqlalchemy.exc import DatabaseError
 
 from ..models.errors import DstackJupyterError
 from ..models.findings import Finding, age, finding
+from ..models.home import Home
 from ..models.states import InstanceState
-from .store import migrate, sealed
+from . import place
+from .key_files import path_of
+from .store import leases, migrate, sealed
 from .store.database import Database
-from .store.schema import SEALED_TABLES, instances, leases, now
+from .store.schema import SEALED_TABLES, instances, now
+from .store.schema import leases as table
 from .vault import Vault
 
 CLOCK = 5.0
@@ -31,7 +36,7 @@ class HasMessage(Protocol):
     def message(self) -> str: ...
 
 
-async def examine(database: Database, vault: Vault, problems: Sequence[HasMessage]) -> list[Finding]:
+async def examine(database: Database, vault: Vault, home: Home, problems: Sequence[HasMessage]) -> list[Finding]:
     """Every check has an entry, whether it passed or not."""
     return [
         finding("engine", True, f"answers, on Python {sys.version.split()[0]}"),
@@ -39,7 +44,7 @@ async def examine(database: Database, vault: Vault, problems: Sequence[HasMessag
         *await _asked("lease", database.read_aside(_lease)),
         *await _asked("key", database.read_aside(_key, vault)),
         *await _asked("clock", database.read_aside(_clocks)),
-        *await _asked("hosts", _hosts(database)),
+        *await _asked("hosts", _hosts(database, home)),
         _work(problems),
     ]
 
@@ -71,16 +76,34 @@ def _store(connection: Connection) -> list[Finding]:
 
 
 def _lease(connection: Connection) -> list[Finding]:
-    """Who acts: one lease for a SQLite store, one a fleet where engines share it."""
-    rows = connection.execute(select(leases.c.owner, leases.c.resource, (leases.c.expires_at - now()).label("left"))).all()
+    """Who acts: one lease for a SQLite store, one a fleet where engines share it; and each of those, how old its last word is."""
+    engines = [_engine(each) for each in leases.heard(connection)]
+    rows = connection.execute(select(table.c.owner, table.c.resource, (table.c.expires_at - now()).label("left"))).all()
     held = [row for row in rows if row.owner and row.left > 0]
     owners = sorted({row.owner for row in held})
     stale = [row.resource for row in rows if row.owner and row.left <= 0]
     message = f"{', '.join(owners)} for {len(held)} resources" if owners else "nobody acts at the moment"
     if stale:
         hint = "another engine takes over within seconds; if not, see engine.log"
-        return [finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint)]
-    return [finding("lease", True, message)]
+        return [finding("lease", False, f"{message}; {len(stale)} leases ran out without being let go", hint), *engines]
+    return [finding("lease", True, message), *engines]
+
+
+def _engine(found: leases.Heard) -> Finding:
+    """One that shares the store. It says a word every few seconds (``leasing.BEAT``), whether or not it has work."""
+    where = f"the engine on {place.name_of(found.place)} ({found.owner})"
+    message = f"{where} acts for {found.held} fleets; its last word is {age(found.silent)} old"
+    if found.silent <= leases.TTL:
+        return finding("lease", True, message)
+    hint = (
+        "start its Jupyter server again, or if that runs: see engine.log there, kill -CONT if it is stopped, kill -9 if it hangs"
+    )
+    if found.run_out:
+        message += f", and {found.run_out} of its leases have run out"
+        hint += "; what is not bound to its machine another engine takes within seconds, jobs on `local` there wait for it"
+    else:
+        hint += "; if it is gone for good nothing is lost, and it is forgotten after an hour"
+    return finding("lease", False, message, hint)
 
 
 def _key(connection: Connection, vault: Vault) -> list[Finding]:
@@ -118,11 +141,11 @@ def _living(connection: Connection) -> Sequence[Any]:
     ).all()
 
 
-async def _hosts(database: Database) -> list[Finding]:
+async def _hosts(database: Database, home: Home) -> list[Finding]:
     """Hosts that cannot be used, and key files of theirs that others can read."""
     rows = await database.read_aside(_living)
     found = [finding("hosts", False, f"{row.instance_type}: {row.message}", _hint(row)) for row in rows if row.message]
-    files = {row.data["address"]["identity_file"] for row in rows if row.data.get("address", {}).get("identity_file")}
+    files = {path_of(row.data.get("address", {}).get("identity_file", ""), home) for row in rows} - {""}
     found += await asyncio.to_thread(_key_files, sorted(files))
     return found or [finding("hosts", True, f"{len(rows)} of {len(rows)} can be used" if rows else "there are none")]
 
@@ -141,7 +164,9 @@ def _key_files(files: Sequence[str]) -> list[Finding]:
             found.append(finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", hint))
             continue
         if mode & 0o077:
-            found.append(finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {name}"))
+            found.append(
+                finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {shlex.quote(name)}")
+            )
     return found
 
 

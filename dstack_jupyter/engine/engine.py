@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -20,9 +19,8 @@ from sqlalchemy import Row
 
 from ..machines.base import JobSpec
 from ..models.configurations import run_configuration
-from ..models.errors import DstackJupyterError, LostLease, StorageFull, StoreUnavailable, Unreachable
+from ..models.errors import LostLease
 from ..models.home import Home, write_private
-from ..models.runs import ConditionType
 from ..models.states import Reason
 from .archives import Archives
 from .attempts import AttemptReconciler
@@ -33,21 +31,23 @@ from .forwards import Forwards
 from .hosts import HostReconciler
 from .housekeeping import Housekeeping
 from .jobs import JobMaker
+from .keyring_keys import key_store
 from .keys import Keys
 from .leasing import FleetLeases, Leases, StoreLease
 from .machines import Machines
 from .nodes import Siblings
 from .pending import RunReconciler
 from .place import place_of
+from .problems import Problems
 from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
 from .relay import Relay
-from .service import Problem, Service
+from .service import Service
 from .store import hosts, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
 from .store.schema import sealed_values
-from .vault import FileKeys, Vault
+from .vault import Vault
 from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
@@ -74,12 +74,12 @@ class Engine:
         self._lost_all = lost
         self._shared = location.shared(home)
         self._open: set[str] = set()
-        self._problems: dict[Key, Problem] = {}
         self._told: set[Key] = set()
-        self._vault = Vault(FileKeys.of(home))
+        self._vault = Vault(key_store(home))
         self._database = Database(self._shared or home.create().store, self._vault)
         self._bus = Bus()
-        self._queue = WorkQueue(self._reconcile, failed=self._note_problem)
+        self._problems = Problems(self._database, self._bus)
+        self._queue = WorkQueue(self._reconcile, failed=self._problems.failed)
         self._relay: Relay | None = None
         self._ending = AsyncExitStack()
 
@@ -109,6 +109,7 @@ class Engine:
         self._ending.push_async_callback(self._machines.close)
         self._ending.callback(self._forwards.close_all)
         self._ending.push_async_callback(self._queue.close)
+        self._ending.callback(self._problems.close)
         await self._leases.start()
         for each in await self._database.read(work.just_ended):
             self._queue.add(Key(each.kind, each.id))
@@ -167,7 +168,7 @@ class Engine:
             wake=wake,
             problems=self._problems,
             forwards=self._forwards,
-            fleets=FleetService(self._database, self._bus, installation, wake, self._machines.forget, owner, born),
+            fleets=FleetService(self._database, self._bus, self.home, installation, wake, self._machines.forget, owner, born),
             vault=self._vault,
         )
 
@@ -191,13 +192,14 @@ class Engine:
             if each.kind == "fleet":
                 self._open.add(each.id)
             self._queue.add(Key(each.kind, each.id))
+        self._problems.recall([each.id for each in found if each.kind == "attempt"], self._queue.add)
 
     def _dropped(self, fleet_id: str, keys: Sequence[Key]) -> None:
         """Another engine acts for a fleet now: nothing of it is looked at or held open here."""
         self._open.discard(fleet_id)
         for key in keys:
             self._queue.drop(key)
-            self._problems.pop(key, None)
+            self._problems.drop(key)
             if key.kind == "attempt":
                 self._attempts.forget(key.id)
                 self._forwards.close(key.id)
@@ -228,7 +230,7 @@ class Engine:
         """Wakes of others may have been missed, or the database was away: look everywhere that somebody waits."""
         self._bus.hear(ALL)
         self._leases.look()
-        for key in list(self._problems):
+        for key in self._problems:
             self._queue.add(key)
 
     async def _reconcile(self, key: Key) -> Next:
@@ -245,25 +247,16 @@ class Engine:
         mark = acting.set(fence)
         try:
             found = await self._reconcilers[key.kind](key)
+            await self._problems.clear(key)
         except LostLease:
             self._leases.lose(fence)
             return Next()
+        except Exception as error:
+            await self._problems.keep(key, error)
+            raise
         finally:
             acting.reset(mark)
-        if self._problems.pop(key, None) is not None:
-            self._bus.publish_all()
         return found
-
-    def _note_problem(self, key: Key, error: Exception) -> None:
-        message = error.message if isinstance(error, DstackJupyterError) else f"{type(error).__name__}: {error}"
-        since = self._problems[key].since if key in self._problems else time.time()
-        kind: ConditionType = "stuck"
-        if isinstance(error, StorageFull | StoreUnavailable):
-            kind = "storage"
-        elif isinstance(error, Unreachable):
-            kind = "unreachable"
-        self._problems[key] = Problem(since, message, kind)
-        self._bus.publish_all()
 
     async def _spec(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]) -> JobSpec:
         await self._archives.fetch(ref["sha256"] for ref in run.code)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..machines.ssh.connection import Address
@@ -14,13 +12,17 @@ from ..models import fleets as model
 from ..models.errors import ConfigurationError, NotFound, NotSupportedYet
 from ..models.fleets import FleetConfiguration, ProxyJump, SSHHost, SSHParams
 from ..models.fleets_view import FleetRequest, FleetView
+from ..models.home import Home
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
+from . import key_files
 from .bus import Bus
 from .names import identity, new_id, run_name
 from .queue import Key
 from .store import hosts
 from .store.database import Database
+
+KeyFile = Callable[[str | None], str]
 
 
 class FleetService:
@@ -31,6 +33,7 @@ class FleetService:
         self,
         database: Database,
         bus: Bus,
+        home: Home,
         installation: str,
         wake: Callable[[Key], None],
         forget: Callable[[str], None],
@@ -41,19 +44,26 @@ class FleetService:
         self._born = born
         self._database = database
         self._bus = bus
+        self._home = home
         self._installation = installation
         self._wake = wake
         self._forget = forget
 
-    async def apply(self, request: FleetRequest, *, user: str) -> FleetView:
+    async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView:
         """Store a fleet, or bring the one of that name in line, and begin to reach its hosts.
 
-        Raises ConfigurationError, NotSupportedYet, Conflict (a host that changes runs a job).
+        ``files``: who asks may read the files of this account. Raises ConfigurationError, NotSupportedYet, Conflict (a host that
+        changes runs a job), Forbidden (a key file that is not theirs to name).
         """
         fleet = checked(request.configuration)
         name = fleet.name or run_name()
         assert fleet.ssh_config is not None
-        new = [self._host(fleet, fleet.ssh_config, host, request.base) for host in fleet.ssh_config.hosts]
+        anywhere = files and not self._database.shared
+
+        def key(name: str | None) -> str:
+            return key_files.stored(name, request.base, self._home, anywhere=anywhere)
+
+        new = [self._host(fleet, fleet.ssh_config, host, key) for host in fleet.ssh_config.hosts]
 
         def store(connection: Any) -> tuple[str, list[str], bool]:
             return hosts.apply_fleet(
@@ -75,9 +85,9 @@ class FleetService:
             self._wake(Key("host", instance_id))
         return await self.get(name, project=request.project)
 
-    def _host(self, fleet: FleetConfiguration, params: SSHParams, host: SSHHost, base: str) -> hosts.NewHost:
+    def _host(self, fleet: FleetConfiguration, params: SSHParams, host: SSHHost, key: KeyFile) -> hosts.NewHost:
         instance_id = new_id()
-        address = address_of(params, host, base)
+        address = address_of(params, host, key)
         data = {
             "address": address.to_json(),
             "endpoint": address.endpoint,
@@ -131,14 +141,8 @@ def checked(configuration: dict[str, Any]) -> FleetConfiguration:
     return fleet
 
 
-def address_of(params: SSHParams, host: SSHHost, base: str) -> Address:
-    """Where a host is reached, the fleet's defaults filled in; key files are absolute, relative ones begin at ``base``."""
-
-    def key(name: str | None) -> str:
-        if not name:
-            return ""
-        path = Path(name).expanduser()
-        return str(path if path.is_absolute() else Path(base or os.sep) / path)
+def address_of(params: SSHParams, host: SSHHost, key: KeyFile) -> Address:
+    """Where a host is reached, the fleet's defaults filled in; ``key`` makes what a row keeps of an ``identity_file``."""
 
     def jump(found: ProxyJump | None) -> Address | None:
         if found is None:

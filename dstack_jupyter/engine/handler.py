@@ -31,6 +31,7 @@ LARGEST_BODY = 2 << 20
 SILENCE = 15.0
 """Seconds after which a quiet stream says that it is alive."""
 USER_HEADER = "X-Dstack-User"
+FILES_HEADER = "X-Dstack-Files"
 
 
 class Context:
@@ -93,6 +94,11 @@ class Handler(web.RequestHandler):
     @property
     def user(self) -> str:
         return self.request.headers.get(USER_HEADER) or getpass.getuser()
+
+    @property
+    def files(self) -> bool:
+        """Whether who asks may read the files of this account: a Jupyter server says so where it may be otherwise."""
+        return self.request.headers.get(FILES_HEADER, "1") == "1"
 
     def number(self, name: str, default: int) -> int:
         text = self.get_query_argument(name, str(default))

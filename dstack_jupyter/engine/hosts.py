@@ -64,7 +64,7 @@ class HostReconciler:
         before = (row.state, row.message, row.offer)
         try:
             hello = await machine.look_around()
-            await machine.claim(fleet.name)
+            await machine.claim(row.id, self._gone)
             problem = "; ".join(hello.problems)
             await self._database.write(_note, row, hello, problem)
         except DstackJupyterError as error:
@@ -76,11 +76,14 @@ class HostReconciler:
             self._changed()
         return Next(guard=AGAIN if problem else CHECK)
 
+    async def _gone(self, instance_id: str) -> bool:
+        return await self._database.read(hosts.is_gone, instance_id)
+
     async def _release(self, row: Row[Any], fleet: Row[Any]) -> None:
         """Give the host back. One that cannot be reached is given up: it is the user's, and costs nothing here."""
         message = row.message
         try:
-            await self._machine(row).unclaim()
+            await self._machine(row).unclaim(row.id)
         except Unreachable as error:
             message = f"{message}; our claim file stays there: {error.message}"
         except DstackJupyterError as error:

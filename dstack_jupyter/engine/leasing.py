@@ -137,6 +137,7 @@ class FleetLeases:
         self._early = asyncio.Event()
 
     async def start(self) -> None:
+        await self._database.write(leases.begin, self.owner, self._place)
         await self._take(earlier=True)
         self._beat = asyncio.get_running_loop().create_task(self._beats(), name="leases")
 

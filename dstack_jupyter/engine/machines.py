@@ -13,6 +13,7 @@ from ..machines.ssh.machine import SSHMachine
 from ..models.errors import Unreachable
 from ..models.home import Home
 from . import place
+from .key_files import located
 from .keys import Keys
 from .store import hosts
 from .store.database import Database
@@ -36,6 +37,7 @@ class Machines:
 
     def __init__(self, home: Home, database: Database, keys: Keys, installation: str, here: str) -> None:
         self._place = here
+        self._home = home
         self.local = LocalMachine(home.jobs)
         self._installation = installation
         self._keys = keys
@@ -55,7 +57,7 @@ class Machines:
 
     def host(self, instance: Row[Any]) -> SSHMachine:
         """The machine of a fleet's host; made anew when its address has changed."""
-        address = Address.of_json(instance.data["address"])
+        address = located(Address.of_json(instance.data["address"]), self._home)
         known = self._hosts.get(instance.id)
         if known is None or known[0] != address:
             if self._connections is None:

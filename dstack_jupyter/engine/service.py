@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,18 @@ from ..machines.docker.launcher import WORK
 from ..models.configurations import AnyRun
 from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.home import Home
-from ..models.runs import ApplyRequest, BackendView, Condition, ConditionType, EventView, Frame, Plan, PlanRequest, RunView
+from ..models.runs import (
+    ApplyRequest,
+    Attachment,
+    AttemptView,
+    BackendView,
+    Condition,
+    EventView,
+    Frame,
+    Plan,
+    PlanRequest,
+    RunView,
+)
 from ..models.states import RUN_END, AttemptState
 from . import doctor, place, rotation, streams
 from .archives import Archives
@@ -27,21 +37,13 @@ from .fleet_service import FleetService
 from .forwards import Forwards
 from .names import new_id, run_name
 from .policies import next_start
+from .problems import Problems
 from .provisioning import Provisioning, checked, make_plan
 from .queue import Key
-from .store import events, leases, moves, runs
+from .store import conditions, events, leases, moves, runs
 from .store.database import Database
 from .store.schema import now
 from .vault import Vault
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a resource does not get on at the moment; the engine goes on trying. ``since`` in seconds since the epoch."""
-
-    since: float
-    message: str
-    type: ConditionType = "stuck"
 
 
 class Service:
@@ -61,7 +63,7 @@ class Service:
         acts_for: Callable[[Key], bool],
         archives: Archives,
         wake: Callable[[Key], None],
-        problems: dict[Key, Problem],
+        problems: Problems,
         forwards: Forwards,
         fleets: FleetService,
         vault: Vault,
@@ -126,7 +128,7 @@ class Service:
             return runs.views(connection, project=project, active=not all and last is None, last=last)
 
         found = [self._with_conditions(view) for view in await self._database.read_aside(read)]
-        await self._say_absent([view for view in found if not view.ended])
+        await self._say_elsewhere([view for view in found if not view.ended])
         return found
 
     async def run(self, ref: str, *, project: str) -> RunView:
@@ -211,7 +213,7 @@ class Service:
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
-        return await doctor.examine(self._database, self._vault, list(self._problems.values()))
+        return await doctor.examine(self._database, self._vault, self._home, self._problems.now())
 
     async def _view(self, run_id: str) -> RunView:
         return await self._with_what_is_known(await self._database.read(runs.view, run_id))
@@ -220,27 +222,46 @@ class Service:
         """As stored, with what this engine and the others know of it."""
         self._with_conditions(view)
         if not view.ended:
-            await self._say_absent([view])
+            await self._say_elsewhere([view])
         return view
 
-    async def _say_absent(self, views: list[RunView]) -> None:
-        """Where engines share the store: say of runs on a machine whose engine is away that nobody can act for them now."""
+    async def _say_elsewhere(self, views: list[RunView]) -> None:
+        """Where engines share the store: say of runs of another engine what that one knows of them.
+
+        And of those on a machine whose engine is away, that nobody can act for them now.
+        """
         by_id = {view.id: view for view in views if not self._acts_for(Key("run", view.id))}
         if not by_id:
             return
+        run_of = {attempt.id: view for view in by_id.values() for attempt in view.attempts}
+        for row in await self._database.read(conditions.of, list(run_of)):
+            if all(each.type != row.type for each in run_of[row.attempt_id].conditions):
+                known = Condition(type=row.type, since=row.since, message=row.message)
+                run_of[row.attempt_id].conditions.append(known)
+        for run_id, there in (await self._database.read(leases.acting, list(by_id))).items():
+            view = by_id[run_id]
+            offers = view.type == "dev-environment" or view.configuration.get("ports")
+            if view.attachment is None and offers and _running(view) is not None:
+                text = (
+                    f"its ports and its login are on {place.name_of(there)}: attach from a notebook of the Jupyter server there"
+                )
+                view.attachment = Attachment(notes=[text])
         for found in await self._database.read(leases.absent, list(by_id)):
             name = place.name_of(found.place)
             text = f"it runs on {name}, and no engine runs there: start a Jupyter server there to go on"
             by_id[found.run_id].conditions.append(Condition(type="unreachable", since=found.since, message=text))
 
     def _with_conditions(self, view: RunView) -> RunView:
-        keys = [Key("attempt", attempt.id) for attempt in view.attempts]
-        found = [self._problems[key] for key in keys if key in self._problems]
-        view.conditions = [Condition(type=problem.type, since=problem.since, message=problem.message) for problem in found]
-        running = next((each for each in reversed(view.attempts) if each.job == 0 and each.state == AttemptState.RUNNING), None)
+        view.conditions = self._problems.of(view)
+        running = _running(view)
         if running is not None:
             view.attachment = self._forwards.attachment(running.id, WORK)
         return view
+
+
+def _running(view: RunView) -> AttemptView | None:
+    """The attempt that a run is reached by."""
+    return next((each for each in reversed(view.attempts) if each.job == 0 and each.state == AttemptState.RUNNING), None)
 
 
 def _attempt_of(view: RunView, job: int) -> str:

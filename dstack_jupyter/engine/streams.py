@@ -13,6 +13,8 @@ from .store.database import Database
 PIECE = 1 << 18
 """Bytes of log that one read of the store takes for one follower."""
 
+LOST = "these bytes are not in the store any more: it was damaged, or a part of it was restored from another day"
+
 
 async def run_frames(
     database: Database,
@@ -45,14 +47,28 @@ async def run_frames(
             for each in tried[at:]:
                 if each.id != attempt:
                     attempt, offset = each.id, 0
-                while offset < each.log_size:
-                    for chunk in await database.read_aside(logs.read, attempt, offset, PIECE):
-                        yield _frame(chunk)
-                        offset = chunk.offset + chunk.length
+                async for chunk in _stored(database, attempt, offset, each.log_size, current.submitted_at):
+                    yield _frame(chunk)
+                    offset = chunk.offset + chunk.length
             if current.ended or not follow:
                 yield EndFrame(run=current)
                 return
             await changed.wait()
+
+
+async def _stored(database: Database, attempt_id: str, offset: int, end: int, since: float) -> AsyncIterator[logs.Chunk]:
+    """What is stored from ``offset`` to ``end`` and beyond, without a break: what a damaged store has lost is a gap that says so.
+
+    Offset and bytes are one transaction, so we lose nothing ourselves. ``since`` is the time of a gap that nothing follows.
+    """
+    while offset < end:
+        found = await database.read_aside(logs.read, attempt_id, offset, PIECE)
+        for chunk in found or [logs.Chunk(attempt_id, end, 0, since, b"")]:
+            if chunk.offset > offset:
+                yield logs.Chunk(attempt_id, offset, chunk.offset - offset, chunk.at, None, LOST)
+            if chunk.length:
+                yield chunk
+            offset = chunk.offset + chunk.length
 
 
 def _visible(view: RunView) -> tuple[object, ...]:

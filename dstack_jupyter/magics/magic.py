@@ -102,6 +102,14 @@ class DstackMagics(Magics):
         except parser.HelpShown as shown:
             print(shown.text)
             return None
+        except parser.SecretTyped as error:
+            from .forgetting import forget_input
+
+            assert self.shell is not None
+            kept = not forget_input(self.shell, "configure", "%dstack configure  # what was typed here is not kept")
+            where = "the cell" if self.face.is_notebook else "the screen"
+            also = f"; take it out of {where}" + (", and out of IPython's history.sqlite" if kept else "")
+            raise ConfigurationError(error.message, hint=f"{error.hint}{also}") from None
         if cell is not None and args.noun not in ("apply", "check"):
             raise ConfigurationError(f"%%dstack {args.noun} takes no body", hint=f"use `%dstack {args.noun}`")
         from .commands import run_command

@@ -243,6 +243,10 @@ def build(prog: str = "dstack") -> Parser:
     return parser
 
 
+class SecretTyped(ConfigurationError):
+    """What was typed may be a secret: it is in no message, and must not stay in a history."""
+
+
 def parse(arguments: Sequence[str], prog: str = "dstack") -> argparse.Namespace:
     """Arguments as a namespace with ``noun``. Raises HelpShown, ConfigurationError with the nearest word."""
     words = list(arguments)
@@ -251,6 +255,11 @@ def parse(arguments: Sequence[str], prog: str = "dstack") -> argparse.Namespace:
         raise HelpShown(parser.format_help() if len(words) < 2 else _help_of(words[1], prog))
     words[0] = ALIASES.get(words[0], words[0])
     found, unknown = parser.parse_known_args(words)
+    if unknown and found.noun == "configure":
+        raise SecretTyped(
+            f"{prog} configure takes a backend's name and nothing else: it asks for what is secret, unseen",
+            hint=f"if that was a key, whoever sees this line knows it: make a new one, then `{prog} configure {found.name}`",
+        )
     if unknown:
         subparser(parser, words[0]).error(f"unrecognized arguments: {' '.join(unknown)}")
     return found

@@ -101,6 +101,11 @@ class Home:
         return private_folder(self.create().root / "keys")
 
     @property
+    def host_keys(self) -> Path:
+        """Private keys that those may name who may not name any file of this machine."""
+        return private_folder(self.keys / "hosts")
+
+    @property
     def ssh_config(self) -> Path:
         """An ssh config of our own, with an entry for each run that can be logged in to."""
         return private_folder(self.create().root / "ssh") / "config"

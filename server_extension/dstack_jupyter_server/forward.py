@@ -46,15 +46,19 @@ class Answer:
 
 
 @asynccontextmanager
-async def ask(path: str, method: str = "GET", body: bytes = b"", user: str = "") -> AsyncIterator[Answer]:
-    """The engine's answer; an error status is an answer. Raises ConnectionError when there is no engine, TimeoutError."""
+async def ask(path: str, method: str = "GET", body: bytes = b"", user: str = "", *, files: bool = False) -> AsyncIterator[Answer]:
+    """The engine's answer. ``files``: the user may read the files of this account.
+
+    An error status is an answer. Raises ConnectionError when there is no engine, TimeoutError.
+    """
     socket = engine_socket()
     if not socket:
         raise ConnectionError("no engine runs")
     reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 20)
     try:
         # One line each: what a user could write into them must not begin another.
-        lines = [f"{method} {path} HTTP/1.0", f"X-Dstack-User: {''.join(user.split())}", f"Content-Length: {len(body)}"]
+        lines = [f"{method} {path} HTTP/1.0", f"X-Dstack-User: {''.join(user.split())}", f"X-Dstack-Files: {int(files)}"]
+        lines.append(f"Content-Length: {len(body)}")
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body)
         await writer.drain()
         async with asyncio.timeout(ANSWER):

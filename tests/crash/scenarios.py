@@ -229,6 +229,19 @@ ALL = (
         {"first": 1},
     ),
     Scenario(
+        "given back while it was away",
+        (
+            fleet("desk", "h1"),
+            happens("the cut", _cut),
+            give_back("desk"),
+            pause(200),
+            fleet("lab", "h1"),
+            give_back("lab"),
+        ),
+        {},
+        {},
+    ),
+    Scenario(
         "reboot",
         (
             fleet("desk", "h1"),

@@ -166,7 +166,7 @@ def stop(name: str, *, abort: bool = False) -> Step:
 def fleet(name: str, *hosts: str, blocks: int = 1) -> Step:
     """Apply a fleet and wait until all its hosts can be used."""
     given: dict[str, Any] = {"user": "root", "hosts": [{"hostname": host, "blocks": blocks} for host in hosts]}
-    configuration = {"type": "fleet", "name": name, "ssh_config": {**given, "identity_file": "/key"}}
+    configuration = {"type": "fleet", "name": name, "ssh_config": {**given, "identity_file": "key"}}
 
     async def step(engine: Engine, story: Story) -> None:
         await engine.service.fleets.apply(FleetRequest(configuration=configuration), user="ada")

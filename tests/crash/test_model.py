@@ -71,7 +71,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @staticmethod
     async def desk(engine: Engine) -> None:
-        given = {"type": "fleet", "name": "desk", "ssh_config": {"user": "u", "identity_file": "/key", "hosts": list(HOSTS)}}
+        given = {"type": "fleet", "name": "desk", "ssh_config": {"user": "u", "identity_file": "key", "hosts": list(HOSTS)}}
         await engine.service.fleets.apply(FleetRequest(configuration=given), user="ada")
 
     def do(self, what: Callable[[Engine], Awaitable[Any]], *, crash_in: int = 0) -> Any:

@@ -36,7 +36,7 @@ UNVISITED_ON = {
         "archives:Archives.fetch": SHARED,
         "leasing:FleetLeases": SHARED,
         "relay:": SHARED,
-        "service:Service._say_absent": SHARED,
+        "service:Service._say_elsewhere": SHARED,
         "store.database:Database.write_aside": SHARED,
     },
     "postgresql": {

@@ -15,22 +15,26 @@ import pytest
 from sqlalchemy import Connection, func, select, text, update
 
 from dstack_jupyter.engine.engine import Engine
+from dstack_jupyter.engine.leasing import FleetLeases
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store import events, leases, runs
 from dstack_jupyter.engine.store.database import BATCH, Database
 from dstack_jupyter.engine.store.fence import STORE, Fence, acting, lost
-from dstack_jupyter.engine.store.schema import attempts, now
+from dstack_jupyter.engine.store.schema import attempts, conditions, engines, now
 from dstack_jupyter.engine.store.schema import leases as table
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.engine.vault import ENV_KEY_FILE, Vault
 from dstack_jupyter.models.errors import LostLease
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.runs import EventView, LogFrame
+from dstack_jupyter.models.runs import EventView, LogFrame, RunFrame
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import RunState
 from tests.conftest import home_at
+from tests.crash.story import Story, fleet
 from tests.engine.test_engine import apply, finished, request, until
 from tests.engine.test_store import submission
+from tests.simulated.machine import SimulatedMachines
+from tests.simulated.world import LoopTime, World
 
 only_postgresql = pytest.mark.parametrize("where", ["postgresql"], indirect=True)
 
@@ -226,6 +230,25 @@ async def test_r7_an_engine_that_lost_the_store_changes_nothing_and_says_so(stat
     await second.stop()
 
 
+async def _first_condition(engine: Engine, run_id: str) -> str:
+    """What the first condition says that a follower of the run is shown."""
+    async for frame in engine.service.stream(run_id, project="main"):
+        if isinstance(frame, RunFrame) and frame.run.conditions:
+            return frame.run.conditions[0].message
+    return ""
+
+
+def _silent(connection: Connection, owner: str, seconds: float) -> None:
+    connection.execute(update(engines).where(engines.c.owner == owner).values(at=now() - seconds))
+    connection.execute(update(table).where(table.c.owner == owner).values(expires_at=now() + leases.TTL - seconds))
+
+
+async def _leases_of(engine: Engine) -> dict[str, tuple[bool | None, str, str]]:
+    """What doctor says of each engine of the store, by its life: (ok, message, hint)."""
+    found = [each for each in await engine.service.doctor() if each["check"] == "lease" and " last word " in each["message"]]
+    return {each["message"].partition("(")[2].partition(")")[0]: (each["ok"], each["message"], each["hint"]) for each in found}
+
+
 def _everything(connection: Connection) -> tuple[int, int]:
     """(runs, attempts)"""
     return (
@@ -285,6 +308,100 @@ class TestSharing:
         assert actions.count("done") == 1
         for engine in (first, second):
             await engine.stop()
+
+    async def test_what_keeps_a_run_from_going_on_is_told_by_every_engine(self, where: Secret, tmp_path: Path) -> None:
+        world = World(LoopTime())
+
+        def engine(name: str) -> Engine:
+            return Engine(home_at(tmp_path / name, where), machines=lambda *given: SimulatedMachines(world, given[3]))
+
+        one, two = engine("one"), engine("two")
+        await one.start()
+        await fleet("desk", "h1")(one, Story(world))
+        run = await apply(one, "echo up", "while :; do sleep 0.05; done", fleets=["desk"], backends=["ssh"])
+        await until(one, run.id, b"up\n")
+        await two.start()
+        assert (await two.service.run(run.id, project="main")).conditions == []
+        follower = asyncio.create_task(_first_condition(two, run.id))
+        world.host("h1").reachable = False
+        await two.service.stop(run.id, project="main", abort=True, user="ada")
+        async with asyncio.timeout(20):
+            assert "does not answer" in await follower  # without a question
+        (here,), (there,) = [(await each.service.run(run.id, project="main")).conditions for each in (one, two)]
+        assert (here.type, here.message) == (there.type, there.message) == ("unreachable", "h1 does not answer")
+        (listed,) = await two.service.runs(project="main")
+        assert listed.conditions == [there]
+
+        await one.stop()
+        async with asyncio.timeout(20):
+            while not two.unfinished():
+                await asyncio.sleep(0.02)
+        (mine,) = (await two.service.run(run.id, project="main")).conditions
+        assert mine.since == there.since  # who takes over knows since when
+        world.host("h1").reachable = True
+        view, _ = await finished(two, run.id)
+        assert view.state is RunState.TERMINATED
+        async with asyncio.timeout(20):
+            while (await two.service.run(run.id, project="main")).conditions:
+                await asyncio.sleep(0.02)
+        assert await two._database.read(lambda connection: connection.execute(conditions.select()).all()) == []
+        await two.stop()
+
+    async def test_whose_ports_are_elsewhere_is_said_and_not_waited_for(self, pair: tuple[Engine, Engine]) -> None:
+        one, two = pair
+        run = await apply(one, "echo up; sleep 300", ports=["8765"])
+        await until(two, run.id, b"up\n")
+        async with asyncio.timeout(20):
+            while (here := (await one.service.run(run.id, project="main")).attachment) is None:
+                await asyncio.sleep(0.02)
+        assert [each.port for each in here.forwards] == [8765]
+        there = (await two.service.run(run.id, project="main")).attachment
+        assert there is not None and there.forwards == []
+        assert "attach from a notebook of the Jupyter server there" in there.notes[0]
+
+    async def test_doctor_tells_of_every_engine_how_old_its_last_word_is(self, where: Secret, tmp_path: Path) -> None:
+        one, two = Engine(home_at(tmp_path / "one", where)), Engine(home_at(tmp_path / "two", where))
+        await one.start()
+        await two.start()
+        gate = tmp_path / "gate"
+        run = await apply(one, f"echo up; until [ -e {gate} ]; do sleep 0.02; done")
+        await until(two, run.id, b"up\n")
+        found = await _leases_of(two)
+        assert {owner: ok for owner, (ok, _, _) in found.items()} == {one._leases.owner: True, two._leases.owner: True}
+        assert "acts for 1 fleets; its last word is" in found[one._leases.owner][1]
+        assert "acts for 0 fleets" in found[two._leases.owner][1]
+
+        # The first hangs for five minutes; then for a day, which is of interest while work waits for it.
+        assert isinstance(one._leases, FleetLeases) and one._leases._beat is not None
+        one._leases._beat.cancel()
+        await asyncio.wait({one._leases._beat})
+        for seconds, told in ((300.0, "5 min old"), (86400.0, "24 h old")):
+            await two._database.write(_silent, one._leases.owner, seconds)
+            third = Engine(home_at(tmp_path / "three", where))
+            await third.start()
+            ok, message, hint = (await _leases_of(two))[one._leases.owner]
+            assert ok is False
+            assert f"last word is {told}, and 1 of its leases have run out" in message
+            assert "start its Jupyter server again" in hint and "jobs on `local` there wait for it" in hint
+            await third.stop()
+        one._leases._beat = asyncio.create_task(one._leases._beats())
+        one._leases.look()
+        async with asyncio.timeout(20):
+            while not (await _leases_of(two))[one._leases.owner][0]:
+                await asyncio.sleep(0.05)
+        gate.touch()
+        await finished(two, run.id)
+        await one.stop()
+        assert set(await _leases_of(two)) == {two._leases.owner}  # a clean end is no silence
+        await two.stop()
+
+    async def test_an_engine_that_was_killed_is_replaced_by_its_next_life_or_forgotten(self, database: Database) -> None:
+        for owner in ("a-1", "b-1", "c-1"):
+            await database.write(leases.begin, owner, f"{owner} host")
+        await database.write(_silent, "b-1", leases.FORGET + 1)
+        await database.write(_silent, "c-1", leases.FORGET - 60)
+        await database.write(leases.begin, "a-2", "a host")
+        assert {each.owner for each in await database.read(leases.heard)} == {"a-2", "c-1"}
 
     async def test_a_run_on_a_machine_whose_engine_is_away_says_so(self, where: Secret, tmp_path: Path) -> None:
         one, two = Engine(home_at(tmp_path / "one", where)), Engine(home_at(tmp_path / "two", where))

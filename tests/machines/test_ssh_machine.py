@@ -227,29 +227,55 @@ async def test_a_full_disk_is_a_wait_and_not_a_failure(desk: Desk, host: Host) -
         host.do("umount -l ~/.dstack_jupyter/jobs")
 
 
+async def never(_: str) -> bool:
+    return False
+
+
 async def test_a_host_belongs_to_one_installation(desk: Desk, host: Host, tmp_path: Path) -> None:
     mine = desk.machine(host)
-    await mine.claim("desk")
-    await mine.claim("desk")
-    pins = desk.pins
-    connections = Connections(pins, tmp_path / "k")
+    connections = Connections(desk.pins, tmp_path / "k")
     theirs = SSHMachine(connections, desk.address(host), "others", "lab")
     try:
+        await mine.claim("i1", never)
+        await mine.claim("i1", never)
         with pytest.raises(Conflict, match=r"belongs to fleet desk of installation tests \(root\)"):
-            await theirs.claim("lab")
-        await theirs.unclaim()  # what is not ours is not released
+            await theirs.claim("i9", never)
+        await theirs.unclaim("i1")  # what is not ours is not released
         with pytest.raises(Conflict):
-            await theirs.claim("lab")
-        with pytest.raises(Conflict, match="belongs to fleet desk\n"):
-            await mine.claim("other")
-        mine._fleet = "desk"
-        await mine.unclaim()
-        await theirs.claim("lab")
-        await theirs.unclaim()
+            await theirs.claim("i9", never)
+        with pytest.raises(Conflict, match=r"belongs to fleet desk\n"):
+            await mine.claim("i2", never)
+        await mine.unclaim("i1")
+        with pytest.raises(Conflict, match="given back"):
+            await mine.claim("i1", never)
+        await theirs.claim("i9", never)
+        await mine.unclaim("i1")  # a late one: the host is another's by now
+        with pytest.raises(Conflict, match="of installation others"):
+            await mine.claim("i2", never)
+        await theirs.unclaim("i9")
     finally:
-        host.run("rm -f /var/tmp/dstack_jupyter.claim")
+        host.run("rm -rf /var/tmp/dstack_jupyter.claim ~/.dstack_jupyter/released")
         await theirs.close()
         await connections.close()
+
+
+async def test_what_an_instance_of_ours_left_that_is_gone_is_taken_away(desk: Desk, host: Host) -> None:
+    """The host did not answer when it was given back, say."""
+    mine = desk.machine(host)
+    asked = []
+
+    async def gone(instance: str) -> bool:
+        asked.append(instance)
+        return True
+
+    try:
+        await mine.claim("i1", never)
+        await mine.claim("i2", gone)
+        assert asked == ["i1"]
+        assert host.do("cat /var/tmp/dstack_jupyter.claim") == "tests desk root i2\n"
+        await mine.unclaim("i2")
+    finally:
+        host.run("rm -rf /var/tmp/dstack_jupyter.claim ~/.dstack_jupyter/released")
 
 
 async def test_what_greets_with_a_menu_is_no_host(desk: Desk, host: Host) -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import pty
 import select
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_client.manager import KernelManager
@@ -134,6 +136,61 @@ def test_configure_in_a_terminal_shows_no_key(home: Home, tmp_path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     config = load_config(path).backends["main"]["aws"]
     assert config.creds.secret_key.reveal() == "canary-secret-808"  # type: ignore[attr-defined]
+
+
+def test_a_key_that_is_typed_into_the_line_is_in_no_message_and_no_history(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(tmp_path))
+    client = manager.client()
+    client.start_channels()
+    shown: list[str] = []
+
+    def see(message: dict[str, Any]) -> None:
+        if message["msg_type"] != "execute_input":  # the cell's own text
+            shown.append(json.dumps(message["content"]))
+
+    def run(code: str) -> None:
+        client.execute_interactive(
+            code,
+            timeout=60,
+            allow_stdin=True,
+            stdin_hook=lambda _: client.input("canary-asked-31"),
+            output_hook=see,
+        )
+
+    try:
+        client.wait_for_ready(timeout=60)
+        run("%load_ext dstack_jupyter")
+        run("%dstack configure vultr")
+        run("%dstack configure vultr --api-key canary-typed-32")
+        run("x = %dstack configure lambda canary-typed-33")
+        told = "".join(shown)
+        assert "vultr is configured" in told
+        assert told.count("asks for what is secret, unseen") >= 2
+        assert "take it out of the cell" in told and "history.sqlite" not in told
+        run("print([In, _ih, _i, _ii, _iii, _i1, _i2, _i3, _i4])")
+        assert "what was typed here is not kept" in "".join(shown)
+        run("1 + 1")
+        run("2 + 2")
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+    assert "canary" not in "".join(shown)
+    (path,) = (tmp_path / "ipython").rglob("history.sqlite*")
+    kept = sqlite3.connect(path).execute("SELECT source_raw FROM history ORDER BY line").fetchall()
+    mended = "%dstack configure  # what was typed here is not kept"
+    assert [line for (line,) in kept][1:4] == ["%dstack configure vultr", mended, mended]
+    assert b"canary" not in path.read_bytes()
+
+
+def test_a_key_that_is_typed_into_a_shell_s_line_is_in_no_message(home: Home) -> None:
+    done = shell("configure", "lambda", "--api-key", "canary-typed-34")
+    assert done.returncode == 2
+    assert "make a new one" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
 
 
 def test_configure_in_a_notebook_asks_beside_the_cell(home: Home, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dstack_jupyter.engine import key_files
 from dstack_jupyter.engine.fleet_service import address_of, checked
 from dstack_jupyter.models.errors import ConfigurationError, NotSupportedYet
 from dstack_jupyter.models.fleets import FleetConfiguration
+from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.yaml_source import load_configuration
 
 WHOLE = """type: fleet
@@ -34,12 +38,13 @@ ssh_config:
 """
 
 
-def test_the_whole_of_it() -> None:
+def test_the_whole_of_it(tmp_path: Path) -> None:
     fleet = load_configuration(WHOLE)
     assert isinstance(fleet, FleetConfiguration)
     params = fleet.ssh_config
     assert params is not None
-    one, two = (address_of(params, host, "/base") for host in params.hosts)
+    key = partial(key_files.stored, base="/base", home=Home(tmp_path), anywhere=True)
+    one, two = (address_of(params, host, key) for host in params.hosts)
     assert (one.hostname, one.port, one.user, one.identity_file) == ("10.0.0.1", 2222, "ubuntu", "/base/key")
     assert one.proxy is not None and (one.proxy.endpoint, one.proxy.identity_file) == ("gate:22", "/k")
     assert (two.port, two.user) == (22, "root") and two.identity_file.endswith("/other")

@@ -16,9 +16,10 @@ from dstack_jupyter.models.home import Home
 from tests.conftest import wait_until
 from tools.lab_server import listening_port
 
-ADA, MALLORY = "ada-token-1", "mallory-token-2"
+ADA, MALLORY, BOB = "ada-token-1", "mallory-token-2", "bob-token-3"
 
-CODE = """
+CODE = (
+    """
 import json, sys
 from jupyter_server.auth import Authorizer, User
 from jupyter_server.auth.identity import IdentityProvider
@@ -26,10 +27,12 @@ from jupyter_server.serverapp import ServerApp
 
 class Two(IdentityProvider):
     async def get_user_token(self, handler):
-        return {ADA: User("ada"), MALLORY: User("mallory")}.get(self.get_token(handler))
+        return {ADA: User("ada"), BOB: User("bob"), MALLORY: User("mallory")}.get(self.get_token(handler))
 
 class Deny(Authorizer):
     def is_authorized(self, handler, user, action, resource):
+        if user.username == "bob":  # everything but code of his own
+            return (action, resource) != ("execute", "kernels")
         return user.username != "mallory" or not resource.startswith("dstack_jupyter:")
 
 app = ServerApp.instance(identity_provider_class=Two, authorizer_class=Deny)
@@ -46,7 +49,10 @@ for rule in app.web_app.default_router.rules:
 with open(sys.argv[1], "w") as file:
     json.dump(table, file)
 app.start()
-""".replace("ADA", repr(ADA)).replace("MALLORY", repr(MALLORY))
+""".replace("ADA", repr(ADA))
+    .replace("MALLORY", repr(MALLORY))
+    .replace("BOB", repr(BOB))
+)
 
 
 @dataclass

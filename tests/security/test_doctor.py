@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, event, insert
 from dstack_jupyter.client import connect
 from dstack_jupyter.doctor import environment, files, host, report
 from dstack_jupyter.engine import doctor, rotation
+from dstack_jupyter.engine.lease import Lease
 from dstack_jupyter.engine.store import runs, sealed
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import SEALED_TABLES, leases, now
@@ -113,6 +115,26 @@ def test_a_stopped_engine_is_named_at_once(home: Home) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+def test_an_engine_that_hangs_is_named_at_once_with_the_age_of_its_last_word(home: Home) -> None:
+    """It holds the lock and is not stopped, but counts no more: its loop hangs."""
+    good = [each for each in report.examine(home) if each["check"] == "host"]
+    assert [each["ok"] for each in good] == [True] and re.search(r"last word \d s ago", good[0]["message"])
+    end_engine(home)
+    hung = Lease(home)
+    assert hung.acquire()
+    try:
+        os.utime(home.lock, (time.time() - 130, time.time() - 130))
+        begun = time.monotonic()
+        fault = bad(report.examine(home), "host")
+        assert time.monotonic() - begun < 5
+        assert f"process {os.getpid()} gave its last word 2 min ago" in fault["message"]
+        assert f"kill -9 {os.getpid()}" in fault["hint"]
+        hung.beat()
+        assert "last word" not in str(host.examine(home))
+    finally:
+        hung.release()
+
+
 def test_an_endpoint_that_names_another_than_who_holds_the_lock(home: Home) -> None:
     pid = connect(home).info().pid
     written = endpoint.read(home)
@@ -205,7 +227,7 @@ def test_a_disk_that_is_nearly_full(home: Home) -> None:
 
 
 def test_hosts_that_cannot_be_reached_and_keys_that_others_can_read(home: Home, tmp_path: Path) -> None:
-    key = tmp_path / "key"
+    key = tmp_path / "my key; touch gone"
     key.write_text("x")
     key.chmod(0o644)
     hosts = [{"hostname": "127.0.0.1", "port": 1}]
@@ -215,12 +237,12 @@ def test_hosts_that_cannot_be_reached_and_keys_that_others_can_read(home: Home, 
     wait_until(lambda: client.fleet("desk").hosts[0].message)
     found = [each for each in client.doctor() if each["ok"] is False]
     assert any(each["message"].startswith("127.0.0.1:1: ") for each in found), found
-    assert any(each["hint"] == f"chmod 600 {key}" for each in found), found
+    assert any(each["hint"] == f"chmod 600 '{key}'" for each in found), found
     client.delete_fleet("desk")
 
 
 async def examined(database: Database, vault: Vault) -> list[Finding]:
-    return await doctor.examine(database, vault, [])
+    return await doctor.examine(database, vault, Home.default(), [])
 
 
 async def test_the_store_its_key_its_lease_and_its_clock(tmp_path: Path) -> None:

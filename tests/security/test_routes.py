@@ -23,7 +23,7 @@ from dstack_jupyter.models.fleets_view import FleetRequest
 from dstack_jupyter.models.home import Home
 from tests.client.test_client import apply
 from tests.conftest import wait_until
-from tests.security.jupyter import ADA, MALLORY, Server, start
+from tests.security.jupyter import ADA, BOB, MALLORY, Server, start
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 CLOSED = {302, 401, 403, 404}
@@ -151,6 +151,24 @@ def test_no_route_lets_anybody_in_who_may_not(site: Site) -> None:
     assert site.server.ask("GET", "/dstack_jupyter/api/v1/info", Cookie=cookie)[0] == 200
     status, _, _ = site.server.ask("POST", "/dstack_jupyter/api/v1/runs/plan", BODIES["/runs/plan"], Authorization=ada)
     assert status == 200
+
+    # Who may not run code here names no file of this account, and learns nothing of which there are.
+    told = set()
+    for key in (os.devnull, "/etc/shadow", "/no/such/file", "../../etc/passwd", "~/.ssh/id_ed25519"):
+        ssh = {"hosts": ["127.0.0.9"], "user": "u", "identity_file": key}
+        request = {"configuration": {"type": "fleet", "name": "bobs", "ssh_config": ssh}, "base": "/"}
+        path = "/dstack_jupyter/api/v1/fleets"
+        status, _, text = site.server.ask("POST", path, request, Authorization=f"token {BOB}")
+        assert status == 403, text
+        told.add(text.decode().replace(key, "").partition("request_id")[0])
+        assert site.server.ask("POST", path, {**request, "configuration": {}}, Authorization=f"token {BOB}")[0] == 400
+    assert len(told) == 1 and "keys/hosts" in told.pop()
+    assert site.facts() == before
+    request["configuration"]["ssh_config"]["identity_file"] = "lab"
+    assert site.server.ask("POST", path, request, Authorization=f"token {BOB}")[0] == 201
+    request["configuration"]["ssh_config"]["identity_file"] = os.devnull
+    assert site.server.ask("POST", path, request, Authorization=ada)[0] == 201
+    site.client.delete_fleet("bobs")
 
     log = site.server.log.read_text()
     # Of ours none; jupyter-lsp, which JupyterLab may bring, has one.

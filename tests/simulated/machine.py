@@ -6,7 +6,7 @@ Each call has its points: asked, on its way (who dies there has sent it: it take
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import Row
@@ -20,7 +20,7 @@ from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound,
 from .loop import current
 from .world import Host, World
 
-LATE = {"launch": 2.0, "end": 2.0}
+LATE = 2.0
 """Seconds after a crash at which a call that was on its way takes effect; the next engine is there sooner than these."""
 SHELLS = frozenset({"sh", "/bin/sh", "/bin/bash"})
 
@@ -35,7 +35,7 @@ async def carry_out(name: str, host: Host, effect: Callable[[], Any]) -> Any:
         raise Unreachable(f"{host.name} does not answer")
     if loop is not None and not loop.passes(f"host.{name}: on its way"):
         if host.remote:
-            host.time.at(host.time.now + LATE.get(name, 0.3), effect)
+            host.time.at(host.time.now + LATE, effect)
         await loop.create_future()
     found = effect()
     if loop is not None:
@@ -139,22 +139,17 @@ class SimulatedMachine:
         hello: Hello = await carry_out("look_around", self._host, lambda: _hello(self._host))
         return hello
 
-    async def claim(self, fleet: str) -> None:
-        mine = f"{self._installation} {fleet}"
+    async def claim(self, instance: str, gone: Callable[[str], Awaitable[bool]]) -> None:
+        mine = (self._installation, instance)
+        found: tuple[str, str] | None = await carry_out("claim", self._host, lambda: self._host.take(mine))
+        if found is not None and found != mine and found[0] == self._installation and await gone(found[1]):
+            await self.unclaim(found[1])
+            found = await carry_out("claim", self._host, lambda: self._host.take(mine))
+        if found != mine:
+            raise Conflict(f"{self._host.name} belongs to {found}" if found else f"{self._host.name} was given back")
 
-        def effect() -> str:
-            self._host.claim = self._host.claim or mine
-            return self._host.claim
-
-        if await carry_out("claim", self._host, effect) != mine:
-            raise Conflict(f"{self._host.name} belongs to {self._host.claim}")
-
-    async def unclaim(self) -> None:
-        def effect() -> None:
-            if self._host.claim.startswith(f"{self._installation} "):
-                self._host.claim = ""
-
-        await carry_out("unclaim", self._host, effect)
+    async def unclaim(self, instance: str) -> None:
+        await carry_out("unclaim", self._host, lambda: self._host.give_back((self._installation, instance)))
 
 
 def _hello(host: Host) -> Hello:

@@ -161,7 +161,10 @@ class Host:
     begin_delay: float = 0.05
     lose_launches: int = 0
     log_room: int = 1 << 40
-    claim: str = ""
+    claim: tuple[str, str] | None = None
+    """(installation, instance) of who holds it."""
+    released: set[tuple[str, str]] = field(default_factory=set)
+    """Who gave it back and never claims it again."""
     addresses: tuple[str, ...] = ("10.0.0.9/24",)
     jobs: dict[str, Job] = field(default_factory=dict)
     removed: dict[str, Job] = field(default_factory=dict)
@@ -205,6 +208,18 @@ class Host:
         else:
             job.terminate()
         return True
+
+    def take(self, who: tuple[str, str]) -> tuple[str, str] | None:
+        """What claim.sh does in one step. Returns whose the host is now; None for who comes late."""
+        if who in self.released:
+            self.claim = None if self.claim == who else self.claim
+            return None
+        self.claim = self.claim or who
+        return self.claim
+
+    def give_back(self, who: tuple[str, str]) -> None:
+        self.released.add(who)
+        self.claim = None if self.claim == who else self.claim
 
     def reboot(self) -> None:
         self.boot += 1

@@ -58,7 +58,7 @@ def apply_fleet(
     """Store a fleet, or bring an active one of that name in line: hosts are added, changed or let go.
 
     Returns (its id, the instances to look at, whether it is new: then ``owner`` leases it). Raises Conflict for a host that runs
-    a job and is changed or left out.
+    a job and is changed or left out, and for one that was left out before and is not gone yet.
     """
     known = connection.execute(
         select(fleets)
@@ -106,6 +106,8 @@ def apply_fleet(
         if there is None:
             _insert(connection, fleet_id, name, project, host)
             touched.append(host.id)
+        elif there.state == InstanceState.TERMINATING:
+            raise Conflict(f"host {host.hostname} is being given back", hint="apply the fleet again in a moment")
         elif any(there.data.get(key) != value for key, value in host.data.items()):
             if _booked(connection, there.id):
                 raise Conflict(f"host {host.hostname} runs a job", hint="stop it first, then apply the fleet again")
@@ -189,6 +191,11 @@ def load_host(connection: Connection, instance_id: str) -> tuple[Row[Any], Row[A
     """(instance, its fleet)."""
     row = connection.execute(select(instances).where(instances.c.id == instance_id)).one()
     return row, connection.execute(select(fleets).where(fleets.c.id == row.fleet_id)).one()
+
+
+def is_gone(connection: Connection, instance_id: str) -> bool:
+    """Whether a host of this store was given back. One that the store does not know was not: its claim may be a copy's of it."""
+    return connection.execute(select(instances.c.state).where(instances.c.id == instance_id)).scalar() == InstanceState.TERMINATED
 
 
 def note(connection: Connection, instance_id: str, *, message: str, offer: dict[str, Any], data: dict[str, Any]) -> None:

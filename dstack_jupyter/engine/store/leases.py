@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, or_, select, update
 
 from .fence import STORE, Fence
-from .schema import fleets, leases, now, runs
+from .schema import engines, fleets, leases, now, runs
 
 TTL = 15.0
 """Seconds that a lease of a fleet holds without being renewed."""
@@ -19,6 +19,8 @@ FOREVER = 1e15
 """When the lease of a SQLite store ends: the lock of the operating system decides there, and the next holder's token."""
 MOST = 200
 """Leases that one transaction takes at most: engines that start together share what there is."""
+FORGET = 3600.0
+"""Seconds after which an engine that has fallen silent and holds no lease is forgotten."""
 
 
 def take_store(connection: Connection, owner: str) -> Fence:
@@ -87,14 +89,38 @@ def take(connection: Connection, owner: str, place: str, *, earlier: bool = Fals
     return [Fence(row.resource, owner, row.token) for row in rows]
 
 
+def begin(connection: Connection, owner: str, place: str) -> None:
+    """An engine's life begins: those of its home that went before have ended. Who has long been silent is forgotten."""
+    silent = engines.c.at < now() - FORGET
+    old = silent & engines.c.owner.not_in(select(leases.c.owner))
+    connection.execute(delete(engines).where(engines.c.owner.like(f"{owner.partition('-')[0]}-%") | old))
+    connection.execute(insert(engines).values(owner=owner, place=place, at=now()))
+
+
+HEARD = update(engines).where(engines.c.owner == bindparam("me")).values(at=now())
+
+
 def renew(connection: Connection, owner: str) -> list[Fence]:
     """Renew all that this engine holds, in one statement; returns what that is. One that ran out and was not taken counts."""
+    connection.execute(HEARD, {"me": owner})
     return [Fence(row.resource, owner, row.token) for row in connection.execute(RENEW, {"me": owner})]
 
 
 def release(connection: Connection, owner: str) -> int:
-    """Give everything back, so that others need not wait. Returns how much it was."""
+    """A life ends. Give everything back, so that others need not wait. Returns how much it was."""
+    connection.execute(delete(engines).where(engines.c.owner == owner))
     return connection.execute(update(leases).where(leases.c.owner == owner).values(owner="", expires_at=now())).rowcount
+
+
+def acting(connection: Connection, run_ids: Sequence[str]) -> dict[str, str]:
+    """For each of ``run_ids`` that an engine acts for, the place of that engine."""
+    query = (
+        select(runs.c.id, engines.c.place)
+        .join(leases, leases.c.resource == runs.c.fleet_id)
+        .join(engines, engines.c.owner == leases.c.owner)
+        .where(runs.c.id.in_(run_ids), leases.c.expires_at > now())
+    )
+    return {row.id: row.place for row in connection.execute(query)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +142,31 @@ def absent(connection: Connection, run_ids: Sequence[str]) -> list[Absent]:
         .where(runs.c.id.in_(run_ids), fleets.c.place != "", leases.c.expires_at <= now())
     )
     return [Absent(row.id, row.place, row.expires_at) for row in connection.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An engine of a shared store. ``silent``: seconds since it was heard of; it holds ``held`` leases, of which some ran out."""
+
+    owner: str
+    place: str
+    silent: float
+    held: int
+    run_out: int
+
+
+def heard(connection: Connection) -> list[Heard]:
+    """All engines of a shared store, those that are silent too, each once."""
+    query = (
+        select(
+            engines.c.owner,
+            engines.c.place,
+            (now() - engines.c.at).label("silent"),
+            func.count(leases.c.resource).label("held"),
+            func.count(case((leases.c.expires_at <= now(), 1))).label("run_out"),
+        )
+        .outerjoin(leases, leases.c.owner == engines.c.owner)
+        .group_by(engines.c.owner, engines.c.place, engines.c.at)
+        .order_by(engines.c.place, engines.c.owner)
+    )
+    return [Heard(*row) for row in connection.execute(query)]

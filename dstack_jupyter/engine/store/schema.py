@@ -304,6 +304,25 @@ leases = Table(
     Index("leases_by_owner", "owner"),
 )
 
+conditions = Table(
+    "conditions",
+    metadata,
+    # Why an attempt does not get on at the moment; gone when it does.
+    Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True),
+    Column("type", String(16), nullable=False),
+    Column("message", Said, nullable=False),
+    Column("since", Float, nullable=False),
+)
+
+engines = Table(
+    "engines",
+    metadata,
+    # Who shares this store: each engine's life, where it is (``place``), and when it was last heard of. Nothing is decided by it.
+    Column("owner", String(32), primary_key=True),
+    Column("place", String(128), nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 code_chunks = Table(
     "code_chunks",
     metadata,

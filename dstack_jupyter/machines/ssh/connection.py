@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def _usable_key(file: str) -> Path:
     except OSError as error:
         raise ConfigurationError(f"the key {path} cannot be read: {error.strerror}", hint="check identity_file") from None
     if stat.S_IMODE(found.st_mode) & 0o077 and found.st_uid == os.getuid():
-        raise ConfigurationError(f"others can read the private key {path}", hint=f"chmod 600 {path}")
+        raise ConfigurationError(f"others can read the private key {path}", hint=f"chmod 600 {shlex.quote(str(path))}")
     return path
 
 

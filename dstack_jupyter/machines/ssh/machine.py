@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ...models.errors import ConfigurationError, Conflict, DstackJupyterError, Unreachable
@@ -16,6 +16,8 @@ from .connection import Address, Connections
 from .facts import Hello
 from .host import Host, command, shell
 
+CLAIM = "/var/tmp/dstack_jupyter.claim"  # noqa: S108 - made exclusively, never followed
+"""The file on a host that says whose it is: where every user of the host can see it."""
 UPLOAD = 1800.0
 """Seconds that the files of a job may take to travel."""
 FIRST_LOOKS = (0.03, 0.08, 0.15, 0.3, 0.6)
@@ -23,7 +25,7 @@ FIRST_LOOKS = (0.03, 0.08, 0.15, 0.3, 0.6)
 
 
 class SSHMachine:
-    """Made by the engine for each host; shares its connection with whoever else has jobs there."""
+    """Made by the engine for each host; shares its connection with whoever else has jobs there. It claims for ``fleet``."""
 
     def __init__(self, connections: Connections, address: Address, installation: str, fleet: str) -> None:
         self.host = Host(connections, address)
@@ -42,24 +44,35 @@ class SSHMachine:
         """Facts of the host as they are now, or were within ten minutes. Raises Unreachable, HostKeyChanged."""
         return await self.host.look_around()
 
-    async def claim(self, fleet: str) -> None:
-        """Make the host this installation's, for one fleet. Raises Conflict with the owner's name where it is another's."""
-        line = await self._claim("claim", fleet)
+    async def claim(self, instance: str, gone: Callable[[str], Awaitable[bool]]) -> None:
+        """Make the host this installation's, for one instance of the fleet; again changes nothing.
+
+        ``gone`` tells of another instance of this installation whether it was given back: what it left is taken away. Raises
+        Conflict with the owner's name where the host is another's, or where ``instance`` itself was given back before.
+        """
+        line = await self._claim("claim", instance)
+        _, owner, fleet, who, holder = (line.split() + ["?"] * 5)[:5]
+        if line.startswith("theirs") and owner == self._installation and await gone(holder):
+            await self.unclaim(holder)
+            line = await self._claim("claim", instance)
+            _, owner, fleet, who, _ = (line.split() + ["?"] * 5)[:5]
         if line.startswith("theirs"):
-            _, owner, their_fleet, who = (line.split() + ["?"] * 4)[:4]
-            whose = f"fleet {their_fleet}" + ("" if owner == self._installation else f" of installation {owner} ({who})")
+            whose = f"fleet {fleet}" + ("" if owner == self._installation else f" of installation {owner} ({who})")
             raise Conflict(
                 f"{self.host.address.hostname} belongs to {whose}",
-                hint="delete that fleet there first; if it is gone for good, remove /var/tmp/dstack_jupyter.claim on the host",
+                hint=f"delete that fleet there first; if it is gone for good, remove {CLAIM} on the host",
             )
-        self._fleet = fleet
+        if line == "late":
+            raise Conflict(f"{self.host.address.hostname} was given back", hint="apply the fleet again to use it")
 
-    async def unclaim(self) -> None:
-        """Give the host back."""
-        await self._claim("release", self._fleet)
+    async def unclaim(self, instance: str) -> None:
+        """Give the host back, for ever as far as that instance goes: a claim of it that is still on its way comes to nothing."""
+        await self._claim("release", instance)
 
-    async def _claim(self, verb: str, fleet: str) -> str:
-        code, output, errors = await self.host.run(command("claim.sh", verb, self._installation, fleet))
+    async def _claim(self, verb: str, instance: str) -> str:
+        stones = f"{(await self.hello()).root}/released"
+        line = command("claim.sh", verb, CLAIM, stones, self._installation, instance, self._fleet)
+        code, output, errors = await self.host.run(line)
         if code:
             raise Unreachable(f"{self.host.address.hostname}: {errors.strip()}")
         return output.strip()

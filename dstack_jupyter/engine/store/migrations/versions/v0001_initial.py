@@ -228,6 +228,19 @@ def upgrade() -> None:
     )
     op.create_index("leases_by_owner", "leases", ["owner"])
     op.create_table(
+        "conditions",
+        sa.Column("attempt_id", sa.String(16), sa.ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("type", sa.String(16), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("since", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "engines",
+        sa.Column("owner", sa.String(32), primary_key=True),
+        sa.Column("place", sa.String(128), nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+    )
+    op.create_table(
         "code_chunks",
         sa.Column("sha256", sa.String(64), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
