@@ -22,6 +22,13 @@ from .steps.attempt import End
 from .store import moves
 from .store.database import Database
 
+ITS_TURN = 0.1
+"""Seconds until a run looks again whether those that come before it have found a machine."""
+
+
+class _NotItsTurn(Exception):
+    """Another run looks for a host at this moment, and comes first."""
+
 
 class FleetReconciler:
     """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
@@ -67,7 +74,10 @@ class FleetReconciler:
                 case steps.Wait():
                     return Next()
                 case steps.Want(attempt_id):
-                    wanted = await self._find_machine(fleet, run, attempt_id, tried)
+                    try:
+                        wanted = await self._find_machine(fleet, run, attempt_id, tried)
+                    except _NotItsTurn:
+                        return Next(guard=ITS_TURN)
                     if wanted is None:
                         self._bus.publish(run.id)
                         self._wake(key)
@@ -97,13 +107,16 @@ class FleetReconciler:
     ) -> _Rented | None:
         """Find a machine for an attempt: book hosts of a fleet, or store the intent of an instance of its own.
 
-        None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile.
+        None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile. Raises
+        _NotItsTurn where another run has to look first.
         """
         offers, missing = await self._provisioning.offers(run.configuration)
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
             if any(offer.backend == "ssh" for offer in offers):
+                if await self._database.read(placement.somebody_first, run):
+                    raise _NotItsTurn
                 try:
                     await self._database.write(_book, run, waiting, offers)
                     for each in waiting:

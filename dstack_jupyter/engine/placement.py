@@ -6,12 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, select
 
 from ..models.configurations import AnyRun, run_configuration
 from ..models.errors import NoCapacity
 from ..models.runs import OfferView
+from ..models.states import AttemptState, InstanceState
 from .store import hosts
+from .store.schema import attempts, instances, now, runs
+
+LOOKS = 10.0
+"""Seconds that a run is given to look for a host before others that come after it need not wait for that."""
 
 
 def needs_container(run: AnyRun) -> bool:
@@ -33,6 +38,32 @@ def blocks_needed(run: AnyRun, offer: dict[str, Any], blocks: int) -> int:
     if "memory" in resources.model_fields_set and resources.memory.min:
         shares.append(resources.memory.min / offer["memory_gb"])
     return max(1, math.ceil(max(shares) * blocks - 1e-9))
+
+
+def somebody_first(connection: Connection, run: Row[Any]) -> bool:
+    """Whether a run that waited for a host looks for one at this moment and comes before this one: by priority, then by age.
+
+    All of them are woken when a host is free; which one is the faster must not matter.
+    """
+    machine = select(instances.c.id).where(instances.c.attempt_id == attempts.c.id, instances.c.state != InstanceState.TERMINATED)
+    looking = (
+        select(runs.c.configuration, runs.c.submitted_at)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .where(
+            runs.c.project == run.project,
+            runs.c.id != run.id,
+            attempts.c.num > 0,
+            attempts.c.state == AttemptState.SUBMITTED,
+            attempts.c.instance_id.is_(None),
+            attempts.c.submitted_at > now() - LOOKS,
+            ~machine.exists(),
+        )
+    )
+    return any(_turn(other) < _turn(run) for other in connection.execute(looking))
+
+
+def _turn(run: Any) -> tuple[int, float]:
+    return -(run.configuration.get("priority") or 0), run.submitted_at
 
 
 def book_hosts(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
