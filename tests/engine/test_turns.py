@@ -60,7 +60,7 @@ async def test_the_higher_priority_comes_first_then_who_is_longer_there(database
 
 
 def _placed(connection: Connection, run: runs.Submission) -> None:
-    mine = attempts.c.run_id == run.run_id
+    mine = (attempts.c.run_id == run.run_id) & (attempts.c.state == AttemptState.SUBMITTED)
     connection.execute(update(attempts).where(mine).values(state=AttemptState.PROVISIONING))
 
 
