@@ -26,11 +26,14 @@ mkdir started 2>/dev/null || exit 0
 printf '%1024s\n' '' >exit.new || exit 73
 printf '%1024s\n' '' >dropped.new || exit 73
 
-child= signalled= reason=-
+child= signalled= early= reason=-
 end_job() { # why, signal
     signalled=1
     [ "$reason" = - ] && reason=$1
-    [ -n "$child" ] || return
+    [ -n "$child" ] || {
+        early=1
+        return
+    }
     # No group of that number: the job has not got its own session yet, and never will.
     # (busybox knows no `--` here: it would answer that it failed.)
     kill "-$2" "-$child" 2>/dev/null || kill -s KILL "$child" 2>/dev/null
@@ -99,8 +102,8 @@ collector=$!
 ) >pipe 2>&1 </dev/null &
 child=$!
 echo "$supervisor $start $boot" >pid.new && mv pid.new "$pidfile"
-# A signal that came before there was a child.
-[ -n "$signalled" ] && kill -KILL "-$child" "$child" 2>/dev/null
+# A signal that came before there was a child. (One that comes now has reached it: it is asked, not killed.)
+[ -n "$early" ] && kill -KILL "-$child" "$child" 2>/dev/null
 
 timer=
 if [ "$max_duration" -gt 0 ]; then
