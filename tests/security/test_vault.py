@@ -251,7 +251,7 @@ async def test_a_registry_password_is_kept_as_long_as_a_job_can_need_it(
 
 
 async def test_of_two_nodes_the_second_still_has_the_password(either: Database) -> None:
-    new = secret_run()
+    new = secret_run(nodes=2)
     new.attempt_ids.append(new_id())
     await either.write(runs.submit, new)
     await either.write(moves.move_attempt, new.attempt_ids[0], AttemptState.PROVISIONING)
