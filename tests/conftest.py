@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dstack_jupyter import client as client_module
 from dstack_jupyter.backends import registry
+from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private
@@ -93,6 +94,15 @@ def _backends_of_the_test_only() -> Iterator[None]:
 def vault(tmp_path: Path) -> Vault:
     """The keys of the test's store, whichever database that is on."""
     return Vault(FileKeys.of(Home(tmp_path)))
+
+
+@pytest.fixture
+async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
+    """An open store of the test's own, on each of the two databases in turn."""
+    found = Database(where, vault)
+    await found.open()
+    yield found
+    await found.close()
 
 
 def home_at(root: Path, where: Path | Secret) -> Home:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import pytest
 
 from dstack_jupyter.engine import fleets
 from dstack_jupyter.engine.hosts import internal_ip
@@ -16,9 +12,7 @@ from dstack_jupyter.engine.store import hosts, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts, bookings
 from dstack_jupyter.engine.store.schema import runs as runs_table
-from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.runs import OfferView
-from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, Reason, RunState
 from tests.engine.test_store import submission as any_submission
 
@@ -37,14 +31,6 @@ OFFER = {
 def submission(nodes: int = 1, **more: Any) -> runs.Submission:
     configuration = {"type": "task", "name": "train", "commands": ["x"], "fleets": ["desk"], "nodes": nodes, **more}
     return any_submission(attempt_ids=[new_id() for _ in range(nodes)], configuration=configuration)
-
-
-@pytest.fixture
-async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
-    found = Database(where, vault)
-    await found.open()
-    yield found
-    await found.close()
 
 
 async def one_host(database: Database) -> None:

@@ -46,14 +46,6 @@ def team_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
-    found = Database(where, vault)
-    await found.open()
-    yield found
-    await found.close()
-
-
-@pytest.fixture
 async def pair(tmp_path: Path, where: Path | Secret) -> AsyncIterator[tuple[Engine, Engine]]:
     """Two engines of two homes; with PostgreSQL they share the store."""
     found = Engine(home_at(tmp_path / "one", where)), Engine(home_at(tmp_path / "two", where))

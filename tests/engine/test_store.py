@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, Storag
 from dstack_jupyter.models.runs import Guard, OfferView
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason, RunState
-
-
-@pytest.fixture
-async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
-    found = Database(where, vault)
-    await found.open()
-    yield found
-    await found.close()
 
 
 def submission(name: str = "train", **more: Any) -> runs.Submission:

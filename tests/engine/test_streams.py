@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
 from sqlalchemy import Connection, delete
 
 from dstack_jupyter.engine.bus import Bus
@@ -15,21 +12,11 @@ from dstack_jupyter.engine.store import logs, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import log_chunks
 from dstack_jupyter.engine.streams import LOST, run_frames
-from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.runs import EndFrame, GapFrame, LogFrame, RunFrame, RunView
-from dstack_jupyter.models.secret import Secret
 from tests.engine.test_store import submission
 
 PIECES = (b"first\n", b"second\n", b"third\n")
 ENDS = (6, 13, 19)
-
-
-@pytest.fixture
-async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
-    found = Database(where, vault)
-    await found.open()
-    yield found
-    await found.close()
 
 
 async def test_what_the_store_has_lost_of_a_log_is_a_gap_that_says_so(database: Database) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import Connection, Row, select, update
 
 from dstack_jupyter.engine import placement
@@ -17,18 +14,8 @@ from dstack_jupyter.engine.store import moves, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts, now
 from dstack_jupyter.engine.store.schema import runs as runs_table
-from dstack_jupyter.engine.vault import Vault
-from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, Reason
 from tests.engine.test_store import submission
-
-
-@pytest.fixture
-async def database(where: Path | Secret, vault: Vault) -> AsyncIterator[Database]:
-    found = Database(where, vault)
-    await found.open()
-    yield found
-    await found.close()
 
 
 async def waits(database: Database, name: str, **more: Any) -> runs.Submission:
