@@ -59,16 +59,24 @@ def _written(home: Home) -> Endpoint | str | None:
         return f"endpoint.json cannot be read ({type(error).__name__})"
 
 
-def examine(home: Home) -> list[Finding]:
-    """What lock and endpoint say together. An ``ok`` of None: no engine runs."""
+def mute(home: Home) -> list[Finding]:
+    """Why the holder of the home's lock would answer nobody, while nothing can take its place; empty if it would."""
     holder = lock_holder(home)
-    written = _written(home)
     if holder and stopped(holder):
         return [finding("host", False, f"the engine's process {holder} is stopped: it can do nothing", f"kill -CONT {holder}")]
     if holder and (quiet := silence(home)) > SILENT:
         message = f"the engine's process {holder} gave its last word {age(quiet)} ago: it hangs, or its disk is full"
         hint = f"`df -h {home.root}`; if there is room, end it: kill -9 {holder}; its work goes on in the next engine, jobs stay"
         return [finding("host", False, message, hint)]
+    return []
+
+
+def examine(home: Home) -> list[Finding]:
+    """What lock and endpoint say together. An ``ok`` of None: no engine runs."""
+    if found := mute(home):
+        return found
+    holder = lock_holder(home)
+    written = _written(home)
     if isinstance(written, str):
         return [finding("host", False, written, f"rm {home.endpoint}: an engine writes it anew when it starts")]
     if written is None:

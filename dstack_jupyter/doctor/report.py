@@ -15,15 +15,11 @@ NOT_ASKED = "store, key, clock, hosts and work were not looked at: only the engi
 
 def examine(home: Home, *, start: bool = True) -> list[Finding]:
     """All findings. ``start``: begin an engine if none runs, as every command does. A broken engine is a finding, no error."""
-    before = host.examine(home)
     found = [files.place(home), *files.permissions(home), files.space(home)]
     found += [environment.python(), *environment.packages(), environment.extension()]
-    if any(
-        each["ok"] is False and each["check"] == "host" and ("is stopped" in each["message"] or "last word" in each["message"])
-        for each in before
-    ):
-        # It would not answer, and nothing can take its place.
-        return [*before, *found, finding("engine", None, NOT_ASKED)]
+    if mute := host.mute(home):
+        return [*mute, *found, finding("engine", None, NOT_ASKED)]
+    before = host.examine(home)
     try:
         client = Client(home, start=start)
         inner = client.doctor()  # first: it makes the engine open its store, and that may go well now
