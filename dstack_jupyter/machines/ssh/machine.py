@@ -50,32 +50,31 @@ class SSHMachine:
         ``gone`` tells of another instance of this installation whether it was given back: what it left is taken away. Raises
         Conflict with the owner's name where the host is another's, or where ``instance`` itself was given back before.
         """
-        line = await self._claim("claim", instance)
-        _, owner, fleet, who, holder = (line.split() + ["?"] * 5)[:5]
-        if line.startswith("theirs") and owner == self._installation and await gone(holder):
+        said, owner, fleet, who, holder = await self._claim("claim", instance)
+        if said == "theirs" and owner == self._installation and await gone(holder):
             await self.unclaim(holder)
-            line = await self._claim("claim", instance)
-            _, owner, fleet, who, _ = (line.split() + ["?"] * 5)[:5]
-        if line.startswith("theirs"):
+            said, owner, fleet, who, _ = await self._claim("claim", instance)
+        if said == "theirs":
             whose = f"fleet {fleet}" + ("" if owner == self._installation else f" of installation {owner} ({who})")
             raise Conflict(
                 f"{self.host.address.hostname} belongs to {whose}",
                 hint=f"delete that fleet there first; if it is gone for good, remove {CLAIM} on the host",
             )
-        if line == "late":
+        if said == "late":
             raise Conflict(f"{self.host.address.hostname} was given back", hint="apply the fleet again to use it")
 
     async def unclaim(self, instance: str) -> None:
         """Give the host back, for ever as far as that instance goes: a claim of it that is still on its way comes to nothing."""
         await self._claim("release", instance)
 
-    async def _claim(self, verb: str, instance: str) -> str:
+    async def _claim(self, verb: str, instance: str) -> list[str]:
+        """What claim.sh prints: five words, `?` for those that are not there."""
         stones = f"{(await self.hello()).root}/released"
         line = command("claim.sh", verb, CLAIM, stones, self._installation, instance, self._fleet)
         code, output, errors = await self.host.run(line)
         if code:
             raise Unreachable(f"{self.host.address.hostname}: {errors.strip()}")
-        return output.strip()
+        return [*output.split(), *"?????"][:5]
 
     async def launch(self, spec: JobSpec) -> None:
         if spec.attempt_id in self._launching:
