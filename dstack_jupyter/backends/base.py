@@ -148,6 +148,8 @@ class Order:
     """Our public key, ``<algorithm> <base64>``, for vendors that put keys on a machine through an object of the account."""
     things: Sequence[Thing] = ()
     """What ``needs`` asked for, made."""
+    first: bool = False
+    """No create of this identity was ever sent: nothing needs to be looked for."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """``dj-…`` tags; a vendor whose tags need rights of their own leaves them out, the name alone then says whose it is."""
 

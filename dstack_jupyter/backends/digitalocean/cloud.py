@@ -105,8 +105,7 @@ class DigitalOceanCloud:
 
     def create(self, order: Order) -> Instance:
         """Names may repeat here, so what is there already is looked for first."""
-        there = self.find(order.identity)
-        if there:
+        if not order.first and (there := self.find(order.identity)):
             return there[0]
         if len(order.user_data.encode()) > TRAITS.user_data:
             raise Refused(f"{self.title} takes at most {TRAITS.user_data >> 10} KiB of user-data")

@@ -227,6 +227,51 @@ instances = Table(
     Index("hosts", "created_at", sqlite_where=text("backend = 'ssh'"), postgresql_where=text("backend = 'ssh'")),
 )
 
+rented = Table(
+    "rented",
+    metadata,
+    # What is known of an instance at a vendor: a row for each one that is rented, stored together with its intent (R1).
+    Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
+    # Which account, as the backend's `mark` tells it: a hash, no secret.
+    Column("account", String(64), nullable=False, default=""),
+    # When the last create was sent, stored before it is; NULL: none ever was, or none that could have made anything.
+    Column("asked_at", Float),
+    # When the vendor was first known to have it: from then on it costs.
+    Column("rented_at", Float),
+    # When the vendor last told of it, and since when it says that it has none.
+    Column("seen_at", Float),
+    Column("absent_since", Float),
+    # When it was decided to end it, and when the vendor last accepted that.
+    Column("ending_at", Float),
+    Column("told_at", Float),
+    # Since when it has no job, for a machine of a fleet that keeps it a while.
+    Column("idle_at", Float),
+    # `backends.base.Instance.data`: what the vendor's calls need. NULL until one has told of it.
+    Column("vendor", Sealed("rented.vendor")),
+    # What the vendor said last: word, said, address, internal_address, user, port, region, console.
+    Column("seen", JSON, nullable=False),
+)
+
+attached = Table(
+    "attached",
+    metadata,
+    # Things beside machines (a key object, a firewall, a disk): a row before each is made.
+    Column("account", String(64), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("identity", String(64), primary_key=True),
+    Column("backend", String(32), nullable=False),
+    Column("project", String(64), nullable=False),
+    # The machine that it goes with; NULL: shared, of the installation.
+    Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT")),
+    # `backends.base.Thing.id`; '' while it is not known to be made.
+    Column("thing", Text, nullable=False, default=""),
+    # 0 for what was there before us: never taken away.
+    Column("ours", Integer, nullable=False, default=1),
+    Column("data", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("attached_by_instance", "instance_id"),
+)
+
 gpu_claims = Table(
     "gpu_claims",
     metadata,
@@ -341,4 +386,4 @@ TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("fleets", frozenset(FLEET_END)),
 )
 
-SEALED_TABLES = [runs, fleets, instances, sealed_values]
+SEALED_TABLES = [runs, fleets, instances, rented, sealed_values]

@@ -171,6 +171,31 @@ def upgrade() -> None:
     host = sa.text("backend = 'ssh'")
     op.create_index("hosts", "instances", ["created_at"], sqlite_where=host, postgresql_where=host)
     op.create_table(
+        "rented",
+        sa.Column("instance_id", sa.String(16), sa.ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
+        sa.Column("account", sa.String(64), nullable=False),
+        *(
+            sa.Column(f"{name}_at", sa.Float) if name != "absent" else sa.Column("absent_since", sa.Float)
+            for name in ("asked", "rented", "seen", "absent", "ending", "told", "idle")
+        ),
+        sa.Column("vendor", sa.Text),
+        sa.Column("seen", sa.JSON, nullable=False),
+    )
+    op.create_table(
+        "attached",
+        sa.Column("account", sa.String(64), primary_key=True),
+        sa.Column("kind", sa.String(32), primary_key=True),
+        sa.Column("identity", sa.String(64), primary_key=True),
+        sa.Column("backend", sa.String(32), nullable=False),
+        sa.Column("project", sa.String(64), nullable=False),
+        sa.Column("instance_id", sa.String(16), sa.ForeignKey("instances.id", ondelete="RESTRICT")),
+        sa.Column("thing", sa.Text, nullable=False),
+        sa.Column("ours", sa.Integer, nullable=False),
+        sa.Column("data", sa.JSON, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+    )
+    op.create_index("attached_by_instance", "attached", ["instance_id"])
+    op.create_table(
         "gpu_claims",
         sa.Column("host", sa.String(64), primary_key=True),
         sa.Column("gpu", sa.Integer, primary_key=True),
