@@ -186,6 +186,11 @@ class Instances(Protocol):
 
     traits: Traits
 
+    @property
+    def mark(self) -> str:
+        """What tells this account and endpoint from others: a hash, no secret."""
+        ...
+
     def needs(self, order: Order) -> Sequence[Need]:
         """What has to be attached before ``create``. Pure, no call: the engine stores a row for each, then attaches it."""
 
@@ -213,11 +218,12 @@ class Instances(Protocol):
     def get(self, data: Mapping[str, Any]) -> Instance | None:
         """One machine. None where the vendor says that it has none: no proof before ``traits.absent_after``."""
 
-    def terminate(self, data: Mapping[str, Any]) -> None:
+    def terminate(self, data: Mapping[str, Any]) -> bool:
         """Ask the vendor once to end the machine; returns when it accepted, not when it is gone: ``get`` tells that.
 
         The engine keeps one such call in flight for a machine and backs off between repeats, for some vendors punish a burst.
-        'Not found' is fine and proves nothing. Raises Busy where the vendor does not end it in its present state: ask later.
+        False: it says that it has none, which is fine and proves nothing. Raises Busy where the vendor does not end it in its
+        present state: ask later.
         """
 
 

@@ -18,10 +18,6 @@ Config = TypeVar("Config", bound=BackendConfig)
 class Account(Cloud, Protocol):
     """What a vendor's folder has to give: a cloud that also tells its offers and its rights."""
 
-    @property
-    def mark(self) -> str:
-        """What tells this account and endpoint from others: a hash, no secret."""
-
     def offers(self) -> Columns:
         """As ``OfferSource.offers``, in every region."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from ..machines.base import Ending, JobReport, JobSpec, Machine
-from ..models.errors import ConfigurationError
+from ..models.errors import ConfigurationError, Unreachable
 from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, InstanceState, Reason
 from .bus import Bus
 from .nodes import Siblings, ends_with, must_wait
@@ -25,6 +25,7 @@ ASK_AGAIN = 0.1
 """Seconds until a job that could not be told to end, or could not be reached yet, is tried again."""
 KILL_AGAIN = 1.0
 """Seconds until a job that was told to die and has not is told again."""
+ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
 REMEMBERED = 4096
 """Ended attempts that are known to be done with."""
 GUARD = 30.0
@@ -74,7 +75,10 @@ class AttemptReconciler:
         if attempt.state in ATTEMPT_END:
             return await self._finish(key, instance)
         report = JobReport(started=False)
-        if instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
+        if instance is not None and is_rented(instance) and instance.state in ENDING:
+            # Its end was decided while we had it: it is gone, or about to be, and the job with it.
+            report = JobReport(started=True, lost=f"the machine was lost: {instance.message}", interrupted=True)
+        elif instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
             report = await self._machine(instance).look(key.id, attempt.log_offset, READ)
         desired, because = Desired(run.desired), None
         if desired is Desired.RUNNING:
@@ -118,11 +122,21 @@ class AttemptReconciler:
         """Let go of what an ended attempt holds: again after a restart, since nobody wrote down that it was done."""
         self.forget(key.id)
         if instance is not None and key.id not in self._finished:
-            await self._machine(instance).finish(key.id)
+            await self._let_go(key.id, instance)
             self._finished[key.id] = None
             while len(self._finished) > REMEMBERED:
                 del self._finished[next(iter(self._finished))]
         return Next()
+
+    async def _let_go(self, attempt_id: str, instance: Row[Any]) -> None:
+        """A rented machine that goes takes what the job held with it."""
+        try:
+            if not (is_rented(instance) and instance.state in ENDING):
+                await self._machine(instance).finish(attempt_id)
+        except Unreachable:
+            _, _, now = await self._database.read(moves.load_attempt, attempt_id)
+            if now is None or not is_rented(now) or now.state not in ENDING:
+                raise
 
     async def _after(
         self,
@@ -194,9 +208,15 @@ class AttemptReconciler:
             machine.unwatch(attempt_id)
 
 
+def is_rented(instance: Row[Any]) -> bool:
+    return instance.backend not in ("local", "ssh")
+
+
 def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:
     """(attempt, run, instance, all jobs of the run, the blocks that the attempt has booked)."""
     attempt, run, instance = moves.load_attempt(connection, attempt_id)
+    if instance is not None and attempt.instance_id is None and is_rented(instance) and instance.state in ENDING:
+        instance = None  # it never had the job: the fleet finds another
     alone = run.configuration.get("nodes", 1) in (None, 1)
     siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)
     blocks = hosts.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
@@ -213,7 +233,8 @@ def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None,
     match step:
         case steps.Book():
             assert instance is not None
-            moves.book(connection, attempt.id, instance.id)
+            if not moves.book(connection, attempt.id, instance.id):
+                raise _Stale
         case steps.Running():
             if attempt.message:
                 moves.say_of_attempt(connection, attempt.id, "")
@@ -233,7 +254,7 @@ def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None,
 
 
 class _Stale(Exception):
-    """Somebody stored these bytes already; what this look saw is old. The next look reads on from the new offset."""
+    """What this look saw is old: these bytes are stored already, or the machine is to go. The next look sees how it is."""
 
 
 def gap_reason(ending: Ending) -> str:

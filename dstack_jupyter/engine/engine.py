@@ -30,11 +30,13 @@ from .fleets import FleetReconciler
 from .forwards import Forwards
 from .hosts import HostReconciler
 from .housekeeping import Housekeeping
+from .instances import InstanceReconciler
 from .jobs import JobMaker
 from .keyring_keys import key_store
 from .keys import Keys
 from .leasing import FleetLeases, Leases, StoreLease
 from .machines import Machines
+from .making import Maker
 from .nodes import Siblings
 from .pending import RunReconciler
 from .place import place_of
@@ -48,6 +50,7 @@ from .store.database import Database
 from .store.fence import acting
 from .store.schema import sealed_values
 from .vault import Vault
+from .vendors import Vendors
 from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
@@ -122,6 +125,8 @@ class Engine:
         self._forwards = Forwards(self.home, keys)
         condemned: dict[str, tuple[Reason, str]] = {}
         provisioning = Provisioning(lambda: self._database.read(hosts.offers))
+        vendors = Vendors(installation)
+        self._ending.callback(vendors.close)
         self._archives = Archives(self._database, self.home)
         self._maker = JobMaker(self._archives.path, keys)
         wake = self._queue.add
@@ -148,6 +153,9 @@ class Engine:
                 forget=self._machines.forget,
                 changed=self._hosts_changed,
                 closed=self._closed,
+            ).reconcile,
+            "instance": InstanceReconciler(
+                self._database, self._bus, vendors, self._machines, Maker(keys, installation), wake
             ).reconcile,
             "run": RunReconciler(self._database, self._bus, wake).reconcile,
             "guard": Watchdog(self._database, self._machines.of, self._forwards, condemned, wake).reconcile,

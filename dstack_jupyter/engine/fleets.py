@@ -1,4 +1,4 @@
-"""The fleet reconciler: the only one that creates and ends instances."""
+"""The fleet reconciler: the only one that decides which instances there are. What it rents, ``instances.py`` makes and ends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from ..models.runs import NOT_AVAILABLE_YET, OfferView
 from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState, Reason
 from . import placement
 from .bus import Bus
+from .choice import Try, choose, nothing_left
+from .making import guard_times
 from .names import identity, new_id
 from .provisioning import Provisioning, guard_of
 from .queue import Key, Next
 from .steps import fleet as steps
 from .steps.attempt import End
-from .store import moves
+from .store import moves, rented
 from .store.database import Database
 
+ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
 ITS_TURN = 0.1
 """Seconds until a run looks again whether those that come before it have found a machine."""
 
@@ -60,36 +63,39 @@ class FleetReconciler:
     async def reconcile(self, key: Key) -> Next:
         """Steps until there is nothing to do but wait. Each step is stored before the next is thought of.
 
-        Read once: nobody else moves these instances but an attempt that books an idle one, which no step here undoes.
+        Read once: what others do meanwhile no step here undoes. An attempt books an idle instance, the instance reconciler moves
+        what is rented on; both wake this key.
         """
         fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
         if fleet.state == FleetState.TERMINATED:
             self._closed(key.id)
             return Next()
         tried = [steps.AttemptNow(row.id, AttemptState(row.state), row.instance_id is not None) for row in attempts]
-        rented = {row.id: _Rented.of(row) for row in rows}
+        owned = {row.id: _Owned.of(row) for row in rows}
         while True:
-            now = [steps.InstanceNow(found.id, found.state, found.attempt_id) for found in rented.values()]
+            now = [steps.InstanceNow(found.id, found.state, found.attempt_id, found.rented) for found in owned.values()]
             match steps.next_step(tried, now, Desired(run.desired), run_ended=run.state in RUN_END):
                 case steps.Wait():
                     return Next()
                 case steps.Want(attempt_id):
                     try:
-                        wanted = await self._find_machine(fleet, run, attempt_id, tried)
+                        wanted = await self._find_machine(fleet, run, attempt_id, tried, list(owned.values()))
                     except _NotItsTurn:
                         return Next(guard=ITS_TURN)
                     if wanted is None:
                         self._bus.publish(run.id)
                         self._wake(key)
                         return Next()
-                    rented[wanted.id] = wanted
+                    owned[wanted.id] = wanted
+                    if wanted.rented:
+                        self._wake(Key("instance", wanted.id))
                 case steps.Create(instance_id):
-                    await self._create(rented[instance_id])
+                    await self._create(owned[instance_id])
                     return Next()
                 case steps.Release(instance_id):
-                    await self._move(rented[instance_id], InstanceState.TERMINATING)
+                    await self._release(owned[instance_id])
                 case steps.Terminate(instance_id):
-                    found = rented[instance_id]
+                    found = owned[instance_id]
                     await self._provisioning.terminate(found.backend, found.identity, found.data)
                     await self._move(found, InstanceState.TERMINATED)
                     self._bus.publish_events()
@@ -98,13 +104,21 @@ class FleetReconciler:
                     self._closed(key.id)
                     return Next()
 
-    async def _move(self, found: _Rented, state: InstanceState) -> None:
+    async def _release(self, found: _Owned, why: str = "its job has ended") -> None:
+        if found.rented:
+            await self._database.write(rented.let_go, found.id, why)
+            found.state = InstanceState.TERMINATING
+            self._wake(Key("instance", found.id))
+        else:
+            await self._move(found, InstanceState.TERMINATING)
+
+    async def _move(self, found: _Owned, state: InstanceState) -> None:
         await self._database.write(moves.move_instance, found.id, state)
         found.state = state
 
     async def _find_machine(
-        self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow]
-    ) -> _Rented | None:
+        self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
+    ) -> _Owned | None:
         """Find a machine for an attempt: book hosts of a fleet, or store the intent of an instance of its own.
 
         None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile. Raises
@@ -125,30 +139,39 @@ class FleetReconciler:
                     return None
                 except NoCapacity as error:
                     reasons.append(error.message)
+            unfinished = {now.id for now in tried if now.state not in ATTEMPT_END}
+            tries = [each.tried for each in owned if each.rented and each.attempt_id in unfinished]
             own = [offer for offer in offers if offer.backend != "ssh"]
-            if not own or len(waiting) > 1:
+            choice = choose(own, tries, nodes=len(unfinished))
+            if choice.release:
+                for found in owned:
+                    if found.rented and found.attempt_id in unfinished and found.state not in ENDING:
+                        await self._release(found, choice.release)
+                return None
+            if choice.offer is None:
                 told = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
                 reasons += [f"{line.backend}: {line.reason}" for line in told]
-                raise NoCapacity(f"no offer fits ({'; '.join(reasons) or 'no backend has an offer'})")
+                raise NoCapacity(nothing_left(tries, reasons))
+            offer = choice.offer
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, own[0], self._place)
+            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, self._place)
         except NoCapacity as error:
             await self._database.write(_without, waiting, error.message)
             self._wake(Key("run", run.id))
             return None
         if data is None:
             return None
-        return _Rented(instance_id, InstanceState.PENDING, attempt_id, own[0].backend, name, own[0], data)
+        return _Owned(instance_id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
 
-    async def _create(self, found: _Rented) -> None:
+    async def _create(self, found: _Owned) -> None:
         data = await self._provisioning.create(found.backend, found.identity, found.offer)
         await self._database.write(_created, found.id, {**found.data, **data})
         self._wake(Key("attempt", found.attempt_id))
 
 
 @dataclass(slots=True)
-class _Rented:
+class _Owned:
     """An instance as the reconciler moves it on, in step with its row."""
 
     id: str
@@ -158,11 +181,20 @@ class _Rented:
     identity: str
     offer: OfferView
     data: dict[str, Any]
+    message: str = ""
 
     @classmethod
-    def of(cls, row: Row[Any]) -> _Rented:
+    def of(cls, row: Row[Any]) -> _Owned:
         offer = OfferView(**row.offer)
-        return cls(row.id, InstanceState(row.state), row.attempt_id, row.backend, row.identity, offer, row.data)
+        return cls(row.id, InstanceState(row.state), row.attempt_id, row.backend, row.identity, offer, row.data, row.message)
+
+    @property
+    def rented(self) -> bool:
+        return self.backend not in ("local", "ssh")
+
+    @property
+    def tried(self) -> Try:
+        return Try(self.offer, self.state not in ENDING, self.data.get("verdict", ""), self.message)
 
 
 def _book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
@@ -193,6 +225,8 @@ def _want(
     bound = place if offer.backend == "local" else ""
     host = bound[:16] or offer.backend
     gpus = _free_gpus(connection, run, offer, host)
+    is_rented = offer.backend != "local"
+    data: dict[str, Any] = guard_times(run.configuration) if is_rented else {"place": bound} if bound else {}
     moves.want_instance(
         connection,
         instance_id=instance_id,
@@ -204,9 +238,11 @@ def _want(
         guard=guard_of(offer, run.configuration),
         host=host,
         gpus=gpus,
-        place=bound,
+        data=data,
     )
-    return {"gpus": gpus, "place": bound} if bound else {"gpus": gpus}
+    if is_rented:
+        rented.want(connection, instance_id)
+    return {"gpus": gpus, **data}
 
 
 def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView, host: str) -> list[int]:

@@ -47,7 +47,7 @@ class JobMaker:
         own = clean_environment(run.context.get("python", "")) if instance.backend == "local" else {}
         container = self._container(task, run, instance, gpus, blocks, nodes)
         hardware = gpu_environment(vendor, gpus) if container is None else {}
-        inside = self._inside(task, run, attempt.job, nodes, container is not None) if instance.backend == "ssh" else {}
+        inside = self._inside(task, run, attempt.job, nodes, container is not None) if instance.backend != "local" else {}
         return JobSpec(
             attempt_id=attempt.id,
             commands=task.script,
@@ -100,9 +100,11 @@ class JobMaker:
 
 
 def gpus_of(instance: Row[Any], blocks: list[int]) -> list[int]:
-    """The GPUs of a machine that a job has: by number on `local`, its blocks' share on a fleet's host."""
-    if instance.backend != "ssh":
+    """The GPUs of a machine that a job has: by number on `local`, its blocks' share on a fleet's host, all of a rented one."""
+    if instance.backend == "local":
         return [int(number) for number in instance.data.get("gpus", [])]
+    if instance.backend != "ssh":
+        return list(range(int(instance.offer.get("gpu_count", 0))))
     count, total = int(instance.offer.get("gpu_count", 0)), int(instance.data.get("blocks", 1))
     each = count // total
     return [number for block in blocks for number in range(block * each, (block + 1) * each)]

@@ -1,4 +1,4 @@
-"""The machines behind instance rows: this one, and one SSH machine for each host of a fleet."""
+"""The machines behind instance rows: this one, and one SSH machine for each host of a fleet and each that is rented."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sqlalchemy import Row
 from ..machines.base import Machine
 from ..machines.local import LocalMachine
 from ..machines.ssh.connection import Address, Connections
+from ..machines.ssh.guest import Guest
 from ..machines.ssh.machine import SSHMachine
 from ..models.errors import Unreachable
 from ..models.home import Home
@@ -46,8 +47,8 @@ class Machines:
         self._hosts: dict[str, tuple[Address, SSHMachine]] = {}
 
     def of(self, instance: Row[Any]) -> Machine:
-        """Raises Unreachable for a process of another engine's machine."""
-        if instance.backend == "ssh":
+        """Raises Unreachable for a process of another engine's machine, and for a rented one without an address."""
+        if instance.backend != "local":
             return self.host(instance)
         bound = str(instance.data.get("place", ""))
         if bound and not place.same(bound, self._place):
@@ -56,7 +57,9 @@ class Machines:
         return self.local
 
     def host(self, instance: Row[Any]) -> SSHMachine:
-        """The machine of a fleet's host; made anew when its address has changed."""
+        """The machine of a fleet's host or a rented one; made anew when its address has changed."""
+        if "address" not in instance.data:
+            raise Unreachable(f"{instance.identity} has no address yet")
         address = located(Address.of_json(instance.data["address"]), self._home)
         known = self._hosts.get(instance.id)
         if known is None or known[0] != address:
@@ -67,9 +70,20 @@ class Machines:
             return machine
         return known[1]
 
+    def guest(self, instance: Row[Any]) -> Guest:
+        """What is done on a rented machine beside its jobs."""
+        return Guest(self.host(instance).host)
+
     def forget(self, instance_id: str) -> None:
         """A host was given back."""
         self._hosts.pop(instance_id, None)
+
+    async def leave(self, instance_id: str) -> None:
+        """A rented machine is gone: its connection is closed, for its address may be another's soon."""
+        _, machine = self._hosts.pop(instance_id, (None, None))
+        if machine is not None:
+            await machine.close()
+            await machine.host.drop()
 
     async def close(self) -> None:
         await self.local.close()

@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from ..models.states import ATTEMPT_END, AttemptState, Reason
+from ..models.states import ATTEMPT_END, AttemptState, InstanceState, Reason
 
 Siblings = Sequence[tuple[Row[Any], Row[Any] | None]]
-"""(newest attempt, its instance) of each job of a run, the master first."""
+"""(newest attempt, the instance that it has or is to have) of each job of a run, the master first."""
 
+READY = frozenset({InstanceState.IDLE, InstanceState.BUSY})
 STARTED = frozenset({AttemptState.RUNNING, *ATTEMPT_END})
 
 
@@ -22,7 +23,7 @@ def must_wait(attempt: Row[Any], run: Row[Any], siblings: Siblings) -> bool:
     """
     if len(siblings) == 1:
         return False
-    if any(instance is None for _, instance in siblings):
+    if any(other.state not in ATTEMPT_END and (place is None or place.state not in READY) for other, place in siblings):
         return True
     master, *workers = (other for other, _ in siblings)
     order = run.configuration.get("startup_order") or "any"

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from ..backends import registry
-from ..backends.base import Hosts
+from ..backends.base import Clouds, Hosts
 from ..backends.overview import NOT_LAUNCHED
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
@@ -94,10 +94,11 @@ def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tupl
 def _usable(task: AnyRun, offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
     """(offers whose machines this version launches and the run can use, why the others cannot be had)."""
     offers, refused = _launchable(offers)
-    reason = _why_not_local(task)
-    if reason and any(offer.backend == "local" for offer in offers):
-        offers = [offer for offer in offers if offer.backend != "local"]
-        refused = [Missing(backend="local", reason=reason), *refused]
+    for backend in sorted({offer.backend for offer in offers} - {"ssh"}):
+        reason = _why_not_local(task) if backend == "local" else _why_not_rented(task)
+        if reason:
+            offers = [offer for offer in offers if offer.backend != backend]
+            refused = [Missing(backend=backend, reason=reason), *refused]
     return offers, refused
 
 
@@ -115,6 +116,11 @@ def _why_not_local(task: AnyRun) -> str:
     return "it belongs to no fleet" if task.fleets else ""
 
 
+def _why_not_rented(task: AnyRun) -> str:
+    """Why no machine is rented for it, whatever its size."""
+    return "the run names `fleets`: no machine is rented beside them" if task.fleets else ""
+
+
 def _hosts(backend: str) -> Hosts:
     found = registry.load(backend)
     if not isinstance(found, Hosts):
@@ -124,7 +130,7 @@ def _hosts(backend: str) -> Hosts:
 
 def _launchable(offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
     """(offers of backends whose machines this version launches, for each other backend what it would have had and why not)."""
-    launches = {name: isinstance(registry.load(name), Hosts) for name in {offer.backend for offer in offers}}
+    launches = {name: isinstance(registry.load(name), Hosts | Clouds) for name in {offer.backend for offer in offers}}
     missing = []
     for name in sorted(name for name, can in launches.items() if not can):
         fits = [offer for offer in offers if offer.backend == name]

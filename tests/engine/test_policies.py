@@ -17,7 +17,7 @@ from dstack_jupyter.engine.steps.run import DELAYS, JobNow, Policy, derive
 from dstack_jupyter.engine.watchdog import underused
 from dstack_jupyter.models.configurations import run_configuration
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.states import AttemptState, Desired, Reason, RunState
+from dstack_jupyter.models.states import AttemptState, Desired, InstanceState, Reason, RunState
 
 ALL = frozenset({"no-capacity", "interruption", "error"})
 
@@ -99,7 +99,7 @@ def row(**values: Any) -> Any:
 
 
 def siblings(*states: AttemptState, placed: bool = True) -> list[Any]:
-    place = row(id="host") if placed else None
+    place = row(id="host", state=InstanceState.BUSY) if placed else None
     return [(row(id=f"a{job}", job=job, state=state, message="it failed"), place) for job, state in enumerate(states)]
 
 

@@ -50,8 +50,11 @@ class DigitalOceanCloud:
         self.name = name
         self.title = title
         self.rest = client(name, base, token, title)
-        self.mark = self.rest.mark
         self._project_name = project_name
+
+    @property
+    def mark(self) -> str:
+        return self.rest.mark
 
     def offers(self) -> Columns:
         sizes = listed(self.rest, "/v2/sizes", "sizes", "sizes:read")
@@ -157,10 +160,13 @@ class DigitalOceanCloud:
         except (KeyError, TypeError, ValueError):
             raise BackendError(f"{self.title}: a droplet that makes no sense") from None
 
-    def terminate(self, data: Mapping[str, Any]) -> None:
+    def terminate(self, data: Mapping[str, Any]) -> bool:
         """One droplet by its number: never by tag, and never with what belongs to others."""
-        with suppress(NotAtVendor):
+        try:
             self.rest.send("DELETE", f"/v2/droplets/{int(data['id'])}", permission="droplet:delete")
+        except NotAtVendor:
+            return False
+        return True
 
     def _instance(self, row: Mapping[str, Any]) -> Instance:
         number = int(row["id"])

@@ -111,7 +111,8 @@ def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Seen)
         case None | InstanceState.PENDING | InstanceState.PROVISIONING:
             return Wait()
         case InstanceState.IDLE:
-            return Book()
+            # The nodes of a run take their machines together: while one has none, the others can still be given up.
+            return Wait() if seen.hold else Book()
         case InstanceState.BUSY:
             return Wait() if seen.hold else Launch()
         case InstanceState.TERMINATING | InstanceState.TERMINATED:

@@ -14,9 +14,12 @@ from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState
 
 @dataclass(frozen=True, slots=True)
 class InstanceNow:
+    """``rented``: the instance reconciler makes and ends it; here it is only wanted and released."""
+
     id: str
     state: InstanceState
     attempt_id: str
+    rented: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +79,19 @@ def next_step(
     unfinished = {attempt.id for attempt in attempts if attempt.state not in ATTEMPT_END}
     for instance in instances:
         match instance.state:
-            case InstanceState.TERMINATING:
+            case InstanceState.TERMINATING if not instance.rented:
                 return Terminate(instance.id)
             case InstanceState.PENDING | InstanceState.PROVISIONING | InstanceState.IDLE | InstanceState.BUSY if (
                 instance.attempt_id not in unfinished
             ):
                 return Release(instance.id)
-            case InstanceState.PENDING:
+            case InstanceState.PENDING if not instance.rented:
                 return Create(instance.id)
             case _:
                 pass
-    served = {instance.attempt_id for instance in instances} | {attempt.id for attempt in attempts if attempt.booked}
+    # A rented machine that ended before the job had it leaves the attempt to the next offer.
+    served = {each.attempt_id for each in instances if not (each.rented and each.state is InstanceState.TERMINATED)}
+    served |= {attempt.id for attempt in attempts if attempt.booked}
     for attempt in attempts:
         if attempt.id in unfinished and attempt.id not in served and desired is Desired.RUNNING:
             return Want(attempt.id)

@@ -311,6 +311,11 @@ def unpin(connection: Connection, endpoint: str) -> None:
     connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint))
 
 
+def unpin_key(connection: Connection, endpoint: str, key: str) -> None:
+    """Forget the key of a machine that is gone; another machine at its address keeps what is pinned for it."""
+    connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint, host_keys.c.key == key))
+
+
 def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[FleetView]:
     """The fleets that users applied and that are not gone; ``fingerprint`` makes one of a host's endpoint."""
     query = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))

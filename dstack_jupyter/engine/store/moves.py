@@ -85,9 +85,15 @@ def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row
 
 
 def load_siblings(connection: Connection, run_id: str) -> list[tuple[Row[Any], Row[Any] | None]]:
-    """(newest attempt, the instance it is booked on or None) of each job of a run, in the order of their numbers."""
+    """(newest attempt, the instance it is booked on or that is made for it, or None) of each job of a run, in their order."""
     newest = {row.job: row for row in connection.execute(SIBLINGS, {"id": run_id})}
-    return [(newest[job], connection.execute(INSTANCE, {"id": newest[job].instance_id}).one_or_none()) for job in sorted(newest)]
+    return [(newest[job], _place_of(connection, newest[job])) for job in sorted(newest)]
+
+
+def _place_of(connection: Connection, attempt: Row[Any]) -> Row[Any] | None:
+    if attempt.instance_id is not None:
+        return connection.execute(INSTANCE, {"id": attempt.instance_id}).one_or_none()
+    return connection.execute(NEWEST_INSTANCE, {"id": attempt.id}).one_or_none()
 
 
 def load_fleet(
@@ -250,11 +256,12 @@ def want_instance(
     guard: Guard,
     host: str,
     gpus: list[int],
-    place: str = "",
+    data: dict[str, Any] | None = None,
 ) -> None:
     """Store the intent (R1, R2), and take the GPUs of a shared host. Raises NoCapacity when they are taken.
 
-    ``place``: where the fleet is bound to from now on, since its instance is a machine that only the engine there can use.
+    ``data`` is the backend's own; ``place`` in it: where the fleet is bound to from now on, since its instance is a machine that only the engine there
+    can use.
     """
     values = {
         "id": instance_id,
@@ -267,12 +274,12 @@ def want_instance(
         "instance_type": offer.instance_type,
         "price": offer.price,
         "offer": offer.model_dump(),
-        "data": {"gpus": gpus, "place": place} if place else {"gpus": gpus},
+        "data": {"gpus": gpus, **(data or {})},
         "guard": guard.model_dump(),
         "state": InstanceState.PENDING,
     }
     connection.execute(WANT, values)
-    if place:
+    if place := (data or {}).get("place"):
         connection.execute(BIND, {"b_id": fleet.id, "b_place": place})
     try:
         if gpus:
@@ -308,9 +315,13 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
         values["started_at"] = func.coalesce(instances.c.started_at, now())
     if state is InstanceState.TERMINATED:
         values["finished_at"] = now()
+    # What is to end does not come back: only its end follows.
+    final = {state, InstanceState.TERMINATED}
+    if state != InstanceState.TERMINATED:
+        final.add(InstanceState.TERMINATING)
     return (
         update(instances)
-        .where(instances.c.id == bindparam("b_id"), ~among(instances.c.state, {state, InstanceState.TERMINATED}))
+        .where(instances.c.id == bindparam("b_id"), ~among(instances.c.state, final))
         .values(**values)
         .returning(
             instances.c.project,
@@ -328,13 +339,13 @@ def move_instance(
     *,
     message: str = "",
     data: dict[str, Any] | None = None,
-) -> None:
-    """Move an instance on, with its event; frees what a terminated one held. Nothing happens if it is there already."""
+) -> bool:
+    """Move an instance on, with its event; frees what a terminated one held. False: it is there already, or is to end."""
     values = {"b_id": instance_id, "b_message": message}
     statement = _instance_move(state, with_data=data is not None)
     moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
     if moved is None:
-        return
+        return False
     if state is InstanceState.TERMINATED and moved.has_gpus:
         connection.execute(GPUS_OF, {"id": instance_id})
     events.record(
@@ -348,12 +359,15 @@ def move_instance(
         action=state,
         message=message,
     )
+    return True
 
 
-def book(connection: Connection, attempt_id: str, instance_id: str) -> RunState:
-    """The attempt takes its idle instance: one transaction, so that nobody sees the half of it."""
-    move_instance(connection, instance_id, InstanceState.BUSY)
-    return _move(connection, attempt_id, AttemptState.PROVISIONING, {"b_instance": instance_id})
+def book(connection: Connection, attempt_id: str, instance_id: str) -> bool:
+    """The attempt takes its idle instance: one transaction, so that nobody sees the half of it. False: it is not to be had."""
+    if not move_instance(connection, instance_id, InstanceState.BUSY):
+        return False
+    _move(connection, attempt_id, AttemptState.PROVISIONING, {"b_instance": instance_id})
+    return True
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, select, true
 
 from ...models.states import ATTEMPT_END, FLEET_END, InstanceState, RunState
-from .schema import attempts, fleets, instances, now, runs
+from .schema import attempts, fleets, instances, now, rented, runs
 
 
 class Work(NamedTuple):
@@ -20,7 +20,8 @@ class Work(NamedTuple):
 
 
 def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[Work]:
-    """Everything that is not finished, of all fleets or of some: runs' own fleets, their attempts, waiting runs, hosts.
+    """Everything that is not finished, of all fleets or of some: runs' own fleets, their attempts, waiting runs, hosts,
+    rented machines.
 
     Runs that wait come with the highest priority first.
     """
@@ -44,6 +45,12 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
         instances.c.backend == "ssh", instances.c.state != InstanceState.TERMINATED, among(instances.c.fleet_id)
     )
     found += [Work("host", *row) for row in connection.execute(hosts)]
+    renting = (
+        select(instances.c.id, instances.c.fleet_id)
+        .join(rented, rented.c.instance_id == instances.c.id)
+        .where(instances.c.state != InstanceState.TERMINATED, among(instances.c.fleet_id))
+    )
+    found += [Work("instance", *row) for row in connection.execute(renting)]
     waiting = select(runs.c.id, runs.c.fleet_id, runs.c.configuration).where(
         # One that was stopped while it waited has nothing but itself to be ended by.
         runs.c.state.in_([RunState.PENDING, RunState.TERMINATING]),
@@ -75,6 +82,9 @@ FLEET_OF = {
     "attempt": _OF_ATTEMPT,
     "guard": _OF_ATTEMPT,
     "run": select(fleets.c.id, fleets.c.state).join(runs, runs.c.fleet_id == fleets.c.id).where(runs.c.id == bindparam("id")),
+    "instance": select(fleets.c.id, fleets.c.state)
+    .join(instances, instances.c.fleet_id == fleets.c.id)
+    .where(instances.c.id == bindparam("id")),
     "host": select(fleets.c.id, fleets.c.state)
     .join(instances, instances.c.fleet_id == fleets.c.id)
     .where(instances.c.id == bindparam("id")),

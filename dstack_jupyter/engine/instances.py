@@ -1,0 +1,361 @@
+"""The instance reconciler: takes each rented machine from its intent to the vendor's word that it is gone.
+
+One key an instance, so one act at a time for each. What is decided is in ``steps.instance``; here it is done and stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..backends.base import Cloud, Instance
+from ..machines.ssh.facts import Hello
+from ..models.errors import (
+    BackendError,
+    BackendNotAvailable,
+    BackendUnreachable,
+    BadCredentials,
+    Busy,
+    HostKeyChanged,
+    NoBalance,
+    PermissionMissing,
+    RateLimited,
+    Refused,
+    Unreachable,
+)
+from ..models.states import InstanceState
+from .bus import Bus
+from .machines import Machines
+from .making import Maker
+from .queue import Key, Next
+from .steps import instance as steps
+from .store import rented
+from .store.database import Database
+from .store.rented import Rent
+from .vendors import Vendors
+
+log = logging.getLogger(__name__)
+
+SOON = 2.0
+"""Seconds between two looks at a machine that is being made."""
+KNOCK = 1.0
+"""Seconds between two tries to log in to one that has an address."""
+LOOK = 30.0
+"""Seconds between two looks at one that is in use."""
+VISIT = 300.0
+"""Seconds between two words to its guard, which is patient for half an hour at least."""
+ENDING = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds between two looks at one that is to end; the last one repeats."""
+DELETE_AGAIN = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds until the vendor is asked once more to end one that it still has; the last one repeats, for ever (R3)."""
+TROUBLE = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds until a vendor that could not be asked is asked again."""
+PATIENCE = 60.0
+"""Seconds for which an intent waits for a vendor that cannot be reached; then the next offer is tried. Nothing was sent."""
+ACCOUNT = (BadCredentials, PermissionMissing, NoBalance, BackendNotAvailable)
+"""What stands in the way of every create of an account, not only of this offer."""
+ROUNDS = 12
+"""Steps in a row before others have their turn."""
+
+
+class InstanceReconciler:
+    """Handles the ``instance`` keys of the work queue, on the engine's loop."""
+
+    def __init__(
+        self, database: Database, bus: Bus, vendors: Vendors, machines: Machines, maker: Maker, wake: Callable[[Key], None]
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._vendors = vendors
+        self._machines = machines
+        self._maker = maker
+        self._wake = wake
+        self._times: dict[str, _Times] = {}
+
+    async def reconcile(self, key: Key) -> Next:
+        """Act until there is nothing to do but wait."""
+        times = self._times.setdefault(key.id, _Times())
+        looked = False
+        rent = await self._database.read(rented.load, key.id)
+        try:
+            cloud = self._vendors.cloud(rent.instance.backend, rent.instance.project)
+            for _ in range(ROUNDS):
+                step = steps.next_step(_now(rent, looked, times), cloud.traits)
+                looked = looked or isinstance(step, steps.Find | steps.Look)
+                found = await self._act(cloud, rent, step, times)
+                times.troubles = 0
+                if found is not None:
+                    return found
+                rent = await self._database.read(rented.load, key.id)
+        except BackendError as error:
+            return await self._trouble(key, rent, error, times)
+        self._wake(key)
+        return Next()
+
+    async def _act(self, cloud: Cloud, rent: Rent, step: steps.Step, times: _Times) -> Next | None:
+        """Do a step and store what came of it. None: go on with the next one."""
+        instance = rent.instance
+        match step:
+            case steps.Create(first):
+                return await self._create(cloud, rent, first=first)
+            case steps.Find():
+                await self._find(cloud, rent)
+            case steps.Look():
+                told = await self._vendors.look(cloud, instance.identity, rent.rented.vendor)
+                await self._note(rent, [told] if told is not None else [])
+            case steps.Meet():
+                return await self._meet(rent)
+            case steps.Visit():
+                times.visited = asyncio.get_running_loop().time()
+                try:
+                    await self._machines.guest(instance).visit()
+                except Unreachable as error:
+                    log.info("%s: %s", instance.identity, error.message)
+            case steps.LetGo(why):
+                await self._database.write(rented.let_go, instance.id, why)
+                self._changed(rent)
+            case steps.Delete():
+                return await self._delete(cloud, rent, times)
+            case steps.Gone(why):
+                await self._gone(rent, why)
+            case steps.Detach():
+                await self._detach(cloud, rent)
+            case steps.Wait():
+                return self._pause(rent, times)
+        return None
+
+    # --- making it ------------------------------------------------------------------------------------------------------
+
+    async def _create(self, cloud: Cloud, rent: Rent, *, first: bool) -> Next | None:
+        instance = rent.instance
+        things = await self._attach(cloud, rent)
+        if not await self._database.write(rented.ask, instance.id, cloud.mark):
+            return None
+        order = self._maker.order(instance, things, first=first)
+        try:
+            told = await self._vendors.call(cloud.create, order)
+        except BackendError as error:
+            if not error.nothing_made:
+                await self._database.write(rented.say, instance.id, f"it is not known whether it was made: {words(error)}")
+                return None
+            await self._database.write(rented.unasked, instance.id, rent.rented.asked_at)
+            return await self._refused(cloud, rent, error)
+        await self._database.write(rented.answered, instance.id, told, self._maker.host_key(instance.id).public)
+        self._changed(rent)
+        return Next(guard=SOON)
+
+    async def _attach(self, cloud: Cloud, rent: Rent) -> list[Any]:
+        """What the machine needs beside itself, each stored before it is made."""
+        instance = rent.instance
+        found = []
+        for need in cloud.needs(self._maker.order(instance)):
+
+            def store(connection: Any, need: Any = need) -> Any:
+                where = {"backend": instance.backend, "project": instance.project, "instance_id": instance.id}
+                return rented.need(connection, cloud.mark, need, **where)
+
+            thing = await self._database.write(store)
+            if thing is None:
+                try:
+                    thing = await self._vendors.call(cloud.attach, need)
+                except (*ACCOUNT, Refused) as error:
+                    await self._gone(rent, words(error), verdict="account")
+                    return []
+                await self._database.write(rented.made, cloud.mark, need, thing)
+            found.append(thing)
+        return found
+
+    async def _refused(self, cloud: Cloud, rent: Rent, error: BackendError) -> Next | None:
+        """The vendor said no, and surely nothing was made: the next offer is tried, or this one again where time may help."""
+        instance = rent.instance
+        waited = rent.now - instance.created_at
+        if isinstance(error, RateLimited) or (isinstance(error, BackendUnreachable) and waited < PATIENCE):
+            raise error
+        if isinstance(error, Refused):
+            # A shared thing that somebody took away is the likeliest reason: it is made again for the next machine.
+            for need in cloud.needs(self._maker.order(instance)):
+                await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
+        verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
+        await self._gone(rent, words(error), verdict=verdict)
+        return None
+
+    async def _find(self, cloud: Cloud, rent: Rent) -> None:
+        """What became of a create. More than one machine of an identity: the oldest is kept."""
+        found = await self._vendors.call(cloud.find, rent.instance.identity)
+        await self._note(rent, found)
+        for each in found[1:]:
+            log.warning("%s: a second machine of this name is ended", rent.instance.identity)
+            await self._vendors.call(cloud.terminate, each.data)
+
+    async def _note(self, rent: Rent, found: list[Instance]) -> None:
+        if not found:
+            await self._database.write(rented.absent, rent.instance.id)
+            return
+        told, seen = found[0], rent.rented.seen
+        known = rent.rented.vendor == told.data and all(seen.get(name) == getattr(told, name) for name in rented.SEEN)
+        if known and rent.rented.seen_at is not None and rent.rented.absent_since is None:
+            return
+        await self._database.write(rented.saw, rent.instance.id, told, self._maker.host_key(rent.instance.id).public)
+        self._bus.publish_all()
+
+    # --- its first boot -------------------------------------------------------------------------------------------------
+
+    async def _meet(self, rent: Rent) -> Next | None:
+        """The first, verified contact: the host key that user-data held is replaced by one that nobody else ever had."""
+        instance, data = rent.instance, rent.instance.data
+        guest = self._machines.guest(instance)
+        try:
+            if data.get("next_key") and data.get("host_key") == self._maker.host_key(instance.id).public:
+                await self._take_next_key(guest, rent)
+            said = await guest.prepared()
+            if said.startswith("failed"):
+                await self._let_go(rent, f"its first boot {said}")
+                return None
+            if said != "ok":
+                return await self._not_yet(rent, "its first boot goes on")
+            if data["host_key"] == self._maker.host_key(instance.id).public:
+                key = await guest.next_host_key()
+                await self._database.write(_next_key(instance.id, key))
+                await guest.use_host_key()
+                await self._database.write(_shown(instance.id, key))
+            hello = await guest.greet()
+            await guest.visit()
+        except HostKeyChanged:
+            return await self._not_yet(rent, "another machine, or a renewed sshd, answers at its address: nothing was sent")
+        except Unreachable as error:
+            return await self._not_yet(rent, f"waiting for its first log in: {error.message}")
+        for attempt_id in await self._database.write(rented.ready, instance.id, facts_of(hello)):
+            self._wake(Key("attempt", attempt_id))
+        self._changed(rent)
+        return None
+
+    async def _take_next_key(self, guest: Any, rent: Rent) -> None:
+        """An engine died while the key was renewed: whichever of the two the machine shows is the right one."""
+        try:
+            await guest.prepared()
+        except HostKeyChanged:
+            await self._database.write(_shown(rent.instance.id, rent.instance.data["next_key"]))
+
+    async def _not_yet(self, rent: Rent, what: str) -> Next:
+        if rent.instance.message != what:
+            await self._database.write(rented.say, rent.instance.id, what)
+            self._bus.publish_all()
+        return Next(guard=KNOCK)
+
+    async def _let_go(self, rent: Rent, why: str) -> None:
+        await self._database.write(rented.let_go, rent.instance.id, why)
+        self._changed(rent)
+
+    # --- its end --------------------------------------------------------------------------------------------------------
+
+    async def _delete(self, cloud: Cloud, rent: Rent, times: _Times) -> Next | None:
+        times.deletes += 1
+        times.deleted = asyncio.get_running_loop().time()
+        try:
+            if await self._vendors.call(cloud.terminate, rent.rented.vendor):
+                await self._database.write(rented.told, rent.instance.id)
+        except Busy as error:
+            await self._database.write(rented.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
+        return None
+
+    async def _gone(self, rent: Rent, why: str, *, verdict: str = "") -> None:
+        def store(connection: Any) -> None:
+            rented.gone(connection, rent.instance.id, why, verdict=verdict)
+
+        await self._database.write(store)
+        await self._machines.leave(rent.instance.id)
+        self._changed(rent)
+
+    async def _detach(self, cloud: Cloud, rent: Rent) -> None:
+        for row in rent.things:
+            if row.thing:
+                await self._vendors.call(cloud.detach, rented.thing_of(row))
+            await self._database.write(rented.detached, row.account, row.kind, row.identity)
+
+    # --- between --------------------------------------------------------------------------------------------------------
+
+    def _pause(self, rent: Rent, times: _Times) -> Next:
+        match rent.instance.state:
+            case InstanceState.TERMINATED:
+                self._times.pop(rent.instance.id, None)
+                return Next()
+            case InstanceState.TERMINATING:
+                times.looks += 1
+                return Next(guard=ENDING[min(times.looks, len(ENDING)) - 1])
+            case InstanceState.IDLE | InstanceState.BUSY:
+                return Next(guard=LOOK)
+            case _:
+                return Next(guard=SOON)
+
+    async def _trouble(self, key: Key, rent: Rent, error: BackendError, times: _Times) -> Next:
+        """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
+        if isinstance(error, RateLimited):
+            return Next(guard=max(0.05, error.delay))
+        times.troubles += 1
+        await self._database.write(rented.say, key.id, words(error))
+        self._bus.publish_all()
+        return Next(guard=TROUBLE[min(times.troubles, len(TROUBLE)) - 1])
+
+    def _changed(self, rent: Rent) -> None:
+        self._wake(Key("fleet", rent.instance.fleet_id))
+        if rent.instance.attempt_id is not None:
+            self._wake(Key("attempt", rent.instance.attempt_id))
+        self._bus.publish_events()
+        self._bus.publish_all()
+
+
+class _Times:
+    """What is remembered of an instance between two rounds, to be patient; losing it does no harm. Times are the loop's."""
+
+    __slots__ = ("deleted", "deletes", "looks", "troubles", "visited")
+
+    def __init__(self) -> None:
+        self.visited = self.deleted = -1e9
+        self.deletes = self.looks = self.troubles = 0
+
+
+def words(error: BackendError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def facts_of(hello: Hello) -> dict[str, Any]:
+    """What a job needs to know of a rented machine: all of it is one block."""
+    return {"docker": bool(hello.docker_socket), "blocks": 1, "notes": list(hello.facts.notes)}
+
+
+def _next_key(instance_id: str, key: str) -> Callable[[Any], None]:
+    return lambda connection: rented.renewed(connection, instance_id, next_key=key)
+
+
+def _shown(instance_id: str, key: str) -> Callable[[Any], None]:
+    return lambda connection: rented.renewed(connection, instance_id, host_key=key)
+
+
+def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:
+    row, state = rent.rented, InstanceState(rent.instance.state)
+    loop = asyncio.get_running_loop().time()
+    if state is InstanceState.TERMINATING:
+        due = loop - times.deleted >= (DELETE_AGAIN[min(times.deletes, len(DELETE_AGAIN)) - 1] if times.deletes else 0.0)
+    else:
+        due = loop - times.visited >= VISIT
+
+    def since(moment: float | None) -> float | None:
+        return None if moment is None else rent.now - moment
+
+    return steps.Now(
+        state=state,
+        known=row.vendor is not None,
+        since_asked=since(row.asked_at),
+        since_rented=since(row.rented_at),
+        since_told=since(row.told_at),
+        absent_for=since(row.absent_since),
+        ever_seen=row.seen_at is not None,
+        word=row.seen.get("word", ""),
+        said=row.seen.get("said", ""),
+        address=bool(row.seen.get("address")),
+        things=bool(rent.things),
+        looked=looked,
+        due=due,
+    )

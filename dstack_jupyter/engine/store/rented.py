@@ -1,0 +1,239 @@
+"""Rented machines in the store: what was asked of a vendor, what it told, and the things beside them. Each function is a
+transaction's part; what a call may make is stored before the call (R1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ...backends.base import Instance, Need, Thing
+from ...models.states import ATTEMPT_END, InstanceState
+from . import events, hosts, moves
+from .joined import Joined
+from .schema import attached, attempts, instances, now, rented
+
+SEEN = ("word", "said", "address", "internal_address", "user", "port", "region", "console")
+"""What is kept of ``backends.base.Instance``, beside the data of the calls."""
+
+BOTH = Joined(instances, rented)
+LOAD = (
+    BOTH.query.add_columns(now().label("current"))
+    .join(rented, rented.c.instance_id == instances.c.id)
+    .where(instances.c.id == bindparam("id"))
+)
+THINGS = select(attached).where(attached.c.instance_id == bindparam("id"))
+ALONE = select(instances.c.state, instances.c.created_at).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
+"""An instance that nobody moves until we commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rent:
+    """One rented instance as the store has it. ``now`` is the database's time, ``things`` are its own, not shared ones."""
+
+    instance: Row[Any]
+    rented: Row[Any]
+    now: float
+    things: list[Row[Any]]
+
+
+def load(connection: Connection, instance_id: str) -> Rent:
+    """Raises NoResultFound for an instance that is not rented."""
+    found = connection.execute(LOAD, {"id": instance_id}).one()
+    instance, row = BOTH.split(found)
+    return Rent(instance, row, found.current, list(connection.execute(THINGS, {"id": instance_id})))
+
+
+def want(connection: Connection, instance_id: str) -> None:
+    """Part of the transaction that stores the intent of an instance."""
+    connection.execute(insert(rented).values(instance_id=instance_id, account="", seen={}))
+
+
+def _set(connection: Connection, instance_id: str, **values: Any) -> None:
+    connection.execute(update(rented).where(rented.c.instance_id == instance_id).values(**values))
+
+
+def ask(connection: Connection, instance_id: str, account: str) -> bool:
+    """Note that a create is sent now. False where the instance is not wanted any more: then none may be sent (R6)."""
+    if connection.execute(ALONE, {"id": instance_id}).one().state != InstanceState.PENDING:
+        return False
+    _set(connection, instance_id, asked_at=now(), account=account, absent_since=None)
+    return True
+
+
+def unasked(connection: Connection, instance_id: str, before: float | None) -> None:
+    """The create that was noted made surely nothing; ``before`` it the last one was sent, None: there was none."""
+    _set(connection, instance_id, asked_at=before)
+
+
+def saw(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
+    """Store what the vendor told of an instance when it was asked for it. ``host_key``: as ``answered``."""
+    answered(connection, instance_id, told, host_key)
+    _set(connection, instance_id, seen_at=now())
+
+
+def answered(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
+    """Store what a create answered, which proves that the machine is there, not that the vendor's other calls know it.
+
+    What was only an intent is provisioning from now on. ``host_key`` is what it must show at its first contact: pinned before
+    there is one, whatever was known of that address (D6).
+    """
+    row = connection.execute(ALONE, {"id": instance_id}).one()
+    known = load(connection, instance_id)
+    begun = told.created_at if row.created_at <= told.created_at <= known.now else known.rented.asked_at or known.now
+    values: dict[str, Any] = {
+        "vendor": dict(told.data),
+        "seen": {name: getattr(told, name) for name in SEEN},
+        "absent_since": None,
+        "rented_at": func.coalesce(rented.c.rented_at, begun),
+    }
+    _set(connection, instance_id, **values)
+    if told.address:
+        _pin(connection, known.instance, told, host_key)
+    if row.state == InstanceState.PENDING:
+        moves.move_instance(connection, instance_id, InstanceState.PROVISIONING, message="made; waiting for its address")
+
+
+def _pin(connection: Connection, instance: Row[Any], told: Instance, host_key: str) -> None:
+    """Where it is reached, and the key it must show there."""
+    data = instance.data
+    address = {"hostname": told.address, "port": told.port, "user": told.user, "identity_file": "", "proxy": None}
+    if data.get("address") == address:
+        return
+    hosts.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
+    inside = told.internal_address or told.address
+    fresh = {**data, "address": address, "internal_ip_found": inside, "host_key": data.get("host_key", host_key)}
+    connection.execute(update(instances).where(instances.c.id == instance.id).values(data=fresh))
+
+
+def renewed(connection: Connection, instance_id: str, *, next_key: str = "", host_key: str = "") -> None:
+    """The key that a machine will show (``next_key``, before it is told to), or shows now (``host_key``, pinned with it)."""
+    row = connection.execute(select(instances.c.data).where(instances.c.id == instance_id)).one()
+    data = {**row.data, "next_key": next_key}
+    if host_key:
+        data["host_key"] = host_key
+        hosts.pin(connection, f"{data['address']['hostname']}:{data['address']['port']}", host_key)
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(data=data))
+
+
+def absent(connection: Connection, instance_id: str) -> None:
+    """The vendor says that it has none, now."""
+    _set(connection, instance_id, absent_since=func.coalesce(rented.c.absent_since, now()))
+
+
+def told(connection: Connection, instance_id: str) -> None:
+    """The vendor accepted to end it, now."""
+    _set(connection, instance_id, told_at=now())
+
+
+def ready(connection: Connection, instance_id: str, facts: dict[str, Any]) -> list[str]:
+    """It can have its job, unless it is to go by now. Returns the attempts to wake: all of the run that it is for."""
+    row = connection.execute(
+        select(instances.c.state, instances.c.data, instances.c.attempt_id)
+        .where(instances.c.id == instance_id)
+        .with_for_update(key_share=True)
+    ).one()
+    if row.state != InstanceState.PROVISIONING:
+        return []
+    moves.move_instance(connection, instance_id, InstanceState.IDLE, data={**row.data, **facts})
+    _set(connection, instance_id, idle_at=now())
+    run = select(attempts.c.run_id).where(attempts.c.id == row.attempt_id).scalar_subquery()
+    alive = select(attempts.c.id).where(attempts.c.run_id == run, attempts.c.state.not_in(ATTEMPT_END))
+    return list(connection.execute(alive).scalars())
+
+
+def let_go(connection: Connection, instance_id: str, why: str) -> None:
+    """It is to be ended, whoever decided it. Nothing happens to one that is going already."""
+    moves.move_instance(connection, instance_id, InstanceState.TERMINATING, message=why)
+    _set(connection, instance_id, ending_at=func.coalesce(rented.c.ending_at, now()))
+
+
+def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "") -> None:
+    """Its end: the vendor's word, or the proof that nothing was made. ``verdict`` stays with it.
+
+    One that never had the job leaves a line for whoever waits: what was tried, and what came of it.
+    """
+    row = connection.execute(select(instances).where(instances.c.id == instance_id).with_for_update(key_share=True)).one()
+    if row.state == InstanceState.TERMINATED:
+        return
+    why = why or row.message
+    moves.move_instance(connection, instance_id, InstanceState.TERMINATED, message=why, data={**row.data, "verdict": verdict})
+    if (address := row.data.get("address")) is not None:
+        hosts.unpin_key(connection, f"{address['hostname']}:{address['port']}", row.data.get("host_key", ""))
+    waits = select(attempts.c.run_id).where(
+        attempts.c.id == row.attempt_id, attempts.c.instance_id.is_(None), attempts.c.state.not_in(ATTEMPT_END)
+    )
+    run_id = connection.execute(waits).scalar()
+    if run_id is not None:
+        place = f" in {row.region}" if row.region else ""
+        events.record(
+            connection,
+            actor="engine",
+            project=row.project,
+            kind="run",
+            resource_id=run_id,
+            run_id=run_id,
+            name=row.identity,
+            action="tried",
+            message=f"tried {row.instance_type}{place} ({row.backend}): {why}",
+        )
+
+
+def say(connection: Connection, instance_id: str, message: str) -> None:
+    """What it does or lacks at the moment, for people."""
+    living = (instances.c.id == instance_id) & (instances.c.state != InstanceState.TERMINATED)
+    connection.execute(update(instances).where(living).values(message=message))
+
+
+# --- things beside machines --------------------------------------------------------------------------------------------
+
+
+def _key(account: str, kind: str, identity: str) -> Any:
+    return (attached.c.account == account) & (attached.c.kind == kind) & (attached.c.identity == identity)
+
+
+def need(connection: Connection, account: str, need: Need, *, backend: str, project: str, instance_id: str) -> Thing | None:
+    """Store that a thing is wanted, before it is made. Returns it if it is known to be there."""
+    row = connection.execute(select(attached).where(_key(account, need.kind, need.identity))).one_or_none()
+    if row is not None:
+        return thing_of(row) if row.thing else None
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                insert(attached).values(
+                    account=account,
+                    kind=need.kind,
+                    identity=need.identity,
+                    backend=backend,
+                    project=project,
+                    instance_id=None if need.shared else instance_id,
+                    thing="",
+                    ours=1,
+                    data=dict(need.data),
+                    created_at=now(),
+                )
+            )
+    except IntegrityError:
+        pass  # a shared one, which somebody else stored in this moment
+    return None
+
+
+def made(connection: Connection, account: str, need: Need, thing: Thing) -> None:
+    """It is there. Its row keeps the identity that it was stored under, whatever the vendor calls it."""
+    values = {"thing": thing.id, "ours": int(thing.ours), "data": {**need.data, **thing.data}}
+    connection.execute(update(attached).where(_key(account, need.kind, need.identity)).values(**values))
+
+
+def unmade(connection: Connection, account: str, kind: str, identity: str) -> None:
+    """A shared thing is not there any more, it seems: it is made or found again at the next use."""
+    connection.execute(update(attached).where(_key(account, kind, identity)).values(thing=""))
+
+
+def detached(connection: Connection, account: str, kind: str, identity: str) -> None:
+    connection.execute(delete(attached).where(_key(account, kind, identity)))
+
+
+def thing_of(row: Row[Any]) -> Thing:
+    return Thing(row.kind, row.identity, row.thing, bool(row.ours), row.data)

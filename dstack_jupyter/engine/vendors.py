@@ -1,0 +1,85 @@
+"""The calls to vendors, for the engine's loop: in a bounded pool, and one list for all who look at the same account.
+
+Vendor code blocks (D5). A call that does not come back keeps one thread, not the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ..backends import registry
+from ..backends.base import Cloud, Clouds, Instance
+from ..models.errors import BackendNotAvailable
+
+Result = TypeVar("Result")
+
+THREADS = 32
+MANY = 4
+"""Looks at machines of one account within ``AGE`` from which on one list serves them all."""
+AGE = 2.0
+"""Seconds for which a list serves."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An account that is looked at. Times are the loop's."""
+
+    asked: deque[float] = field(default_factory=deque)
+    listing: asyncio.Task[None] | None = None
+    began: float = -1e9
+    """When the last complete list was begun: what was made later may be missing from it."""
+    found: dict[str, list[Instance]] = field(default_factory=dict)
+
+
+class Vendors:
+    """Use it from the engine's loop. Errors are ``models.errors``."""
+
+    def __init__(self, installation: str) -> None:
+        self._installation = installation
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
+        self._accounts: dict[str, _Watched] = {}
+
+    def cloud(self, backend: str, project: str) -> Cloud:
+        """The account of a project. Calls nobody. Raises BackendNotAvailable where there is no entry."""
+        found = registry.load(backend)
+        if not isinstance(found, Clouds):
+            raise BackendNotAvailable(f"{backend} rents no machines")
+        return found.cloud(project)
+
+    async def call(self, function: Callable[..., Result], *args: object) -> Result:
+        """A vendor's call in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any]) -> Instance | None:
+        """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none."""
+        now = asyncio.get_running_loop().time()
+        account = self._accounts.setdefault(cloud.mark, _Watched())
+        account.asked.append(now)
+        while account.asked[0] <= now - AGE:
+            account.asked.popleft()
+        if len(account.asked) < MANY:
+            return await self.call(cloud.get, data)
+        if account.began < now - AGE or account.listing is not None:
+            if account.listing is None:
+                account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
+            await asyncio.shield(account.listing)
+        same = [each for each in account.found.get(identity, []) if each.data == data]
+        # One that is not in the list may be younger than it, or there under other data: asked for itself.
+        return same[0] if same else await self.call(cloud.get, data)
+
+    async def _list(self, cloud: Cloud, account: _Watched, began: float) -> None:
+        try:
+            found: dict[str, list[Instance]] = {}
+            for each in await self.call(cloud.list_all, self._installation):
+                found.setdefault(each.identity, []).append(each)
+            account.found, account.began = found, began
+        finally:
+            account.listing = None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
