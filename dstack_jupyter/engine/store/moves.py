@@ -260,8 +260,8 @@ def want_instance(
 ) -> None:
     """Store the intent (R1, R2), and take the GPUs of a shared host. Raises NoCapacity when they are taken.
 
-    ``data`` is the backend's own; ``place`` in it: where the fleet is bound to from now on, since its instance is a machine that only the engine there
-    can use.
+    ``data`` is the backend's own; ``place`` in it: where the fleet is bound to from now on, since its instance is a machine that
+    only the engine there can use.
     """
     values = {
         "id": instance_id,
