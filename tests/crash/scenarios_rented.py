@@ -55,7 +55,9 @@ def _run(name: str, *steps: Any, ends: str = "done", bodies: int = 1, open_end: 
 
 RENTED = (
     _run("rented"),
-    _run("rented, stopped at once", apply("first", *UP, **CLOUD), stop("first"), follow("first"), ends="terminated", open_end=True),
+    _run(
+        "rented, stopped at once", apply("first", *UP, **CLOUD), stop("first"), follow("first"), ends="terminated", open_end=True,
+    ),
     _run(
         "rented, stopped while it boots",
         apply("first", *UP, **CLOUD), pause(7), stop("first"), follow("first"), ends="terminated", open_end=True,
