@@ -17,7 +17,6 @@ from .config import BackendConfig
 from .config_file import CONFIGS
 from .configured import Configured, configured
 
-NOT_LAUNCHED = "this version shows its offers and does not launch its machines yet"
 LATER = "comes with a later version; `local` and SSH fleets work today"
 
 
@@ -55,8 +54,7 @@ def _ask(name: str, title: str, view: BackendView) -> None:
     try:
         with vendor_errors(name):
             backend = registry.load(name)
-            vendor = isinstance(backend, Clouds)
-            if vendor and not view.configured:
+            if isinstance(backend, Clouds) and not view.configured:
                 view.status, view.message = "not configured", f"{title}: not configured"
                 view.hint = f"`%dstack backends help {name}`"
                 return
@@ -85,7 +83,7 @@ def _ask(name: str, title: str, view: BackendView) -> None:
     view.regions = sorted(region for region in regions if region)
     if view.status != "in trouble":
         view.status = "ready" if view.configured else "not configured"
-        view.message = f"{title}: {view.status}" + (f"; {NOT_LAUNCHED}" if vendor else "")
+        view.message = f"{title}: {view.status}"
     if not view.configured:
         view.hint = f"`%dstack backends help {name}`"
 

@@ -13,8 +13,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from ..backends import registry
-from ..backends.base import Clouds, Hosts
-from ..backends.overview import NOT_LAUNCHED
+from ..backends.base import Hosts
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
@@ -92,8 +91,8 @@ def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tupl
 
 
 def _usable(task: AnyRun, offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
-    """(offers whose machines this version launches and the run can use, why the others cannot be had)."""
-    offers, refused = _launchable(offers)
+    """(offers that the run can use, why the others cannot be had)."""
+    refused: list[Missing] = []
     for backend in sorted({offer.backend for offer in offers} - {"ssh"}):
         reason = _why_not_local(task) if backend == "local" else _why_not_rented(task)
         if reason:
@@ -124,21 +123,8 @@ def _why_not_rented(task: AnyRun) -> str:
 def _hosts(backend: str) -> Hosts:
     found = registry.load(backend)
     if not isinstance(found, Hosts):
-        raise BackendNotAvailable(f"{backend}: {NOT_LAUNCHED}")
+        raise BackendNotAvailable(f"{backend} has no machines that are there already")
     return found
-
-
-def _launchable(offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
-    """(offers of backends whose machines this version launches, for each other backend what it would have had and why not)."""
-    launches = {name: isinstance(registry.load(name), Hosts | Clouds) for name in {offer.backend for offer in offers}}
-    missing = []
-    for name in sorted(name for name, can in launches.items() if not can):
-        fits = [offer for offer in offers if offer.backend == name]
-        prices = [offer.price for offer in fits if offer.price is not None]
-        since = f", from ${min(prices):g}/h" if prices else ""
-        reason = f"{NOT_LAUNCHED}; {len(fits)} of its offers would fit{since}"
-        missing.append(Missing(backend=name, reason=reason, hint="`local` and SSH fleets run today"))
-    return [offer for offer in offers if launches[offer.backend]], missing
 
 
 class Provisioning:

@@ -218,7 +218,7 @@ def unsupported(task: AnyRun) -> list[str]:
 def notes(task: AnyRun) -> list[str]:
     """What a plan should say about keys that change nothing."""
     dead = [f"{key} has no effect, as in dstack" for key in DEAD if getattr(task, key)]
-    tags = ["tags are kept with the run; this version creates nothing that could carry them"] if task.tags else []
+    tags = ["tags are kept with the run; they are not put on machines at a vendor yet"] if task.tags else []
     idle = ["idle_duration has no effect on machines of your own: they are never ended"] if task.idle_duration else []
     nodes = ["the nodes reach each other by SSH where their image (or host) has sshd"] if task.node_count > 1 else []
     dev = ["an IDE logs in by SSH where the image has sshd"] if task.type == "dev-environment" else []

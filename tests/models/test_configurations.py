@@ -138,7 +138,7 @@ def test_what_says_the_default_in_words_is_taken(keys: dict[str, Any]) -> None:
 def test_dead_keys_are_noted() -> None:
     assert notes(task(home_dir="/x", tags={"a": "b"})) == [
         "home_dir has no effect, as in dstack",
-        "tags are kept with the run; this version creates nothing that could carry them",
+        "tags are kept with the run; they are not put on machines at a vendor yet",
     ]
 
 

@@ -212,13 +212,13 @@ def test_a_key_that_is_not_known_makes_no_rights_complete(site: Site) -> None:
     assert view.permissions.startswith("unknown: droplet:create, ")
 
 
-def test_a_backend_that_is_ready_says_what_it_cannot_do_yet(site: Site) -> None:
+def test_a_backend_that_is_ready_says_so_with_its_regions(site: Site) -> None:
     site.backend.check()
     live.ask(["digitalocean"], 20)
     (view,) = (view for view in overview.views() if view.backend == "digitalocean")
     assert (view.status, view.credentials, view.price_source) == ("ready", "valid", "the vendor's API")
     assert view.permissions.startswith("complete (") and view.regions == ["ams3", "nyc1", "nyc2", "sfo1", "tor1"]
-    assert "does not launch its machines yet" in view.message
+    assert view.message == "DigitalOcean: ready"
 
 
 def test_what_another_key_had_is_not_what_this_one_has(site: Site) -> None:
@@ -242,12 +242,11 @@ def test_an_entry_with_a_fault_is_not_a_missing_one(site: Site) -> None:
         site.backend.cloud()
 
 
-def test_a_plan_says_that_these_offers_cannot_be_launched_yet(site: Site) -> None:
+def test_a_price_is_asked_about_before_anything_is_made(site: Site) -> None:
     shell("offers", "-b", "digitalocean", "--refresh")
     body = "type: task\ncommands: [nvidia-smi]\nresources: {gpu: H100}\nbackends: [digitalocean]\n"
-    done = shell("apply", "-y", "-n", "train", "-f", "-", stdin=body)
+    done = shell("apply", "-n", "train", "-f", "-", stdin=body)
     said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "does not launch its machines yet" in said
-    assert "3 of its offers would fit, from $3.39/h" in said
+    assert "$3.39" in said and "gpu-h100x1-80gb" in said
     assert not site.creates()

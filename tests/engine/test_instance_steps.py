@@ -1,0 +1,127 @@
+"""The pure steps of a rented machine: what the engine concludes from what it knows, and what it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dstack_jupyter.backends.base import Traits
+from dstack_jupyter.engine.steps.instance import (
+    Create,
+    Delete,
+    Detach,
+    Find,
+    Gone,
+    LetGo,
+    Look,
+    Meet,
+    Now,
+    Step,
+    Visit,
+    Wait,
+    next_step,
+)
+from dstack_jupyter.models.states import InstanceState
+
+LOOK = Traits(resend="look", settles=120, absent_after=600, ready_within=600)
+TOKEN = Traits(resend="token", settles=120, absent_after=600, ready_within=600)
+
+INTENT = Now(InstanceState.PENDING)
+ASKED = Now(InstanceState.PENDING, since_asked=1, looked=True, absent_for=0)
+MADE = Now(InstanceState.PROVISIONING, known=True, since_asked=5, since_rented=5)
+RUNNING = replace(MADE, word="running", address=True, looked=True, ever_seen=True)
+BUSY = Now(InstanceState.BUSY, known=True, since_rented=100, word="running", looked=True, ever_seen=True, address=True)
+ENDING = Now(InstanceState.TERMINATING, known=True, since_rented=100, word="running", ever_seen=True, due=True)
+TOLD = replace(ENDING, due=False, since_told=1, looked=True)
+
+
+def step(now: Now, traits: Traits = LOOK) -> Step:
+    return next_step(now, traits)
+
+
+class TestIntent:
+    def test_one_that_was_never_asked_for_is_made(self) -> None:
+        assert step(INTENT) == Create(first=True)
+
+    def test_after_a_create_of_unknown_outcome_it_is_looked_for_first(self) -> None:
+        assert step(replace(ASKED, looked=False)) == Find()
+
+    def test_a_vendor_without_tokens_gets_no_second_create_before_the_first_has_settled(self) -> None:
+        assert step(ASKED) == Wait()
+        assert step(replace(ASKED, since_asked=119)) == Wait()
+        assert step(replace(ASKED, since_asked=120)) == Create(first=False)
+
+    def test_a_vendor_that_honours_a_token_gets_it_again_at_once(self) -> None:
+        assert step(ASKED, TOKEN) == Create(first=False)
+
+
+class TestMaking:
+    def test_it_is_met_where_it_runs_and_has_an_address(self) -> None:
+        assert step(MADE) == Look()
+        assert step(RUNNING) == Meet()
+        assert step(replace(RUNNING, address=False)) == Wait()
+        assert step(replace(RUNNING, word="starting")) == Wait()
+        assert step(replace(RUNNING, word="a word that nobody knows")) == Wait()
+
+    def test_one_that_cannot_be_used_in_time_is_ended(self) -> None:
+        assert step(replace(RUNNING, since_rented=600)) == Meet()
+        assert isinstance(step(replace(RUNNING, since_rented=601)), LetGo)
+
+    def test_off_at_first_means_nothing(self) -> None:
+        assert step(replace(RUNNING, word="stopped", since_rented=59)) == Wait()
+        assert isinstance(step(replace(RUNNING, word="stopped", said="off", since_rented=61)), LetGo)
+
+
+class TestInUse:
+    def test_it_gets_a_word_now_and_then(self) -> None:
+        assert step(BUSY) == Wait()
+        assert step(replace(BUSY, due=True)) == Visit()
+
+    @pytest.mark.parametrize("word", ["stopped", "ending"])
+    def test_what_the_vendor_stopped_is_lost(self, word: str) -> None:
+        assert isinstance(step(replace(BUSY, word=word)), LetGo)
+
+    @pytest.mark.parametrize(
+        ("age", "absent", "lost"), [(100, 0, False), (100, 119, False), (100, 120, True), (700, 59, False), (700, 60, True)]
+    )
+    def test_not_found_is_no_word_before_it_is_more_than_a_flicker(self, age: float, absent: float, lost: bool) -> None:
+        found = step(replace(BUSY, since_rented=age, absent_for=absent))
+        assert isinstance(found, LetGo) is lost
+
+    def test_one_that_was_never_seen_is_not_lost_while_it_is_young(self) -> None:
+        assert step(replace(BUSY, ever_seen=False, absent_for=599, since_rented=599)) == Wait()
+
+
+class TestEnding:
+    def test_nothing_was_ever_asked_for(self) -> None:
+        assert step(Now(InstanceState.TERMINATING)) == Gone()
+
+    def test_a_create_of_unknown_outcome_is_looked_for_until_it_has_settled(self) -> None:
+        unknown = Now(InstanceState.TERMINATING, since_asked=1)
+        assert step(unknown) == Find()
+        assert step(replace(unknown, looked=True, absent_for=0)) == Wait()
+        assert step(replace(unknown, looked=True, absent_for=0, since_asked=120)) == Gone()
+        assert step(replace(unknown, looked=True, absent_for=0), TOKEN) == Wait()
+
+    def test_the_delete_comes_first_then_the_look(self) -> None:
+        assert step(ENDING) == Delete()
+        assert step(replace(ENDING, due=False)) == Look()
+
+    def test_it_is_gone_when_the_vendor_that_accepted_its_end_has_it_no_more(self) -> None:
+        assert step(TOLD) == Wait()
+        assert step(replace(TOLD, absent_for=0)) == Gone()
+
+    def test_it_is_told_again_for_ever(self) -> None:
+        assert step(replace(TOLD, due=True, since_told=1e7)) == Delete()
+        assert step(replace(TOLD, since_told=1e7)) == Wait()
+
+    def test_a_not_found_without_an_accepted_end_needs_its_age_and_its_time(self) -> None:
+        absent = replace(TOLD, since_told=None, absent_for=60)
+        assert step(absent) == Wait()
+        assert step(replace(absent, since_rented=600)) == Gone()
+        assert step(replace(absent, since_rented=600, absent_for=59)) == Wait()
+
+    def test_what_was_attached_for_it_alone_goes_last(self) -> None:
+        assert step(Now(InstanceState.TERMINATED, things=True)) == Detach()
+        assert step(Now(InstanceState.TERMINATED)) == Wait()
