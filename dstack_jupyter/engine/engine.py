@@ -25,6 +25,7 @@ from ..models.states import Reason
 from .archives import Archives
 from .attempts import AttemptReconciler
 from .bus import ALL, Bus
+from .cleanup import Cleanup
 from .fleet_service import FleetService
 from .fleets import FleetReconciler
 from .forwards import Forwards
@@ -184,6 +185,7 @@ class Engine:
             problems=self._problems,
             forwards=self._forwards,
             fleets=FleetService(self._database, self._bus, self.home, installation, wake, self._machines.forget, owner, born),
+            cleanup=Cleanup(self._database, sweeps),
             vault=self._vault,
         )
 

@@ -155,6 +155,13 @@ class Sweeps:
             await self._database.write(accounts.told, look.account, *where, actor, why)
             self._bus.publish_events()
 
+    async def detach(self, look: Look, thing: Thing, actor: str) -> None:
+        """Take away a thing that nobody needs. Raises BackendError."""
+        await self._vendors.call(look.cloud.detach, thing)
+        where = (thing.kind, steps.key_of(thing.id), thing.identity)
+        await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")
+        self._bus.publish_events()
+
     async def _detach(self, look: Look, row: steps.Row, thing: Thing | None) -> None:
         try:
             if thing is not None and row.ours:
