@@ -68,7 +68,7 @@ class Sweeps:
         if state is None:
             return Next()
         every = interval(state)
-        wait = 0.0 if state.since is None else (every if key.id in self._begun else FRESH) - state.since
+        wait = (every if key.id in self._begun else FRESH) - state.since
         if wait > 0:
             self._begun.add(key.id)
             return Next(guard=min(wait, every))

@@ -14,7 +14,8 @@ from ...backends.base import Thing
 from ...models.states import InstanceState
 from ..steps import sweep as steps
 from . import events
-from .schema import accounts, attached, fleets, instances, now, rented, runs, strays
+from .schema import attached, fleets, instances, now, rented, runs
+from .schema_accounts import accounts, strays
 
 CHUNK = 500
 """Identities that one statement asks for."""
@@ -44,11 +45,11 @@ def every(connection: Connection) -> list[Row[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How an account stands. ``since``: seconds since its last whole sweep, None: there was none. ``ours_to_end``: strays that
+    """How an account stands. ``since``: seconds since its last whole sweep, or its first use. ``ours_to_end``: strays that
     sweeps end."""
 
     account: Row[Any]
-    since: float | None
+    since: float
     renting: int
     strays: int
     ours_to_end: int
@@ -60,7 +61,7 @@ def state(connection: Connection, mark: str) -> State | None:
         return None
     machines = select(strays.c.verdict).where(strays.c.account == mark, strays.c.kind == "instance")
     verdicts = list(connection.execute(machines).scalars())
-    since = None if row.swept_at is None else row.current - row.swept_at
+    since = row.current - (row.first_used_at if row.swept_at is None else row.swept_at)
     return State(row, since, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
 
 
