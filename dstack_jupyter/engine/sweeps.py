@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from ..backends.base import Cloud, Thing
-from ..models.errors import BackendError, BackendNotAvailable, RateLimited
+from ..models.errors import BackendError, BackendNotAvailable, ConfigurationError, NotFound, RateLimited
 from .bus import Bus
 from .queue import Key, Next
 from .steps import sweep as steps
@@ -72,7 +72,7 @@ class Sweeps:
         if wait > 0:
             self._begun.add(key.id)
             return Next(guard=min(wait, every))
-        if not await self._database.write(accounts.claim, key.id, CLAIM):
+        if not await self._database.write(accounts.claim, key.id, state.account.swept_at, CLAIM):
             return Next(guard=FRESH)
         self._begun.add(key.id)
         try:
@@ -87,11 +87,10 @@ class Sweeps:
         """Nothing is concluded from a list that failed (R12)."""
         times = self._troubles[mark] = self._troubles.get(mark, 0) + 1
         await self._database.write(accounts.failed, mark, problem(error))
-        if isinstance(error, RateLimited):
-            return Next(guard=max(1.0, error.delay))
         if isinstance(error, BackendNotAvailable):
             return Next(guard=SELDOM)
-        return Next(guard=TROUBLE[min(times, len(TROUBLE)) - 1])
+        wait = max(1.0, error.delay) if isinstance(error, RateLimited) else TROUBLE[min(times, len(TROUBLE)) - 1]
+        return Next(rest=wait, guard=wait)
 
     async def _sweep(self, account: Row[Any]) -> None:
         look = await self.look(account, swept=True)
@@ -123,7 +122,10 @@ class Sweeps:
 
     async def _cloud(self, account: Row[Any]) -> Cloud:
         """Raises BackendNotAvailable where the project has no such account any more."""
-        cloud = self._vendors.cloud(account.backend, account.project)
+        try:
+            cloud = self._vendors.cloud(account.backend, account.project)
+        except (ConfigurationError, NotFound) as error:
+            raise BackendNotAvailable(error.message, hint=error.hint) from None
         if cloud.mark == account.mark:
             return cloud
 

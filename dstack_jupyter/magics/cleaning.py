@@ -105,17 +105,24 @@ def _result(found: list[AccountView], *, failed: bool = False) -> Result:
             by = f", for {each.user}" if each.user else ""
             lines.append(f"  {each.standing:<7} {_line(each)}{by}")
             rows.append((place, each.kind, each.name, each.state or each.standing, cost, each.user, each.why))
-    running = [each for account in found for each in account.made if each.kind == "instance"]
-    known = sum(each.price or 0.0 for each in running)
-    unknown = sum(each.price is None for each in running)
     if not found:
         lines.append("this installation never made anything at a vendor")
-    elif running:
-        more = f", and {unknown} more of which the price is not known" if unknown else ""
-        lines.append(f"{len(running)} machine{'s' if len(running) > 1 else ''}, {price(known)} together{more}")
+    lines += _cost([each for account in found for each in account.made if each.kind == "instance"])
     left = sum(each.deletable for account in found for each in account.made)
     if left:
         lines.append(f"{left} of this can be ended: `%dstack cleanup --delete`")
     data = [account.model_dump(mode="json") for account in found]
     bad = failed or any(account.problem for account in found)
     return Result(Report(lines, data, table(HEAD, rows) if rows else ""), code=1 if bad else 0)
+
+
+def _cost(machines: list[MadeView]) -> list[str]:
+    """What the machines cost together, as far as that is known."""
+    if not machines:
+        return []
+    known = [each.price for each in machines if each.price is not None]
+    count = f"{len(machines)} machine{'s' if len(machines) > 1 else ''}"
+    if not known:
+        return [f"{count} of which the price is not known"]
+    more = f", and {len(machines) - len(known)} of them more, whose price is not known" if len(known) < len(machines) else ""
+    return [f"{count}, {price(sum(known))} together{more}"]

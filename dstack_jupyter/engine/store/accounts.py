@@ -77,10 +77,11 @@ def _living_of(account: Row[Any]) -> ColumnElement[bool]:
     return or_(rented.c.account == account.mark, place) & (instances.c.state != InstanceState.TERMINATED)
 
 
-def claim(connection: Connection, mark: str, seconds: float) -> bool:
-    """Take the account for one sweep, for ``seconds`` at most. False: another engine is at it."""
+def claim(connection: Connection, mark: str, last: float | None, seconds: float) -> bool:
+    """Take the account for one sweep, for ``seconds`` at most. False: another engine is at it, or has swept it since ``last``."""
     free = or_(accounts.c.claimed_until.is_(None), accounts.c.claimed_until <= now())
-    taken = update(accounts).where(accounts.c.mark == mark, free).values(claimed_until=now() + seconds)
+    same = accounts.c.swept_at.is_not_distinct_from(last)
+    taken = update(accounts).where(accounts.c.mark == mark, free, same).values(claimed_until=now() + seconds)
     return connection.execute(taken).rowcount == 1
 
 
