@@ -130,21 +130,39 @@ class Rest:
         """A call that changes something and may be repeated. Raises models.errors."""
         return self._call(method, path, body=body, permission=permission)
 
-    def make(self, path: str, body: Any, *, permission: str = "") -> Any:
-        """A POST that makes something, sent once. Raises an error whose ``nothing_made`` holds, else UnknownOutcome."""
+    def make(self, path: str, body: Any, *, permission: str = "", ticket: str = "") -> Any:
+        """A POST that makes something, sent once. Raises an error whose ``nothing_made`` holds, else UnknownOutcome.
+
+        It is patient: where the vendor's limit is reached, it leaves room for what looks and ends. ``ticket`` names what is to be
+        made, by which it keeps its place in the queue.
+        """
         try:
-            return self._call("POST", path, body=body, permission=permission)
+            return self._call("POST", path, body=body, permission=permission, ticket=ticket, patient=True)
         except BackendError as error:
             if error.nothing_made:
                 raise
             raise UnknownOutcome(f"{error.message}; it may have been made all the same", hint=error.hint) from None
 
     def _call(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None, permission: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        permission: str = "",
+        ticket: str = "",
+        patient: bool = False,
     ) -> Any:
+        began = self.pace.take(ticket or f"{method} {path}", patient=patient)
+        try:
+            return self._sent(method, path, params, body, permission)
+        finally:
+            self.pace.done(began)
+
+    def _sent(self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, permission: str) -> Any:
         import httpx
 
-        self.pace.take()
         sent: dict[str, Any] = {} if body is None else {"json": body}
         try:
             with self._client.stream(method, path, params=params, **sent) as answer:
