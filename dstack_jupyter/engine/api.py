@@ -73,6 +73,11 @@ class TrustHandler(Handler):
         self.answer(await (await self.context.service()).fleets.trust(name, host, project=self.project))
 
 
+class MachinesHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).machines(project=self.project, all=self.flag("all")))
+
+
 class RunsHandler(Handler):
     async def get(self) -> None:
         last = self.number("last", 0) or None
@@ -190,6 +195,7 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/fleets", FleetsHandler),
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
+    ("/machines", MachinesHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),
     (f"/runs/{REF}", RunHandler),
