@@ -10,6 +10,8 @@ import os
 import re
 import secrets
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
     from .models.fleets_view import FleetView
+    from .models.runs import InstanceView, RunView
+    from .models.status import Status
     from .offers.asked import Asked
 
 __all__ = [
@@ -41,11 +45,13 @@ __all__ = [
     "find_offers",
     "fleets",
     "logs",
+    "machines",
     "offers",
     "permissions",
     "plan",
     "ps",
     "run",
+    "status",
     "stop",
 ]
 
@@ -162,18 +168,83 @@ def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main"
     return connect().apply_fleet(FleetRequest(configuration=found.given(), project=project, base=where))
 
 
-def fleets(*, project: str = "main") -> pandas.DataFrame:
-    """The hosts of all fleets, one a row: fleet, host, state, runs, cpus, memory_gb, gpu_name, gpu_count, …, message."""
+def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
+    """The machines of all fleets, one a row: fleet, host, state, runs, backend, instance_type, price, cost, cpus, …, message.
+
+    ``rented``: also those that are rented, in the fleets that runs make for themselves too.
+    """
     import pandas as pd
 
-    columns = ["fleet", "host", "state", "runs", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count"]
-    columns += ["gpu_memory_gb", "docker", "blocks", "busy_blocks", "host_key", "message"]
-    rows = [
-        {**host.model_dump(), "fleet": fleet.name, "host": host.hostname, "state": str(host.state), "runs": ", ".join(host.runs)}
-        for fleet in connect().fleets(project)
+    client = connect()
+    rows: list[dict[str, Any]] = [
+        {
+            **host.model_dump(),
+            "fleet": fleet.name,
+            "host": host.hostname,
+            "state": str(host.state),
+            "runs": ", ".join(host.runs),
+            "backend": "ssh",
+        }
+        for fleet in client.fleets(project)
         for host in fleet.hosts
     ]
-    return pd.DataFrame(rows, columns=columns)
+    there = {row["id"] for row in rows}
+    for machine in client.machines(project) if rented else ():
+        if machine.id not in there:
+            names = {"host": machine.identity, "state": str(machine.state), "runs": ", ".join(machine.runs)}
+            rows.append({**machine.model_dump(exclude={"guard"}), **names})
+    frame = pd.DataFrame(rows, columns=list(FLEET_COLUMNS))
+    # Hosts of one's own have no price; what is not known of a rented one is not known.
+    return frame.astype({"price": "float64", "cost": "float64"})
+
+
+FLEET_COLUMNS = (
+    "fleet", "host", "state", "stuck", "runs", "backend", "region", "instance_type", "price", "cost", "cpus", "memory_gb",
+    "disk_gb", "gpu_vendor", "gpu_name", "gpu_count", "gpu_memory_gb", "docker", "blocks", "busy_blocks", "host_key", "message",
+)  # fmt: skip
+
+
+def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
+    """Rented machines, oldest first, one a row; with ``all`` those that ended in the last day too.
+
+    identity, fleet, runs, backend, region, instance_type, spot, state, stuck, stuck_since, price ($/h), cost ($), guard, user,
+    created, rented, ending, finished, message, console, id. A price or cost that is not known is NaN.
+    """
+    import pandas as pd
+
+    rows = [_machine_row(view) for view in connect().machines(project, all=all)]
+    frame = pd.DataFrame(rows, columns=list(MACHINE_COLUMNS)).astype({"price": "float64", "cost": "float64"})
+    for column in MACHINE_TIMES:
+        frame[column] = pd.to_datetime(frame[column].astype("float64"), unit="s", utc=True)
+    return frame
+
+
+MACHINE_TIMES = {
+    "stuck_since": "stuck_since",
+    "created": "created_at",
+    "rented": "rented_at",
+    "ending": "ending_at",
+    "finished": "finished_at",
+}
+MACHINE_COLUMNS = (
+    "identity", "fleet", "runs", "backend", "region", "instance_type", "spot", "state", "stuck", "stuck_since", "price", "cost",
+    "guard", "user", "created", "rented", "ending", "finished", "message", "console", "id",
+)  # fmt: skip
+
+
+def _machine_row(view: InstanceView) -> dict[str, Any]:
+    row = view.model_dump() | {"runs": ", ".join(view.runs), "state": str(view.state), "guard": view.guard.text}
+    return row | {column: row[name] for column, name in MACHINE_TIMES.items()}
+
+
+def status(*, project: str = "main") -> Status:
+    """Everything at one look: the engine, backends in trouble, rented machines and what they cost, what does not get on."""
+    from .models.status import Status
+
+    client = connect()
+    troubled = [view for view in client.backends() if view.configured and (view.last_error or view.status == "in trouble")]
+    runs = [found.view for found in client.runs(project)]
+    return Status(time.time(), client.info(), troubled, client.machines(project), runs)
 
 
 def delete_fleet(name: str, *, project: str = "main") -> None:
@@ -201,10 +272,17 @@ def stop(ref: str, *, project: str = "main", abort: bool = False) -> Run:
 
 
 def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> pandas.DataFrame:
-    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, duration, exit_code, message, id."""
+    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, duration, exit_code, message, id.
+
+    ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
+    """
+    return frame_of_runs([found.view for found in connect().runs(project, all=all, last=last)])
+
+
+def frame_of_runs(views: Sequence[RunView]) -> pandas.DataFrame:
+    """As ``ps``, of runs that are known already."""
     import pandas as pd
 
-    views = [found.view for found in connect().runs(project, all=all, last=last)]
     rows = [
         {
             "name": view.name,
@@ -235,8 +313,7 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
         "id",
     ]
     frame = pd.DataFrame(rows, columns=columns)
-    frame["exit_code"] = frame["exit_code"].astype("Int64")
-    return frame
+    return frame.astype({"exit_code": "Int64", "price": "float64", "cost": "float64"})
 
 
 def backends(*, project: str = "main") -> pandas.DataFrame:

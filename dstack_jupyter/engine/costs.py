@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..models.runs import Guard, InstanceView
+from ..models.runs import OFF, OFF_BILLED, Guard
 from ..models.states import InstanceState
 
 PATIENCE = 600.0
@@ -50,16 +50,9 @@ def stuck(
     if state == InstanceState.TERMINATED:
         return "", None
     if word == "stopped" and not absent:
-        return ("off, still billed" if guard.off_is_billed else "off"), seen_at
+        return (OFF_BILLED if guard.off_is_billed else OFF), seen_at
     if state == InstanceState.TERMINATING and ending_at is not None and now - ending_at > PATIENCE:
         return "does not end", ending_at
     if rented_at is None and asked_at is not None and now - asked_at > PATIENCE:
         return "not known whether it was made", asked_at
     return "", None
-
-
-def bills(machine: InstanceView) -> bool:
-    """Whether it costs money now, as far as is known."""
-    if machine.state == InstanceState.TERMINATED or machine.rented_at is None:
-        return False
-    return machine.stuck != "off"

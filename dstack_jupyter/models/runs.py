@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .base import WireModel
-from .states import RUN_END, AttemptState, InstanceState, RunState
+from .states import INSTANCE_END, RUN_END, AttemptState, InstanceState, RunState
 
 
 class Guard(WireModel):
@@ -165,6 +165,10 @@ class Attachment(WireModel):
     notes: list[str] = []
 
 
+OFF, OFF_BILLED = "off", "off, still billed"
+"""What is wrong with a machine that is powered off, at vendors that then bill nothing, and at the others."""
+
+
 class InstanceView(WireModel):
     """One rented machine, from its intent on. What is not known is None."""
 
@@ -198,6 +202,11 @@ class InstanceView(WireModel):
     finished_at: float | None = None
     console: str = ""
     """A page of the vendor that shows it."""
+
+    @property
+    def billed(self) -> bool:
+        """Whether it costs money now, as far as is known."""
+        return self.state not in INSTANCE_END and self.rented_at is not None and self.stuck != OFF
 
 
 class RunView(WireModel):
