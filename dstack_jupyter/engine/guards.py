@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backends import registry
 from ..backends.base import Clouds, Traits
-from ..models.errors import BackendError
+from ..models.errors import BackendError, NotFound
 from ..models.runs import Guard, OfferView
 from .making import guard_times
 
@@ -21,7 +21,7 @@ def traits_of(backend: str, project: str = "main") -> Traits | None:
     try:
         found = registry.load(backend)
         return found.cloud(project).traits if isinstance(found, Clouds) else None
-    except BackendError:
+    except (BackendError, NotFound):
         return None
 
 
