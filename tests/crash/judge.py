@@ -32,6 +32,7 @@ class Judge:
         self.breaches: list[str] = []
         world.on_launch = self._launching
         world.on_create = self._creating
+        world.on_attach = self._attaching
 
     def _claim(self, holds: object, sentence: str) -> None:
         if not holds and sentence not in self.breaches:
@@ -50,6 +51,39 @@ class Judge:
         found = self._store.rows("SELECT state FROM instances WHERE identity = ?", identity)
         self._claim(found, "a machine was created whose intent is not stored")
         self._claim(not found or found[0]["state"] != "terminated", "a machine was created that the store calls terminated")
+
+    def _attaching(self, identity: str) -> None:
+        found = self._store.rows("SELECT identity FROM attached WHERE identity = ?", identity)
+        self._claim(found, "a thing was attached whose row is not stored")
+
+    def _rented(self) -> None:
+        """At any moment: what costs money at the vendor is known as living, and once."""
+        rows = {row["identity"]: row for row in self._store.rows("SELECT identity, state FROM instances")}
+        alive = [vm.identity for vm in self._world.vms if vm.gone is None]
+        for identity in alive:
+            known = rows.get(identity, {"state": "not there"})["state"]
+            self._claim(known not in ("terminated", "not there"), f"a machine lives at the vendor that the store calls {known}")
+            self._claim(alive.count(identity) == 1, "two machines of one identity live at once")
+
+    def _paid(self) -> None:
+        """At the end: what the store counts covers what the vendor does, and nothing is left beside machines."""
+        rows = self._store.rows(
+            "SELECT i.identity, i.finished_at, r.rented_at FROM instances i JOIN rented r ON r.instance_id = i.id"
+        )
+        known = {row["identity"]: row for row in rows}
+        for vm in self._world.vms:
+            row = known.get(vm.identity)
+            if row is None or vm.gone is None:
+                continue
+            self._claim(
+                row["rented_at"] is not None and row["rented_at"] <= vm.made + 1.0, "a machine was paid for before it counted"
+            )
+            self._claim((row["finished_at"] or 0) >= vm.gone - 1.0, "a machine was paid for after it counted")
+        left = [identity for identity, kind in self._world.things.items() if kind != "key"]
+        self._claim(not left, f"{left} were left at the vendor")
+        self._claim(
+            not self._store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL"), "rows of things are left"
+        )
 
     def between(self) -> None:
         """After a crash, and at the end: who has reached an end stands as it stood (R4); at most one of each lives (R2)."""
@@ -74,6 +108,7 @@ class Judge:
                 name = job.spec.env.get("DSTACK_JOB_ID", "")
                 living[name] = living.get(name, 0) + 1
         self._claim(all(count == 1 for count in living.values()), "two attempts of one job ran at the same time")
+        self._rented()
         machines = [vm.identity for vm in self._world.vms if vm.gone is None]
         if len(machines) > 1:
             rows = self._store.rows("SELECT identity, attempt_id FROM instances")
@@ -108,6 +143,7 @@ class Judge:
                 self._claim(done and all(each["id"] in bodies for each in done), "a run is done that never ran")
         self._logs([])
         self._nothing_left()
+        self._paid()
 
     def _exit_codes(self, attempts: dict[str, dict[str, Any]]) -> None:
         for job in self._world.jobs():

@@ -84,7 +84,7 @@ def _kill(world: World) -> None:
         job.lose()
 
 
-ALL = (
+OWN = (
     Scenario("task", (upload, apply("first", *LOG, code=True), follow("first"), look_back), {"first": "done"}, {"first": 1}),
     Scenario("fails", (apply("first", "echo x", "exit 3"), follow("first"), look_back), {"first": "failed"}, {"first": 1}),
     Scenario(
@@ -155,19 +155,6 @@ ALL = (
         (apply("first", "echo up", "sleep 600"), says("first", b"up\n"), happens("the kill", _kill), follow("first")),
         {"first": "failed"},
         {"first": 1},
-    ),
-    Scenario(
-        "machine of a cloud",
-        (apply("first", *LOG, backends=["simulated"]), follow("first"), look_back),
-        {"first": "done"},
-        {"first": 1},
-    ),
-    Scenario(
-        "machine of a cloud, stopped",
-        (apply("first", *UP, backends=["simulated"]), stop("first"), follow("first")),
-        {"first": "terminated"},
-        {"first": 1},
-        open_end=frozenset({"first"}),
     ),
     Scenario(
         "host",

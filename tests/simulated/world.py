@@ -168,6 +168,11 @@ class Host:
     addresses: tuple[str, ...] = ("10.0.0.9/24",)
     jobs: dict[str, Job] = field(default_factory=dict)
     removed: dict[str, Job] = field(default_factory=dict)
+    shows: str = ""
+    """The host key of a rented machine; '' before the first contact."""
+    next_key: str = ""
+    visited: float = 0.0
+    """When the engine last gave its guard a word."""
     programs: Programs = field(default_factory=dict)
     listeners: dict[str, list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]]] = field(default_factory=dict)
     launches: list[str] = field(default_factory=list)
@@ -232,20 +237,57 @@ class Host:
 
 @dataclass
 class VM:
+    """A machine at the vendor. ``off``: it powered itself off, or was stopped; ``dead``: it never answers."""
+
     identity: str
     made: float
     gone: float | None = None
+    number: int = 0
+    place: str = ""
+    off: bool = False
+    dead: bool = False
+
+
+@dataclass
+class Faults:
+    """What goes wrong at the vendor. Numbers count the next calls that it happens to; times are of the world."""
+
+    sold_out: set[str] = field(default_factory=set)
+    """`region type` of offers that cannot be had."""
+    sold_out_after: dict[str, int] = field(default_factory=dict)
+    """So many more machines of an offer can be had."""
+    lost_answers: int = 0
+    """Creates that take effect and are not answered."""
+    late_creates: int = 0
+    """Creates that are not answered and take effect ``late_by`` seconds later."""
+    late_by: float = 8.0
+    hidden_for: float = 0.0
+    """Seconds for which a new machine is in no answer."""
+    flicker_until: float = 0.0
+    """Until then nothing is found."""
+    wrong_key_until: float = 0.0
+    limited: int = 0
+    busy: int = 0
+    """Deletes that are refused."""
+    lingers: float = 0.0
+    """Seconds from an accepted delete to the end."""
+    dead_on_arrival: int = 0
+    """Machines that never answer."""
 
 
 @dataclass
 class World:
-    """``created`` is called with the identity of each machine that a vendor is about to make."""
+    """``on_create`` and ``on_attach`` hear the identity of what a vendor is about to make."""
 
     time: Any
     hosts: dict[str, Host] = field(default_factory=dict)
     vms: list[VM] = field(default_factory=list)
+    things: dict[str, str] = field(default_factory=dict)
+    """Identity → kind of what is attached at the vendor."""
+    faults: Faults = field(default_factory=Faults)
     programs: Programs = field(default_factory=dict)
     on_create: Callable[[str], None] = lambda _: None
+    on_attach: Callable[[str], None] = lambda _: None
     on_launch: Callable[[str], None] = lambda _: None
 
     def host(self, name: str, **more: Any) -> Host:
@@ -253,6 +295,23 @@ class World:
         if name not in self.hosts:
             self.hosts[name] = Host(name, self.time, programs=self.programs, **more)
         return self.hosts[name]
+
+    def end(self, vm: VM) -> None:
+        """A machine goes, and what runs on it."""
+        if vm.gone is None:
+            vm.gone = self.time.now
+            self._dark(vm)
+
+    def power_off(self, vm: VM) -> None:
+        """A machine that is off: still there, still paid for."""
+        vm.off = True
+        self._dark(vm)
+
+    def _dark(self, vm: VM) -> None:
+        host = self.host(vm.identity)
+        host.reachable = False
+        for job in host.jobs.values():
+            job.lose()
 
     def jobs(self) -> list[Job]:
         return [job for host in self.hosts.values() for job in host.everything()]
