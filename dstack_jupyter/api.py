@@ -272,7 +272,7 @@ def stop(ref: str, *, project: str = "main", abort: bool = False) -> Run:
 
 
 def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> pandas.DataFrame:
-    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, duration, exit_code, message, id.
+    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, finished, exit_code, message, user, id.
 
     ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
     """
@@ -295,6 +295,7 @@ def frame_of_runs(views: Sequence[RunView]) -> pandas.DataFrame:
             "finished": pd.Timestamp(view.finished_at, unit="s", tz="UTC") if view.finished_at else pd.NaT,
             "exit_code": view.exit_code,
             "message": view.message,
+            "user": view.user,
             "id": view.id,
         }
         for view in views
@@ -310,6 +311,7 @@ def frame_of_runs(views: Sequence[RunView]) -> pandas.DataFrame:
         "finished",
         "exit_code",
         "message",
+        "user",
         "id",
     ]
     frame = pd.DataFrame(rows, columns=columns)
