@@ -15,7 +15,7 @@ from ..display.words import attachment_lines, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.runs import Frame, RunFrame
 from ..models.states import Reason, RunState
-from . import configuring, watching
+from . import cleaning, configuring, watching
 from .face import Face, Report, Result
 
 if TYPE_CHECKING:
@@ -329,6 +329,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = 
     "check": configuring.check,
     "schema": configuring.schema,
     "configure": configuring.configure,
+    "cleanup": cleaning.cleanup,
     "doctor": configuring.doctor,
 }
 
