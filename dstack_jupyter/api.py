@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from .client import Client, Log, Run, connect
+from .client import Client, Log, Run, connect, frames
 from .models.errors import ConfigurationError
 from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
     from .models.fleets_view import FleetView
-    from .models.runs import InstanceView, RunView
     from .models.status import Status
     from .offers.asked import Asked
 
@@ -176,35 +175,8 @@ def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
 
     ``rented``: also those that are rented, in the fleets that runs make for themselves too.
     """
-    import pandas as pd
-
     client = connect()
-    rows: list[dict[str, Any]] = [
-        {
-            **host.model_dump(),
-            "fleet": fleet.name,
-            "host": host.hostname,
-            "state": str(host.state),
-            "runs": ", ".join(host.runs),
-            "backend": "ssh",
-        }
-        for fleet in client.fleets(project)
-        for host in fleet.hosts
-    ]
-    there = {row["id"] for row in rows}
-    for machine in client.machines(project) if rented else ():
-        if machine.id not in there:
-            names = {"host": machine.identity, "state": str(machine.state), "runs": ", ".join(machine.runs)}
-            rows.append({**machine.model_dump(exclude={"guard"}), **names})
-    frame = pd.DataFrame(rows, columns=list(FLEET_COLUMNS))
-    # Hosts of one's own have no price; what is not known of a rented one is not known.
-    return frame.astype({"price": "float64", "cost": "float64"})
-
-
-FLEET_COLUMNS = (
-    "fleet", "host", "state", "stuck", "runs", "backend", "region", "instance_type", "price", "cost", "cpus", "memory_gb",
-    "disk_gb", "gpu_vendor", "gpu_name", "gpu_count", "gpu_memory_gb", "docker", "blocks", "busy_blocks", "host_key", "message",
-)  # fmt: skip
+    return frames.of_fleets(client.fleets(project), client.machines(project) if rented else [])
 
 
 def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
@@ -213,31 +185,7 @@ def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
     identity, fleet, runs, backend, region, instance_type, spot, state, stuck, stuck_since, price ($/h), cost ($), guard, user,
     created, rented, ending, finished, message, console, id. A price or cost that is not known is NaN.
     """
-    import pandas as pd
-
-    rows = [_machine_row(view) for view in connect().machines(project, all=all)]
-    frame = pd.DataFrame(rows, columns=list(MACHINE_COLUMNS)).astype({"price": "float64", "cost": "float64"})
-    for column in MACHINE_TIMES:
-        frame[column] = pd.to_datetime(frame[column].astype("float64"), unit="s", utc=True)
-    return frame
-
-
-MACHINE_TIMES = {
-    "stuck_since": "stuck_since",
-    "created": "created_at",
-    "rented": "rented_at",
-    "ending": "ending_at",
-    "finished": "finished_at",
-}
-MACHINE_COLUMNS = (
-    "identity", "fleet", "runs", "backend", "region", "instance_type", "spot", "state", "stuck", "stuck_since", "price", "cost",
-    "guard", "user", "created", "rented", "ending", "finished", "message", "console", "id",
-)  # fmt: skip
-
-
-def _machine_row(view: InstanceView) -> dict[str, Any]:
-    row = view.model_dump() | {"runs": ", ".join(view.runs), "state": str(view.state), "guard": view.guard.text}
-    return row | {column: row[name] for column, name in MACHINE_TIMES.items()}
+    return frames.of_machines(connect().machines(project, all=all))
 
 
 def status(*, project: str = "main") -> Status:
@@ -293,46 +241,7 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
 
     ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
     """
-    return frame_of_runs([found.view for found in connect().runs(project, all=all, last=last)])
-
-
-def frame_of_runs(views: Sequence[RunView]) -> pandas.DataFrame:
-    """As ``ps``, of runs that are known already."""
-    import pandas as pd
-
-    rows = [
-        {
-            "name": view.name,
-            "state": str(view.state),
-            "backend": view.backend,
-            "instance_type": view.instance_type,
-            "price": view.price,
-            "cost": view.cost,
-            "submitted": pd.Timestamp(view.submitted_at, unit="s", tz="UTC"),
-            "finished": pd.Timestamp(view.finished_at, unit="s", tz="UTC") if view.finished_at else pd.NaT,
-            "exit_code": view.exit_code,
-            "message": view.message,
-            "user": view.user,
-            "id": view.id,
-        }
-        for view in views
-    ]
-    columns = [
-        "name",
-        "state",
-        "backend",
-        "instance_type",
-        "price",
-        "cost",
-        "submitted",
-        "finished",
-        "exit_code",
-        "message",
-        "user",
-        "id",
-    ]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({"exit_code": "Int64", "price": "float64", "cost": "float64"})
+    return frames.of_runs([found.view for found in connect().runs(project, all=all, last=last)])
 
 
 def backends(*, project: str = "main") -> pandas.DataFrame:
