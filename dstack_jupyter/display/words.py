@@ -49,13 +49,16 @@ def run_line(view: RunView, now: float) -> str:
         where = view.backend if view.instance_type in ("", view.backend) else f"{view.backend} {view.instance_type}"
         parts.append(f"on {where} ({price(view.price)})")
     parts.append(duration((view.finished_at or now) - view.submitted_at))
-    if view.cost:
+    if view.cost is None:
+        parts.append("cost ?")
+    elif view.cost:
         parts.append(f"cost {money(view.cost)}")
     if view.message:
         parts.append(view.message)
     elif view.exit_code:
         parts.append(f"exit code {view.exit_code}")
     parts += [condition.message for condition in view.conditions]
+    parts += [f"{machine.identity}: {machine.stuck}" for machine in view.machines if machine.stuck]
     return " · ".join(parts)
 
 

@@ -15,9 +15,10 @@ from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetSt
 from . import placement
 from .bus import Bus
 from .choice import Try, choose, nothing_left
+from .guards import guard_of, traits_of
 from .making import guard_times
 from .names import identity, new_id
-from .provisioning import Provisioning, guard_of
+from .provisioning import Provisioning
 from .queue import Key, Next
 from .steps import fleet as steps
 from .steps.attempt import End
@@ -235,7 +236,7 @@ def _want(
         fleet=fleet,
         run=run,
         offer=offer,
-        guard=guard_of(offer, run.configuration),
+        guard=guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project)),
         host=host,
         gpus=gpus,
         data=data,
