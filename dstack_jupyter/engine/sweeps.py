@@ -30,7 +30,7 @@ SELDOM = 3600.0
 SOON = 180.0
 """The same while there is something that the sweeps are to end."""
 FRESH = 60.0
-"""An engine that starts sweeps at once, unless another has done so within this."""
+"""An engine that starts sweeps at once, unless another has done so within this; a new account is swept that much later."""
 CLAIM = 300.0
 """Seconds after which a sweep that nobody ended does not keep others from it."""
 TROUBLE = (30.0, 60.0, 120.0, 300.0, EVERY)
@@ -70,8 +70,9 @@ class Sweeps:
         every = interval(state)
         wait = (every if key.id in self._begun else FRESH) - state.since
         if wait > 0:
-            self._begun.add(key.id)
-            return Next(guard=min(wait, every))
+            if state.account.swept_at is not None:
+                self._begun.add(key.id)
+            return Next(guard=wait)
         if not await self._database.write(accounts.claim, key.id, state.account.swept_at, CLAIM):
             return Next(guard=FRESH)
         self._begun.add(key.id)

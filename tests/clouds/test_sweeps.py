@@ -260,6 +260,17 @@ async def test_an_engine_that_starts_sweeps_at_once(past: Past) -> None:
     assert past.lists() == 2
 
 
+async def test_an_account_that_is_new_is_swept_within_a_minute_whoever_lives_then(past: Past) -> None:
+    key = Key("sweep", past.mark)
+    await past.later(-3590)  # used ten seconds ago
+    sweeps = past.sweeps()
+    assert 40 < ((await sweeps.reconcile(key)).guard or 0) <= 50 and past.lists() == 0
+    await past.later(51)
+    for each in (sweeps, past.sweeps()):
+        await each.reconcile(key)
+    assert past.lists() == 1
+
+
 async def test_an_account_is_stored_once_whoever_uses_it(database: Database) -> None:
     before = time.time()
     for _ in range(3):
