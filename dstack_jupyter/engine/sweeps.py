@@ -119,6 +119,7 @@ class Sweeps:
             if ("instance", stray.key) not in known.strays:
                 log.warning("%s %s: a machine that nobody needs (%s)", account.backend, stray.machine.identity, stray.verdict)
         await self._database.write(accounts.store, account.mark, machines.strays, things.strays, swept)
+        self._bus.publish_events()
         return Look(account, cloud, known, machines, things, gate)
 
     async def _cloud(self, account: Row[Any]) -> Cloud:

@@ -14,7 +14,7 @@ from dstack_jupyter.backends.base import Need
 from dstack_jupyter.engine.queue import Key
 from dstack_jupyter.engine.store import accounts
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import attached
+from dstack_jupyter.engine.store.schema import attached, events
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
 from dstack_jupyter.engine.store.schema_accounts import strays
 from dstack_jupyter.engine.sweeps import EVERY, SELDOM, SOON
@@ -91,6 +91,8 @@ async def test_a_machine_that_this_store_never_knew_is_reported_and_left_alone(p
         machine.identity, "unknown", "new", machine.region, None,
     )  # fmt: skip
     assert await past.deeds() == []
+    told = [(row.name, row.action, row.kind) for row in await past.rows(events)]
+    assert told == [(machine.identity, "stray", "instance")], "once"
 
 
 async def test_what_is_made_while_a_sweep_begins_is_no_stray(past: Past) -> None:
