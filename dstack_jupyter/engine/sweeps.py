@@ -24,9 +24,10 @@ from .vendors import Vendors
 log = logging.getLogger(__name__)
 
 EVERY = 600.0
-"""Seconds between two sweeps of an account in which something is rented, or something stands that nobody needs."""
+"""Seconds between two sweeps of an account in which something is rented or was asked for within ``SELDOM``, or in which something
+stands that nobody needs: a machine may come late."""
 SELDOM = 3600.0
-"""The same for one in which nothing is: a late machine may still come."""
+"""The same for one in which nothing is."""
 SOON = 180.0
 """The same while there is something that the sweeps are to end."""
 FRESH = 60.0
@@ -180,7 +181,8 @@ def interval(state: accounts.State) -> float:
     """Seconds from one sweep of an account to the next."""
     if state.ours_to_end:
         return SOON
-    return EVERY if state.renting or state.strays else SELDOM
+    late = state.asked is not None and state.asked < SELDOM
+    return EVERY if state.renting or state.strays or late else SELDOM
 
 
 def problem(error: BackendError) -> str:

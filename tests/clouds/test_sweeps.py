@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from dstack_jupyter.backends.base import Need
 from dstack_jupyter.engine.queue import Key
 from dstack_jupyter.engine.store import accounts
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import attached, events
+from dstack_jupyter.engine.store.schema import attached, events, rented
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
 from dstack_jupyter.engine.store.schema_accounts import strays
 from dstack_jupyter.engine.sweeps import EVERY, SELDOM, SOON
@@ -252,6 +253,14 @@ async def test_sweeps_are_seldom_where_nothing_is_rented_and_never_where_nothing
     assert past.lists() == 2
     assert (await sweeps.reconcile(Key("sweep", "never-used"))).guard is None
     assert past.lists() == 2
+
+
+async def test_an_account_is_swept_often_for_an_hour_after_the_last_create(past: Past) -> None:
+    """A create that nobody waits for any more may still make something."""
+    await past.row(1, "terminated")
+    assert (await past.sweep()).guard == EVERY
+    await past.database.write(lambda c: c.execute(update(rented).values(asked_at=rented.c.asked_at - 3601)))
+    assert (await past.sweep()).guard == SELDOM
 
 
 async def test_an_engine_that_starts_sweeps_at_once(past: Past) -> None:

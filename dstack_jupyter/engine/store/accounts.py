@@ -45,11 +45,12 @@ def every(connection: Connection) -> list[Row[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How an account stands. ``since``: seconds since its last whole sweep, or its first use. ``ours_to_end``: strays that
-    sweeps end."""
+    """How an account stands. ``since``: seconds since its last whole sweep, or its first use; ``asked``: since the last create,
+    None: there was none. ``ours_to_end``: strays that sweeps end."""
 
     account: Row[Any]
     since: float
+    asked: float | None
     renting: int
     strays: int
     ours_to_end: int
@@ -62,7 +63,9 @@ def state(connection: Connection, mark: str) -> State | None:
     machines = select(strays.c.verdict).where(strays.c.account == mark, strays.c.kind == "instance")
     verdicts = list(connection.execute(machines).scalars())
     since = row.current - (row.first_used_at if row.swept_at is None else row.swept_at)
-    return State(row, since, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
+    last = connection.execute(select(func.max(rented.c.asked_at)).where(rented.c.account == mark)).scalar()
+    asked = None if last is None else row.current - last
+    return State(row, since, asked, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
 
 
 def left(connection: Connection, mark: str) -> int:
