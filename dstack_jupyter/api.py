@@ -238,7 +238,7 @@ def stop(ref: str, *, project: str = "main", abort: bool = False) -> Run:
 
 
 def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> pandas.DataFrame:
-    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, duration, exit_code, message, id.
+    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, finished, exit_code, message, user, id.
 
     ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
     """

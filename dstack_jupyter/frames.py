@@ -86,6 +86,7 @@ def runs(views: Sequence[RunView]) -> pandas.DataFrame:
             "finished": pd.Timestamp(view.finished_at, unit="s", tz="UTC") if view.finished_at else pd.NaT,
             "exit_code": view.exit_code,
             "message": view.message,
+            "user": view.user,
             "id": view.id,
         }
         for view in views
@@ -101,6 +102,7 @@ def runs(views: Sequence[RunView]) -> pandas.DataFrame:
         "finished",
         "exit_code",
         "message",
+        "user",
         "id",
     ]
     frame = pd.DataFrame(rows, columns=columns)

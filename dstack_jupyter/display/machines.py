@@ -11,8 +11,8 @@ from ..models.status import rate, urgent
 from . import ansi, html
 from .words import duration, money, price
 
-COLUMNS = ("machine", "runs", "backend", "region", "instance_type", "state", "stuck", "since", "price", "cost", "message")
-"""Of a table of machines."""
+COLUMNS = ("machine", "runs", "where", "state", "since", "price", "cost")
+"""Of a table of machines: what a terminal of 100 columns has room for. What is wrong stands in place of the state."""
 MOST_TRIED = 5
 """Tries that a view of a run shows; more are counted."""
 
@@ -57,6 +57,11 @@ def stuck_line(machine: InstanceView, now: float) -> str:
     return f"{machine.identity} ({what}): {machine.stuck}{since}{said}; {remedy(machine)}"
 
 
+def message_lines(machines: Sequence[InstanceView]) -> list[str]:
+    """What those do or lack at the moment that are not stuck."""
+    return [f"{each.identity}: {ansi.strip(each.message)}" for each in urgent(machines) if each.message and not each.stuck]
+
+
 def remedy(machine: InstanceView) -> str:
     """What is done about a stuck machine, and what a person can do."""
     where = machine.console or f"the console of {machine.backend}"
@@ -66,20 +71,17 @@ def remedy(machine: InstanceView) -> str:
 
 
 def row(machine: InstanceView, now: float) -> dict[str, Any]:
-    """A machine as a row of ``COLUMNS``."""
+    """A machine as a row of ``COLUMNS``, and its backend."""
     since = machine.stuck_since or machine.rented_at
     return {
         "machine": machine.identity,
         "runs": ", ".join(machine.runs),
         "backend": machine.backend,
-        "region": machine.region,
-        "instance_type": machine.instance_type + (" (spot)" if machine.spot else ""),
-        "state": str(machine.state),
-        "stuck": machine.stuck,
+        "where": " ".join(filter(None, (machine.backend, machine.region, machine.instance_type, "spot" * machine.spot))),
+        "state": machine.stuck or str(machine.state),
         "since": duration(now - since) if since is not None else "",
         "price": machine.price,
         "cost": machine.cost,
-        "message": machine.message,
     }
 
 

@@ -21,7 +21,7 @@ def print_status(status: Status, file: TextIO) -> None:
     print(_total(status), file=file)
     if status.machines:
         print_table(machines.COLUMNS, _rows(status), file)
-    for line in [*_stuck(status), *machines.guard_lines(status.machines), *_conditions(status)]:
+    for line in _below(status):
         print(line, file=file)
 
 
@@ -36,8 +36,12 @@ def status_html(status: Status) -> str:
     head = machines.lines_html([*_engine(status), *_backends(status), _total(status)], alarms)
     rows = [[cell(name, row[name], unknown="?") for name in machines.COLUMNS] for row in _rows(status)]
     shown = html.table(machines.COLUMNS, rows) if rows else ""
-    below = [*_stuck(status), *machines.guard_lines(status.machines), *_conditions(status)]
-    return html.card(head, shown + machines.lines_html(below, alarms))
+    return html.card(head, shown + machines.lines_html(_below(status), alarms))
+
+
+def _below(status: Status) -> list[str]:
+    said = machines.message_lines(status.machines)
+    return [*_stuck(status), *said, *machines.guard_lines(status.machines), *_conditions(status)]
 
 
 def _engine(status: Status) -> list[str]:

@@ -33,6 +33,8 @@ STYLES = {
 }
 """How a cell is coloured that holds just this word."""
 MONEY = frozenset({"price", "price_per_gpu", "price_per_gpu_gb", "cost"})
+WHOLE = frozenset({"machine", "state", "since", "price", "cost"})
+"""Columns that stay whole in a narrow terminal while others fold: a name that is broken cannot be copied."""
 NO_TERMINAL = 10_000
 """Columns of what is not a terminal: a line a row, so that grep and cut work."""
 
@@ -67,7 +69,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], fi
     console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for at in shown:
-        table.add_column(columns[at], justify="right" if at in numbers else "left", overflow="fold", no_wrap=not file.isatty())
+        whole = columns[at] in WHOLE or not file.isatty()
+        table.add_column(columns[at], justify="right" if at in numbers else "left", overflow="fold", no_wrap=whole)
     for line in cells:
         # Text, never markup: names and messages may come from a job.
         table.add_row(*(Text(line[at], style=STYLES.get(line[at], "")) for at in shown))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row
 
 from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
-from ..models.runs import NOT_AVAILABLE_YET, OfferView
+from ..models.runs import NOT_AVAILABLE_YET, Guard, OfferView
 from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState, Reason
 from . import placement
 from .bus import Bus
@@ -156,7 +156,8 @@ class FleetReconciler:
             offer = choice.offer
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, self._place)
+            guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
+            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place)
         except NoCapacity as error:
             await self._database.write(_without, waiting, error.message)
             self._wake(Key("run", run.id))
@@ -218,6 +219,7 @@ def _want(
     instance_id: str,
     name: str,
     offer: OfferView,
+    guard: Guard,
     place: str,
 ) -> dict[str, Any] | None:
     """Store the intent of an instance; None if the run was ended since it was read."""
@@ -236,7 +238,7 @@ def _want(
         fleet=fleet,
         run=run,
         offer=offer,
-        guard=guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project)),
+        guard=guard,
         host=host,
         gpus=gpus,
         data=data,

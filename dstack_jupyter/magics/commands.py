@@ -207,9 +207,10 @@ def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
         face.say(note)
     if plan.price == 0:
         return
+    each = " each" if (plan.configuration.get("nodes") or 1) > 1 else ""
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
-        face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
+        face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}{each}")
     bounded = plan.price is None or plan.max_cost is not None
     most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
     if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):

@@ -98,13 +98,19 @@ def test_of_stuck_machines_the_longest_comes_first() -> None:
 def test_status_is_one_screen_with_what_is_stuck_first() -> None:
     conditions = [Condition(type="unreachable", since=NOW - 60, message="no route")]
     bad = BackendView(backend="rain", kind="vm", configured=True, status="in trouble", last_error="the key is not known")
-    found = status(machine(1), OFF, backends=[bad], runs=[run(state=RunState.RUNNING, conditions=conditions)])
+    found = status(
+        machine(1, message="its first boot goes on"),
+        OFF,
+        backends=[bad],
+        runs=[run(state=RunState.RUNNING, conditions=conditions)],
+    )
     text = "\n".join(status_lines(found))
     assert "a Jupyter server (pid 42), up for 2h 00m" in text
     assert "the disk is nearly full" in text
     assert "backends: rain: the key is not known" in text
     assert "2 machines cost $4.00/h now (1 busy, 1 terminating)" in text
     assert text.index(OFF.identity) < text.index(machine(1).identity)
+    assert f"{machine(1).identity}: its first boot goes on" in text
     assert "run train: unreachable for 1m 00s: no route" in text
     assert "backends: none in trouble" in "\n".join(status_lines(status()))
 
@@ -132,13 +138,14 @@ def test_a_terminal_has_colours_for_what_is_off_and_a_pipe_has_none() -> None:
     print_status(status(machine(1), OFF), out)
     assert "\x1b" not in out.getvalue()
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
     with os.fdopen(slave, "w") as file:
         print_status(status(machine(1), OFF), file)
         file.flush()
         shown = os.read(master, 1 << 16).decode()
     os.close(master)
     assert "\x1b[1;31m" in shown
+    assert machine(1).identity in shown  # a name that is broken over lines cannot be copied
     assert "color:" in status_html(status(OFF)).split("off, still billed")[0]
 
 

@@ -60,6 +60,8 @@ def test_a_kernel_where_nobody_can_be_asked_refuses_without_yes(kernel: Kernel, 
 def test_nodes_are_paid_for_each(kernel: Kernel) -> None:
     output = kernel.run(CELL.format(flags="") + "nodes: 3\n")
     assert "Launch for $10.50/h, $21.00 at most?" in output.error
+    assert "3 × priced gpu-1" in output.stdout
+    assert "priced moon-1 gpu-1: $3.50/h each" in output.stdout
 
 
 def test_what_is_rented_is_shown_with_its_cost_and_guard_until_it_is_gone(kernel: Kernel, home: Home) -> None:
