@@ -73,7 +73,7 @@ class AttemptReconciler:
             return Next()  # its machine had a last word after the end
         attempt, run, instance, siblings, blocks = await self._database.read(_load, key.id)
         if attempt.state in ATTEMPT_END:
-            return await self._finish(key, instance)
+            return await self._finish(key, attempt, instance)
         report = JobReport(started=False)
         if instance is not None and is_rented(instance) and instance.state in ENDING:
             # Its end was decided while we had it: it is gone, or about to be, and the job with it.
@@ -118,10 +118,10 @@ class AttemptReconciler:
             self._wake(key)
         return await self._after(key, run, attempt, instance, report, step, siblings, blocks)
 
-    async def _finish(self, key: Key, instance: Row[Any] | None) -> Next:
+    async def _finish(self, key: Key, attempt: Row[Any], instance: Row[Any] | None) -> Next:
         """Let go of what an ended attempt holds: again after a restart, since nobody wrote down that it was done."""
         self.forget(key.id)
-        if instance is not None and key.id not in self._finished:
+        if instance is not None and attempt.instance_id is not None and key.id not in self._finished:
             await self._let_go(key.id, instance)
             self._finished[key.id] = None
             while len(self._finished) > REMEMBERED:
@@ -153,7 +153,7 @@ class AttemptReconciler:
         match step:
             case steps.End():
                 self._ended(key.id)
-                return await self._finish(key, instance)
+                return await self._finish(key, attempt, instance)
             case steps.Book():
                 assert instance is not None
                 if not must_wait(attempt, run, siblings):

@@ -24,6 +24,8 @@ class Scenario:
     bodies: dict[str, int]
     prepare: Callable[[World], object] = lambda _: None
     open_end: frozenset[str] = field(default=frozenset())
+    away: float = 0.6
+    """Virtual seconds between a crash and the next engine."""
 
 
 def attempts_before(job: Job) -> int:
@@ -84,7 +86,7 @@ def _kill(world: World) -> None:
         job.lose()
 
 
-ALL = (
+OWN = (
     Scenario("task", (upload, apply("first", *LOG, code=True), follow("first"), look_back), {"first": "done"}, {"first": 1}),
     Scenario("fails", (apply("first", "echo x", "exit 3"), follow("first"), look_back), {"first": "failed"}, {"first": 1}),
     Scenario(
@@ -155,19 +157,6 @@ ALL = (
         (apply("first", "echo up", "sleep 600"), says("first", b"up\n"), happens("the kill", _kill), follow("first")),
         {"first": "failed"},
         {"first": 1},
-    ),
-    Scenario(
-        "machine of a cloud",
-        (apply("first", *LOG, backends=["simulated"]), follow("first"), look_back),
-        {"first": "done"},
-        {"first": 1},
-    ),
-    Scenario(
-        "machine of a cloud, stopped",
-        (apply("first", *UP, backends=["simulated"]), stop("first"), follow("first")),
-        {"first": "terminated"},
-        {"first": 1},
-        open_end=frozenset({"first"}),
     ),
     Scenario(
         "host",

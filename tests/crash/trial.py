@@ -18,8 +18,6 @@ from .scenarios import Scenario
 from .stores import Store
 from .story import PATIENCE, Late, Restart, Story
 
-AWAY = 0.6
-"""Virtual seconds between a crash and the next engine."""
 LONGEST = 12 * 86400.0
 """Virtual seconds of the longest step."""
 AFTERWARDS = 35.0
@@ -42,18 +40,20 @@ class Effects:
     -1 when the story is over and only the engine's own rounds go on.
     """
 
-    NONE = ("host.look: ", "host.look_around: ", "host.finish: ")
+    NONE = ("host.look: ", "host.look_around: ", "host.finish: ", "host.prepared: ", "host.greet: ")
 
     def __init__(self, trace: list[str], story: Story, step: Callable[[], int]) -> None:
         self._trace, self._story, self._step = trace, story, step
-        self._last: tuple[int, int] = (0, 0)
+        self._last: tuple[int, ...] = (0, 0, 0)
         self.count = 0
         self.quiet = False
 
     def __call__(self) -> int:
         name = self._trace[-1]
-        effect = name.startswith(("store: committed", "host.", "vendor.")) and not name.startswith(self.NONE)
-        progress = (self._step(), sum(heard.offset for heard in self._story.heard.values()))
+        effect = name.startswith(("store: committed", "host.")) and not name.startswith(self.NONE)
+        # What was sent to a vendor takes effect though its sender dies: a future of its own.
+        effect = effect or (name.startswith("vendor.") and name.endswith("on its way"))
+        progress = (self._step(), sum(heard.offset for heard in self._story.heard.values()), self._story.world.changes)
         if effect or progress != self._last:
             self.count += 1
         self._last = progress
@@ -105,7 +105,7 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
         except Crashed:
             life.bury()
             judge.between()
-            world.time.advance(world.time.now + AWAY)
+            world.time.advance(world.time.now + scenario.away)
             continue
         except Restart:
             at += 1

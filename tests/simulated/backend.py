@@ -1,17 +1,38 @@
-"""A vendor in memory: machines by identity, calls that may be cut before and after they take effect."""
+"""A vendor in memory, in virtual time: machines by number, calls that may be cut before and after they take effect, and faults.
+
+Each fault is a field of ``faults.Faults``. Calls are made at once, so what takes time at a vendor shows as what it tells later.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dstack_jupyter.backends import registry
-from dstack_jupyter.backends.base import Feed
+from dstack_jupyter.backends.base import Feed, Instance, Need, Order, Thing, Traits
+from dstack_jupyter.models.errors import (
+    BackendError,
+    BackendUnreachable,
+    BadCredentials,
+    Busy,
+    NoCapacity,
+    RateLimited,
+    UnknownOutcome,
+)
 from dstack_jupyter.models.runs import OfferView, PermissionView
 
-from .loop import current
-from .world import VM, World
+from .faults import VM
+from .loop import Crashed, current
+from .world import World
 
 NAME = "simulated"
+LATE = 2.0
+"""Seconds after which a call that was on its way when its engine died takes effect."""
+BOOT = 6.0
+"""Seconds from a create to a machine that has its address."""
+TRAITS = Traits(resend="look", settles=20.0, absent_after=60.0, ready_within=300.0, user_data=1 << 16)
+OFFERS = (("here", "sim-1", 1.0), ("there", "sim-1", 1.5), ("there", "sim-2", 2.0))
 _world: World | None = None
 
 
@@ -19,53 +40,225 @@ def use(world: World) -> None:
     """Rent machines of this world from now on."""
     global _world  # noqa: PLW0603
     _world = world
-    if NAME not in registry.entries:
-        registry.register(NAME, registry.Entry("Simulated", "vm", f"{__name__}:SimulatedBackend"))
+    registry.register(NAME, registry.Entry("Simulated", "vm", f"{__name__}:SimulatedBackend"))
 
 
 class SimulatedBackend:
-    """``backends.base.Backend``: one offer at a dollar an hour; a create with a known identity gives the same machine."""
+    """``backends.base.Backend`` and ``Clouds``: three offers, the cheapest first."""
 
     feed = Feed(fresh=1e9, patience=10.0, kept=False)
+
+    def __init__(self) -> None:
+        assert _world is not None
+        self._cloud = SimulatedCloud(_world)
 
     def account(self) -> str:
         return "one"
 
     def offers(self) -> dict[str, list[Any]]:
-        offer = OfferView(
-            backend=NAME,
-            region="here",
-            instance_type="sim-1",
-            cpus=8,
-            memory_gb=32,
-            disk_gb=200,
-            price=1.0,
-            spot=False,
-            cpu_arch="x86",
-        )
-        return {name: [value] for name, value in offer.model_dump().items()}
+        offers = [
+            OfferView(
+                backend=NAME,
+                region=region,
+                instance_type=kind,
+                cpus=8,
+                memory_gb=32,
+                disk_gb=200,
+                price=price,
+                spot=False,
+                cpu_arch="x86",
+            ).model_dump()
+            for region, kind, price in OFFERS
+        ]
+        return {name: [offer[name] for offer in offers] for name in offers[0]}
 
     def check(self) -> list[PermissionView]:
         return []
 
-    def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
-        assert _world is not None
-        _point("vendor.create: asked")
-        _world.on_create(identity)
-        if all(vm.identity != identity for vm in _world.vms):
-            _world.vms.append(VM(identity, _world.time.now))
-        _point("vendor.create: done, not answered")
-        return {"id": identity}
+    def cloud(self, project: str = "main") -> SimulatedCloud:
+        return self._cloud
 
-    def terminate_instance(self, identity: str, data: dict[str, Any]) -> None:
-        assert _world is not None
-        _point("vendor.terminate: asked")
-        for vm in _world.vms:
-            if vm.identity == identity and vm.gone is None:
-                vm.gone = _world.time.now
-                for job in _world.host(identity).jobs.values():
-                    job.lose()
-        _point("vendor.terminate: done, not answered")
+    def checked(self) -> tuple[list[PermissionView], float] | None:
+        return None
+
+
+class SimulatedCloud:
+    """``backends.base.Cloud``. With ``resend`` "look" a second create is a second machine; with "token" it gives the first."""
+
+    mark = "one"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._faults = world.faults
+        self.traits = replace(TRAITS, resend=world.resend)  # type: ignore[arg-type]
+
+    @property
+    def _now(self) -> float:
+        return float(self._world.time.now)
+
+    def _hits(self, fault: str) -> bool:
+        """Whether a fault that is counted happens to this call."""
+        left = getattr(self._faults, fault)
+        if left > 0:
+            setattr(self._faults, fault, left - 1)
+            self._world.changes += 1
+            self._faults.over = self._now
+        return bool(left > 0)
+
+    def _asked(self, name: str) -> None:
+        _point(f"vendor.{name}: asked")
+        if self._now < max(self._faults.unreachable_until, self._faults.wrong_key_until):
+            self._faults.over = self._now
+        if self._now < self._faults.unreachable_until:
+            raise BackendUnreachable("no network")
+        if self._now < self._faults.wrong_key_until:
+            raise BadCredentials("the key is not known")
+        if self._hits("limited"):
+            raise RateLimited("too many requests", delay=3.0)
+        if self._hits("broken"):
+            raise BackendError("502, and no word of what was done")
+
+    def _sent(self, name: str, effect: Callable[[], Any]) -> Any:
+        """What changes something. Who dies while it is on its way has sent it: it takes effect all the same."""
+        loop = current()
+        if loop is not None and not loop.passes(f"vendor.{name}: on its way"):
+            self._world.time.at(self._now + LATE, effect)
+            raise Crashed
+        found = effect()
+        _point(f"vendor.{name}: done, not answered")
+        return found
+
+    # --- things ---------------------------------------------------------------------------------------------------------
+
+    def needs(self, order: Order) -> Sequence[Need]:
+        return [
+            Need("key", f"{order.identity.rpartition('-')[0]}-key", shared=True, data={"public_key": order.login_key}),
+            Need("disk", f"{order.identity}-disk"),
+        ]
+
+    def attach(self, need: Need) -> Thing:
+        self._asked("attach")
+        self._world.on_attach(need.identity)
+
+        def effect() -> None:
+            if need.identity not in self._world.things:
+                self._world.things[need.identity] = need.kind
+                self._world.changes += 1
+
+        self._sent("attach", effect)
+        if self._hits("lost_things"):
+            raise UnknownOutcome("no answer in time")
+        return Thing(need.kind, need.identity, need.identity)
+
+    def list_attached(self, installation: str) -> list[Thing]:
+        self._asked("list_attached")
+        return [Thing(kind, identity, identity) for identity, kind in self._world.things.items()]
+
+    def detach(self, thing: Thing) -> None:
+        self._asked("detach")
+        if any(vm.identity == thing.identity.removesuffix("-disk") and vm.gone is None for vm in self._world.vms):
+            raise Busy("a machine has it")
+
+        def effect() -> None:
+            if self._world.things.pop(thing.id, None) is not None:
+                self._world.changes += 1
+
+        self._sent("detach", effect)
+
+    # --- machines -------------------------------------------------------------------------------------------------------
+
+    def create(self, order: Order) -> Instance:
+        if not order.first and (there := self.find(order.identity)):
+            return there[0]
+        self._asked("create")
+        self._world.on_create(order.identity)
+        place = f"{order.offer.region} {order.offer.instance_type}"
+        if place in self._faults.sold_out or not self._faults.sold_out_after.get(place, 1):
+            raise NoCapacity(f"{place} is sold out")
+        if place in self._faults.sold_out_after:
+            self._faults.sold_out_after[place] -= 1
+        asked = self._now
+        if self._hits("late_creates"):
+            self._world.time.at(asked + self._faults.late_by, lambda: self._make(order, asked))
+            raise UnknownOutcome("no answer in time")
+        vm = self._sent("create", lambda: self._make(order, asked))
+        if self._hits("twins"):
+            self._made(order, asked, twin=True)
+            raise UnknownOutcome("no answer in time")
+        if self._hits("lost_answers"):
+            raise UnknownOutcome("no answer in time")
+        return self._told(vm)
+
+    def _make(self, order: Order, asked: float) -> VM:
+        if self._world.resend == "token":
+            for vm in self._world.vms:
+                if vm.identity == order.identity:
+                    return vm
+        return self._made(order, asked)
+
+    def _made(self, order: Order, asked: float, *, twin: bool = False) -> VM:
+        number = len(self._world.vms) + 1
+        vm = VM(order.identity, self._now, number=number, place=order.offer.region, asked=asked, twin=twin)
+        vm.dead = self._hits("dead_on_arrival")
+        self._world.make(vm)
+        return vm
+
+    def _told(self, vm: VM) -> Instance:
+        booted = self._now >= vm.made + BOOT
+        word, said = ("running", "on") if booted else ("starting", "booting")
+        if vm.off or vm.ending:
+            word, said = ("ending", "leaving") if vm.ending else ("stopped", "off")
+        return Instance(
+            identity=vm.identity,
+            data={"number": vm.number},
+            word=word,  # type: ignore[arg-type]
+            said=said,
+            region=vm.place,
+            address=vm.identity if booted else "",
+            created_at=vm.made,
+        )
+
+    def _visible(self, vm: VM) -> bool:
+        if vm.gone is not None or self._now < self._faults.flicker_until:
+            return False
+        if vm.ending and self._now < vm.flickers_until:
+            return False
+        return self._now >= vm.made + self._faults.hidden_for
+
+    def find(self, identity: str) -> list[Instance]:
+        self._asked("find")
+        return [self._told(vm) for vm in self._world.vms if vm.identity == identity and self._visible(vm)]
+
+    def list_all(self, installation: str) -> list[Instance]:
+        self._asked("list_all")
+        return [self._told(vm) for vm in self._world.vms if self._visible(vm)]
+
+    def get(self, data: Mapping[str, Any]) -> Instance | None:
+        self._asked("get")
+        vm = self._world.vms[data["number"] - 1]
+        return self._told(vm) if self._visible(vm) else None
+
+    def terminate(self, data: Mapping[str, Any]) -> bool:
+        self._asked("terminate")
+        vm = self._world.vms[data["number"] - 1]
+        if not self._visible(vm):
+            return False
+        if self._hits("busy"):
+            raise Busy("it is being made")
+        if self._hits("ignored_deletes"):
+            return True
+        self._sent("terminate", lambda: self._leave(vm))
+        if self._hits("lost_deletes"):
+            raise BackendError("no answer in time")
+        return True
+
+    def _leave(self, vm: VM) -> None:
+        if not self._faults.lingers:
+            self._world.end(vm)
+        elif not vm.ending and vm.gone is None:
+            vm.ending, vm.flickers_until = True, self._now + self._faults.flickers_at_the_end
+            self._world.changes += 1
+            self._world.time.at(self._now + self._faults.lingers, lambda: self._world.end(vm))
 
 
 def _point(name: str) -> None:

@@ -9,9 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import Row
-
-from dstack_jupyter.engine.machines import Machines
 from dstack_jupyter.machines.base import JobReport, JobSpec
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.ssh.facts import Hello
@@ -136,7 +133,7 @@ class SimulatedMachine:
     # --- what only a fleet's host is asked ------------------------------------------------------------------------------
 
     async def look_around(self) -> Hello:
-        hello: Hello = await carry_out("look_around", self._host, lambda: _hello(self._host))
+        hello: Hello = await carry_out("look_around", self._host, lambda: hello_of(self._host))
         return hello
 
     async def claim(self, instance: str, gone: Callable[[str], Awaitable[bool]]) -> None:
@@ -152,7 +149,7 @@ class SimulatedMachine:
         await carry_out("unclaim", self._host, lambda: self._host.give_back((self._installation, instance)))
 
 
-def _hello(host: Host) -> Hello:
+def hello_of(host: Host) -> Hello:
     facts = HostFacts(cpus=8.0, memory_gb=32.0, disk_gb=200.0, disk_free_gb=150.0, arch="x86")
     return Hello(
         root="/r",
@@ -164,35 +161,3 @@ def _hello(host: Host) -> Hello:
         facts=facts,
         addresses=host.addresses,
     )
-
-
-class SimulatedMachines(Machines):
-    """``engine.machines.Machines`` over a world: hosts by their address, this machine, and machines that a vendor rented."""
-
-    def __init__(self, world: World, installation: str) -> None:
-        self._world = world
-        self._installation = installation
-        self._views: dict[str, SimulatedMachine] = {}
-        self.local: Any = self._view(world.host("local", remote=False))
-
-    def _view(self, host: Host) -> SimulatedMachine:
-        if host.name not in self._views:
-            self._views[host.name] = SimulatedMachine(host, self._installation, self._world)
-        return self._views[host.name]
-
-    def of(self, instance: Row[Any]) -> Any:
-        if instance.backend == "ssh":
-            return self.host(instance)
-        if instance.backend == "simulated":
-            return self._view(self._world.host(instance.identity))
-        return self.local
-
-    def host(self, instance: Row[Any]) -> Any:
-        return self._view(self._world.host(instance.data["address"]["hostname"]))
-
-    def forget(self, instance_id: str) -> None:
-        pass
-
-    async def close(self) -> None:
-        for view in self._views.values():
-            await view.close()

@@ -11,9 +11,13 @@ from typing import Any, Protocol
 from dstack_jupyter.machines.base import Ending, JobSpec
 
 from . import shell
+from .faults import VM, Faults
 
 TermSteps = tuple[shell.Step, ...] | None
 Programs = dict[str, Callable[["Job", str], list[shell.Step]]]
+
+SILENCE = 1800.0
+"""Seconds without a word from any engine after which a rented machine without a job powers itself off."""
 
 
 class Time(Protocol):
@@ -168,6 +172,11 @@ class Host:
     addresses: tuple[str, ...] = ("10.0.0.9/24",)
     jobs: dict[str, Job] = field(default_factory=dict)
     removed: dict[str, Job] = field(default_factory=dict)
+    shows: str = ""
+    """The host key of a rented machine; '' before the first contact."""
+    next_key: str = ""
+    visited: float = 0.0
+    """When the engine last gave its guard a word."""
     programs: Programs = field(default_factory=dict)
     listeners: dict[str, list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]]] = field(default_factory=dict)
     launches: list[str] = field(default_factory=list)
@@ -231,21 +240,25 @@ class Host:
 
 
 @dataclass
-class VM:
-    identity: str
-    made: float
-    gone: float | None = None
-
-
-@dataclass
 class World:
-    """``created`` is called with the identity of each machine that a vendor is about to make."""
+    """``on_create`` and ``on_attach`` hear the identity of what a vendor is about to make.
+
+    ``changes`` counts what happened at the vendor: equal numbers, equal futures. ``resend``: as ``Traits`` of the vendor.
+    """
 
     time: Any
     hosts: dict[str, Host] = field(default_factory=dict)
     vms: list[VM] = field(default_factory=list)
+    things: dict[str, str] = field(default_factory=dict)
+    """Identity → kind of what is attached at the vendor."""
+    faults: Faults = field(default_factory=Faults)
+    resend: str = "look"
+    changes: int = 0
+    guarded: list[str] = field(default_factory=list)
+    """Machines that their guards powered off."""
     programs: Programs = field(default_factory=dict)
     on_create: Callable[[str], None] = lambda _: None
+    on_attach: Callable[[str], None] = lambda _: None
     on_launch: Callable[[str], None] = lambda _: None
 
     def host(self, name: str, **more: Any) -> Host:
@@ -253,6 +266,57 @@ class World:
         if name not in self.hosts:
             self.hosts[name] = Host(name, self.time, programs=self.programs, **more)
         return self.hosts[name]
+
+    def make(self, vm: VM) -> None:
+        """A machine is there from now on, and its guard watches from its first moment."""
+        self.vms.append(vm)
+        self.changes += 1
+        self.time.at(vm.made + SILENCE, lambda: self._guard(vm))
+
+    def _guard(self, vm: VM) -> None:
+        """What guard.sh does on a machine that runs no job: without a word from an engine for ``SILENCE`` it powers off."""
+        if vm.gone is not None or vm.off:
+            return
+        host = self.host(vm.identity)
+        quiet_since = max([vm.made, host.visited, *(job.ended or 0.0 for job in host.jobs.values())])
+        if any(job.lives for job in host.jobs.values()):
+            quiet_since = self.time.now
+        if self.time.now - quiet_since >= SILENCE:
+            self.guarded.append(vm.identity)
+            self.power_off(vm)
+        else:
+            self.time.at(quiet_since + SILENCE, lambda: self._guard(vm))
+
+    def end(self, vm: VM) -> None:
+        """A machine goes, and what runs on it."""
+        if vm.gone is None:
+            vm.gone = self.time.now
+            self._dark(vm)
+
+    def power_off(self, vm: VM) -> None:
+        """A machine that is off: still there, still paid for."""
+        vm.off = vm.lost = True
+        self._dark(vm)
+
+    def interrupt(self, vm: VM, *, ending: float = 30.0) -> None:
+        """The vendor takes a machine back: it says so for ``ending`` seconds."""
+        vm.ending = vm.lost = True
+        self._dark(vm)
+        self.time.at(self.time.now + ending, lambda: self.end(vm))
+
+    def take_away(self, vm: VM) -> None:
+        """Somebody deletes a machine in the vendor's console."""
+        vm.lost = True
+        self.end(vm)
+
+    def _dark(self, vm: VM) -> None:
+        self.changes += 1
+        if vm.twin or any(each.identity == vm.identity and each.gone is None and not each.off for each in self.vms):
+            return
+        host = self.host(vm.identity)
+        host.reachable = False
+        for job in host.jobs.values():
+            job.lose()
 
     def jobs(self) -> list[Job]:
         return [job for host in self.hosts.values() for job in host.everything()]

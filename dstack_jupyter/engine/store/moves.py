@@ -15,6 +15,7 @@ from ...models.runs import Guard, OfferView
 from ...models.states import (
     ATTEMPT_END,
     FLEET_END,
+    INSTANCE_END,
     RUN_END,
     AttemptState,
     Desired,
@@ -30,9 +31,8 @@ from .joined import Joined
 from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
-NEWEST_INSTANCE = (
-    select(instances).where(instances.c.attempt_id == bindparam("id")).order_by(instances.c.created_at.desc()).limit(1)
-)
+LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))
+"""The one that is made for an attempt, or that has it: an index holds that there is no other."""
 WITH_ATTEMPT = Joined(attempts, runs, instances)
 ATTEMPT = (
     WITH_ATTEMPT.query.select_from(attempts)
@@ -80,7 +80,7 @@ def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row
         raise LookupError(attempt_id)
     attempt, run, instance = WITH_ATTEMPT.split(found)
     if instance is None:
-        instance = connection.execute(NEWEST_INSTANCE, {"id": attempt_id}).one_or_none()
+        instance = connection.execute(LIVING_INSTANCE, {"id": attempt_id}).one_or_none()
     return attempt, run, instance
 
 
@@ -93,7 +93,7 @@ def load_siblings(connection: Connection, run_id: str) -> list[tuple[Row[Any], R
 def _place_of(connection: Connection, attempt: Row[Any]) -> Row[Any] | None:
     if attempt.instance_id is not None:
         return connection.execute(INSTANCE, {"id": attempt.instance_id}).one_or_none()
-    return connection.execute(NEWEST_INSTANCE, {"id": attempt.id}).one_or_none()
+    return connection.execute(LIVING_INSTANCE, {"id": attempt.id}).one_or_none()
 
 
 def load_fleet(
