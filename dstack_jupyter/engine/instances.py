@@ -183,11 +183,12 @@ class InstanceReconciler:
 
     async def _find(self, cloud: Cloud, rent: Rent) -> None:
         """What became of a create. More than one machine of an identity: the oldest is kept."""
-        found = await self._vendors.call(cloud.find, rent.instance.identity)
-        await self._note(rent, found)
+        found = sorted(await self._vendors.call(cloud.find, rent.instance.identity), key=lambda each: each.created_at)
         for each in found[1:]:
+            # Before the first one is known: then nobody looks for others any more.
             log.warning("%s: a second machine of this name is ended", rent.instance.identity)
             await self._vendors.call(cloud.terminate, each.data)
+        await self._note(rent, found)
 
     async def _note(self, rent: Rent, found: list[Instance]) -> None:
         if not found:

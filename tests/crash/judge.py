@@ -104,7 +104,6 @@ class Judge:
                 self._claim(done and all(each["id"] in bodies for each in done), "a run is done that never ran")
         self._logs([])
         self._nothing_left()
-        self._paid()
 
     def _exit_codes(self, attempts: dict[str, dict[str, Any]]) -> None:
         lost = {vm.identity for vm in self._world.vms if vm.lost}

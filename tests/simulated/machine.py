@@ -12,7 +12,7 @@ from typing import Any
 from dstack_jupyter.machines.base import JobReport, JobSpec
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.ssh.facts import Hello
-from dstack_jupyter.models.errors import ConfigurationError, Conflict, HostKeyChanged, NotFound, Unreachable
+from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound, Unreachable
 
 from .loop import current
 from .world import Host, World
