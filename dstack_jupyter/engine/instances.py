@@ -176,7 +176,8 @@ class InstanceReconciler:
         if isinstance(error, Refused):
             # A shared thing that somebody took away is the likeliest reason: it is made again for the next machine.
             for need in cloud.needs(self._maker.order(instance)):
-                await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
+                if need.shared:
+                    await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
         await self._gone(rent, words(error), verdict=verdict)
         return None
@@ -270,10 +271,11 @@ class InstanceReconciler:
         self._changed(rent)
 
     async def _detach(self, cloud: Cloud, rent: Rent) -> None:
+        """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
         for row in rent.things:
             if row.thing:
                 await self._vendors.call(cloud.detach, rented.thing_of(row))
-            await self._database.write(rented.detached, row.account, row.kind, row.identity)
+                await self._database.write(rented.detached, row.account, row.kind, row.identity)
 
     # --- between --------------------------------------------------------------------------------------------------------
 
@@ -356,7 +358,7 @@ def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:
         word=row.seen.get("word", ""),
         said=row.seen.get("said", ""),
         address=bool(row.seen.get("address")),
-        things=bool(rent.things),
+        things=any(row.thing for row in rent.things),
         looked=looked,
         due=due,
     )

@@ -101,6 +101,7 @@ RENTED = (
     _run("a new machine that is hidden at first, and no answer", hidden_for=9.0, lost_answers=1),
     _run("a thing without an answer", lost_things=2),
     _run("the first offers are sold out", sold_out={"here sim-1", "there sim-1"}),
+    _run("an order that is refused", refused=1),
     _run("every offer is sold out", ends="failed", bodies=0, sold_out=NONE),
     # What stands in the way of calls.
     _run("too many calls", limited=4),
@@ -122,6 +123,7 @@ RENTED = (
     ),
     # What becomes of machines.
     _run("a machine that never answers", dead_on_arrival=1),
+    _run("a first boot that fails", bad_boots=1),
     _run("off under a run", *TWICE, off, follow("first"), look_back, bodies=2),
     _run("off under a run that does not try again", *RUNNING, off, follow("first"), ends="failed"),
     _run("interrupted under a run", *TWICE, interrupted, follow("first"), look_back, bodies=2),
@@ -131,7 +133,7 @@ RENTED = (
     _run("every crash takes an hour", ends="done failed", open_end=True, away=3600.0),
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
-    _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=5.0),
+    _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
     _run("a delete without an answer", lost_deletes=1),
     _run("a delete that comes to nothing", ignored_deletes=1),
     # More than one.

@@ -18,6 +18,7 @@ from dstack_jupyter.models.errors import (
     Busy,
     NoCapacity,
     RateLimited,
+    Refused,
     UnknownOutcome,
 )
 from dstack_jupyter.models.runs import OfferView, PermissionView
@@ -177,6 +178,8 @@ class SimulatedCloud:
             raise NoCapacity(f"{place} is sold out")
         if place in self._faults.sold_out_after:
             self._faults.sold_out_after[place] -= 1
+        if self._hits("refused"):
+            raise Refused("there is no such key")
         asked = self._now
         if self._hits("late_creates"):
             self._world.time.at(asked + self._faults.late_by, lambda: self._make(order, asked))
@@ -199,7 +202,7 @@ class SimulatedCloud:
     def _made(self, order: Order, asked: float, *, twin: bool = False) -> VM:
         number = len(self._world.vms) + 1
         vm = VM(order.identity, self._now, number=number, place=order.offer.region, asked=asked, twin=twin)
-        vm.dead = self._hits("dead_on_arrival")
+        vm.dead, vm.bad_boot = self._hits("dead_on_arrival"), self._hits("bad_boots")
         self._world.make(vm)
         return vm
 

@@ -25,6 +25,8 @@ class VM:
     """It went by itself, and whatever it had not told with it."""
     dead: bool = False
     """It never answers."""
+    bad_boot: bool = False
+    """Its first boot fails."""
     twin: bool = False
     """A second one of one create: the vendor's own fault."""
 
@@ -42,6 +44,8 @@ class Faults:
     late_creates: int = 0
     """Creates that are not answered and take effect ``late_by`` seconds later."""
     late_by: float = 8.0
+    refused: int = 0
+    """Creates that the vendor does not accept as they are."""
     twins: int = 0
     """Creates that make two machines of one identity and are not answered."""
     hidden_for: float = 0.0
@@ -68,5 +72,7 @@ class Faults:
     """Seconds after an accepted delete in which a machine that lingers is not found."""
     dead_on_arrival: int = 0
     """Machines that never answer."""
+    bad_boots: int = 0
+    """Machines whose first boot fails."""
     over: float = 0.0
     """When a call last failed."""

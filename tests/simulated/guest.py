@@ -32,9 +32,15 @@ class SimulatedGuest:
         return await carry_out(name, self._host, effect)
 
     async def prepared(self) -> str:
-        made = min(vm.made for vm in self._world.vms if vm.identity == self._host.name)
+        vm = next(vm for vm in self._world.vms if vm.identity == self._host.name)
         self._host.shows = self._host.shows or self._pinned
-        said: str = await self._do("prepared", lambda: "ok" if self._world.time.now >= made + BOOT + BOOTED else "")
+
+        def effect() -> str:
+            if self._world.time.now < vm.made + BOOT + BOOTED:
+                return ""
+            return "failed: 1" if vm.bad_boot else "ok"
+
+        said: str = await self._do("prepared", effect)
         return said
 
     async def next_host_key(self) -> str:
