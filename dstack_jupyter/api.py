@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .backends.check import Checked
     from .backends.found import Found
+    from .models.cleanup_view import AccountView, EndedView, MadeView
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
     from .models.fleets_view import FleetView
@@ -35,6 +37,8 @@ __all__ = [
     "apply_fleet",
     "backends",
     "check",
+    "clean",
+    "cleanup",
     "connect",
     "delete_fleet",
     "events",
@@ -179,6 +183,20 @@ def fleets(*, project: str = "main") -> pandas.DataFrame:
 def delete_fleet(name: str, *, project: str = "main") -> None:
     """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
     connect().delete_fleet(name, project)
+
+
+def cleanup() -> list[AccountView]:
+    """Everything that this installation ever made in accounts at vendors, who is asked now: machines and things beside them, each
+    with what has it, what it costs, and whether ``clean`` can end it."""
+    return connect().cleanup()
+
+
+def clean(account: AccountView, made: Sequence[MadeView]) -> list[EndedView]:
+    """End what of ``made`` nobody needs; the vendor is asked anew whether that is so. Raises BackendError."""
+    from .models.cleanup_view import CleanupRequest, ThingRef
+
+    things = [ThingRef(kind=each.kind, thing=each.thing) for each in made]
+    return connect().clean(CleanupRequest(account=account.mark, things=things))
 
 
 def _session() -> str:

@@ -131,7 +131,9 @@ class InstanceReconciler:
     async def _create(self, cloud: Cloud, rent: Rent, *, first: bool) -> Next | None:
         instance = rent.instance
         things = await self._attach(cloud, rent)
-        if not await self._database.write(rented.ask, instance.id, cloud.mark):
+        wanted = await self._database.write(rented.ask, instance.id, cloud.mark)
+        self._wake(Key("sweep", cloud.mark))
+        if not wanted:
             return None
         order = self._maker.order(instance, things, first=first)
         try:

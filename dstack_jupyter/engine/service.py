@@ -33,6 +33,7 @@ from ..models.states import RUN_END, AttemptState
 from . import doctor, place, rotation, streams
 from .archives import Archives
 from .bus import Bus
+from .cleanup import Cleanup
 from .fleet_service import FleetService
 from .forwards import Forwards
 from .names import new_id, run_name
@@ -66,10 +67,12 @@ class Service:
         problems: Problems,
         forwards: Forwards,
         fleets: FleetService,
+        cleanup: Cleanup,
         vault: Vault,
     ) -> None:
         self._vault = vault
         self.fleets = fleets
+        self.cleanup = cleanup
         self._forwards = forwards
         self._database = database
         self._bus = bus

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..models.cleanup_view import AccountView, CleanupRequest, EndedView
 from ..models.fleets_view import FleetRequest, FleetView
 from ..models.runs import ApplyRequest, BackendView, EventView, Frame, Plan, PlanRequest, RunView
 
@@ -20,11 +21,20 @@ class FleetServiceProtocol(Protocol):
     async def trust(self, name: str, hostname: str, *, project: str) -> FleetView: ...
 
 
+class CleanupProtocol(Protocol):
+    """``engine.cleanup.Cleanup`` says what each method does and raises."""
+
+    async def accounts(self) -> list[AccountView]: ...
+    async def end(self, wanted: CleanupRequest, *, user: str) -> list[EndedView]: ...
+
+
 class ServiceProtocol(Protocol):
     """Called on the engine's loop; ``engine.service.Service`` says what each method does and raises."""
 
     @property
     def fleets(self) -> FleetServiceProtocol: ...
+    @property
+    def cleanup(self) -> CleanupProtocol: ...
     async def plan(self, request: PlanRequest) -> Plan: ...
     async def apply(self, request: ApplyRequest, *, user: str) -> RunView: ...
     async def runs(self, *, project: str, all: bool = False, last: int | None = None) -> list[RunView]: ...

@@ -15,7 +15,7 @@ from ..display.words import attachment_lines, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.runs import Frame, RunFrame
 from ..models.states import RunState
-from . import configuring
+from . import cleaning, configuring
 from .face import Face, Report, Result
 
 if TYPE_CHECKING:
@@ -324,6 +324,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = 
     "check": configuring.check,
     "schema": configuring.schema,
     "configure": configuring.configure,
+    "cleanup": cleaning.cleanup,
     "doctor": configuring.doctor,
 }
 

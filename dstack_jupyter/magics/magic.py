@@ -56,7 +56,7 @@ class ShellFace:
         except (EOFError, NotImplementedError) as error:  # StdinNotImplementedError is one
             raise ConfirmationNeeded(
                 f"nobody can be asked here: {question}",
-                hint="add -y to launch without being asked; nothing was started",
+                hint="add -y to go on without being asked; nothing was done",
             ) from error
 
     def enter(self, question: str, *, secret: bool = False) -> str:

@@ -201,6 +201,12 @@ def _events(parser: argparse.ArgumentParser) -> None:
     _output(parser, "the DataFrame")
 
 
+def _cleanup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="end what nobody needs; never what a run or fleet has")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask before anything is ended")
+    _output(parser, "the report")
+
+
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix", action="store_true", help="mend what can be mended safely: permissions of files")
     parser.add_argument("--rotate-key", action="store_true", help="seal the store with a new key and forget the old one")
@@ -222,6 +228,7 @@ NOUNS: dict[str, tuple[str, Any]] = {
     "schema": ("the JSON Schema of a configuration, for editors", _schema),
     "fleets": ("machines of one's own: their hosts, what runs there, what is wrong with them", _fleets),
     "events": ("who did what, when and why", _events),
+    "cleanup": ("all that was ever made in accounts at vendors, and on request the end of what nobody needs", _cleanup),
     "doctor": ("examine this installation", _doctor),
 }
 

@@ -25,6 +25,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/doctor", ("GET",), "dstack_jupyter:engine"),
     ("/backends", ("GET",), "dstack_jupyter:backends"),
     ("/events", ("GET",), "dstack_jupyter:events"),
+    ("/cleanup", ("GET", "POST"), "dstack_jupyter:cleanup"),
     ("/fleets", ("GET", "POST"), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}", ("GET", "DELETE"), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}/hosts/{REF}/trust", ("POST",), "dstack_jupyter:fleets"),
