@@ -162,8 +162,10 @@ class InstanceReconciler:
             if thing is None:
                 try:
                     thing = await self._vendors.call(cloud.attach, need)
-                except (*ACCOUNT, Refused) as error:
-                    await self._gone(rent, words(error), verdict="account")
+                except BackendError as error:
+                    if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
+                        raise
+                    await self._gone(rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer")
                     return []
                 await self._database.write(rented.made, cloud.mark, need, thing)
             found.append(thing)

@@ -102,7 +102,9 @@ class RentedJudge:
                 self._claim(vm.gone <= late + WITHIN, "ten minutes after its stop a run still costs")
 
     def _things(self) -> None:
-        left = [identity for identity, kind in self._world.things.items() if kind != "key"]
-        self._claim(not left, f"{len(left)} things of machines were left at the vendor")
+        told = {row["identity"] for row in self._store.rows("SELECT identity FROM strays")}
+        # One that a dead engine's call makes after all was taken away is not ours to guess at: it is reported (R11).
+        left = [identity for identity, kind in self._world.things.items() if kind != "key" and identity not in told]
+        self._claim(not left, f"{len(left)} things of machines were left at the vendor, and nobody says so")
         rows = self._store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL")
         self._claim(not rows, "rows of things are left whose machines are gone")

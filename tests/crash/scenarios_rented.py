@@ -100,6 +100,8 @@ RENTED = (
     _run("a new machine that is hidden at first", hidden_for=9.0),
     _run("a new machine that is hidden at first, and no answer", hidden_for=9.0, lost_answers=1),
     _run("a thing without an answer", lost_things=2),
+    _stopped("a thing without an answer, and a stop", lost_things=1),
+    _run("no quota for the things of the first offer", no_room=1),
     _run("the first offers are sold out", sold_out={"here sim-1", "there sim-1"}),
     _run("an order that is refused", refused=1),
     _run("every offer is sold out", ends="failed", bodies=0, sold_out=NONE),

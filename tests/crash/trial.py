@@ -20,6 +20,8 @@ from .story import PATIENCE, Late, Restart, Story
 
 LONGEST = 12 * 86400.0
 """Virtual seconds of the longest step."""
+SWEPT = 2 * 3600.0
+"""Virtual seconds in which sweeps find what a crash or the vendor left."""
 AFTERWARDS = 35.0
 """Virtual seconds in which nothing may change any more."""
 
@@ -60,6 +62,12 @@ class Effects:
         return -1 if self.quiet else self.count
 
 
+def left_over(store: Store, world: World) -> bool:
+    """Whether there is something that no row of ours waits for any more, or a row of something that may be."""
+    there = any(vm.gone is None for vm in world.vms) or any(kind != "key" for kind in world.things.values())
+    return there or bool(store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL"))
+
+
 def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcome:
     """Live the story with a crash at the given point of each life (counted from 1); the life after the last one ends well."""
     world = World(Clock())
@@ -89,6 +97,8 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
             if asyncio.get_running_loop().time() > end:
                 raise Late("the engine to have nothing left to do")
             await asyncio.sleep(0.5)
+        while left_over(store, world) and asyncio.get_running_loop().time() < end + SWEPT:
+            await asyncio.sleep(60)
         quiet()
         await asyncio.sleep(AFTERWARDS)
         await engine.stop()

@@ -17,6 +17,7 @@ from dstack_jupyter.models.errors import (
     BadCredentials,
     Busy,
     NoCapacity,
+    NoQuota,
     RateLimited,
     Refused,
     UnknownOutcome,
@@ -32,7 +33,7 @@ LATE = 2.0
 """Seconds after which a call that was on its way when its engine died takes effect."""
 BOOT = 6.0
 """Seconds from a create to a machine that has its address."""
-TRAITS = Traits(resend="look", settles=20.0, absent_after=60.0, ready_within=300.0, user_data=1 << 16)
+TRAITS = Traits(resend="look", settles=20.0, absent_after=60.0, ready_within=90.0, user_data=1 << 16)
 OFFERS = (("here", "sim-1", 1.0), ("there", "sim-1", 1.5), ("there", "sim-2", 2.0))
 _world: World | None = None
 
@@ -140,6 +141,8 @@ class SimulatedCloud:
     def attach(self, need: Need) -> Thing:
         self._asked("attach")
         self._world.on_attach(need.identity)
+        if not need.shared and self._hits("no_room"):
+            raise NoQuota("no more disks")
 
         def effect() -> None:
             if need.identity not in self._world.things:

@@ -60,6 +60,8 @@ class Faults:
     """Calls that are answered by an error from which nothing can be concluded; nothing was done."""
     lost_things: int = 0
     """Attaches that take effect and are not answered."""
+    no_room: int = 0
+    """Attaches for which the account has no quota."""
     busy: int = 0
     """Deletes that are refused."""
     lost_deletes: int = 0
