@@ -117,10 +117,6 @@ class Client:
         """Forget the pinned key of a host."""
         self.call("POST", f"/fleets/{fleet}/hosts/{host}/trust", project=project)
 
-    def machines(self, project: str = "main", all: bool = False) -> list[InstanceView]:
-        """Rented machines, oldest first; with ``all`` those that ended in the last day too."""
-        return [InstanceView(**view) for view in self.call("GET", "/machines", project=project, all=int(all))]
-
     def cleanup(self) -> list[AccountView]:
         """Everything that this installation ever made in the accounts, the vendors asked now."""
         return [AccountView(**view) for view in self.call("GET", "/cleanup")]
@@ -128,6 +124,10 @@ class Client:
     def clean(self, wanted: CleanupRequest) -> list[EndedView]:
         """End what nobody needs. Asked twice it is ended once. Raises NotFound, BackendError."""
         return [EndedView(**view) for view in self.call("POST", "/cleanup", wanted)]
+
+    def machines(self, project: str = "main", all: bool = False) -> list[InstanceView]:
+        """Rented machines, oldest first; with ``all`` those that ended in the last day too."""
+        return [InstanceView(**view) for view in self.call("GET", "/machines", project=project, all=int(all))]
 
     def runs(self, project: str = "main", all: bool = False, last: int | None = None) -> list[Run]:
         found = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)

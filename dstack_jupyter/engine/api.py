@@ -74,11 +74,6 @@ class TrustHandler(Handler):
         self.answer(await (await self.context.service()).fleets.trust(name, host, project=self.project))
 
 
-class MachinesHandler(Handler):
-    async def get(self) -> None:
-        self.answer(await (await self.context.service()).machines(project=self.project, all=self.flag("all")))
-
-
 class CleanupHandler(Handler):
     async def get(self) -> None:
         self.answer(await (await self.context.service()).cleanup.accounts())
@@ -86,6 +81,11 @@ class CleanupHandler(Handler):
     async def post(self) -> None:
         service = await self.context.service()
         self.answer(await service.cleanup.end(self.body(CleanupRequest), user=self.user))
+
+
+class MachinesHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).machines(project=self.project, all=self.flag("all")))
 
 
 class RunsHandler(Handler):
@@ -205,8 +205,8 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/fleets", FleetsHandler),
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
-    ("/machines", MachinesHandler),
     ("/cleanup", CleanupHandler),
+    ("/machines", MachinesHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),
     (f"/runs/{REF}", RunHandler),
