@@ -12,7 +12,7 @@ SSH_ONLY = "real connections only: tests/machines, tests/fleets"
 
 UNVISITED = {
     "api:": HTTP,
-    "cleanup:": "what a user asks for about what sweeps found: tests/clouds/test_sweeps.py",
+    "cleanup:": "asked by a user, and nothing waits for it: tests/clouds/test_cleanup.py",
     "doctor:": NOT_ASKED,
     "forwards:": "ports of jobs: no simulated job has any, and nothing of them is stored (tests/fleets)",
     "fleet_service:FleetService.trust": NOT_ASKED,
