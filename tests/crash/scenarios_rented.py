@@ -87,7 +87,7 @@ RENTED = (
     _stopped("rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0),
     # What becomes of a create.
     _run("a create without an answer", lost_answers=1),
-    _stopped("a create without an answer, and a stop", lost_answers=1),
+    _stopped("a create without an answer, and a stop", pause(1), lost_answers=1, hidden_for=9.0),
     _run("a create without an answer that comes late", late_creates=1),
     _stopped("a late create of a run that was stopped", pause(1), late_creates=1, late_by=12.0),
     _run("by token: a create without an answer", lost_answers=1, resend="token"),
@@ -98,7 +98,7 @@ RENTED = (
     _run("a new machine that is hidden at first", hidden_for=9.0),
     _run("a new machine that is hidden at first, and no answer", hidden_for=9.0, lost_answers=1),
     _run("a thing without an answer", lost_things=2),
-    _stopped("a thing without an answer, and a stop", lost_things=1),
+    _stopped("a thing without an answer, and a stop", pause(1), lost_things=1),
     _run("no quota for the things of the first offer", no_room=1),
     _run("the first offers are sold out", sold_out={"here sim-1", "there sim-1"}),
     _run("an order that is refused", refused=1),
@@ -136,6 +136,11 @@ RENTED = (
     _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
     _run("a delete without an answer", lost_deletes=1),
     _run("a delete that comes to nothing", ignored_deletes=1),
+    _run("a machine that is there again after its end", apply("first", *LOG, **CLOUD), follow("first"), pause(60), returns=1),
+    _run(
+        "no sweep without a key",
+        apply("first", *LOG, **CLOUD), follow("first"), fault("wrong_key_until", 900.0), pause(1200),
+    ),
     # More than one.
     _run("rented nodes", apply("first", *LOG, nodes=2, **CLOUD), follow("first")),
     _run(
