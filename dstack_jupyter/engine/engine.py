@@ -25,6 +25,7 @@ from ..models.states import Reason
 from .archives import Archives
 from .attempts import AttemptReconciler
 from .bus import ALL, Bus
+from .cloud_fleets import CloudFleetReconciler
 from .fleet_service import FleetService
 from .fleets import FleetReconciler
 from .forwards import Forwards
@@ -140,8 +141,10 @@ class Engine:
             running=self._runs,
             ended=self._attempt_ended,
         )
+        changed, closed = self._hosts_changed, self._closed
+        applied = CloudFleetReconciler(self._database, self._bus, provisioning, installation, wake, closed, changed)
         fleets = FleetReconciler(
-            self._database, self._bus, provisioning, installation, wake, self._closed, self._hosts_changed, here
+            self._database, self._bus, provisioning, installation, wake, closed, changed, applied.reconcile, here
         )
         self._reconcilers: dict[str, Callable[[Key], Awaitable[Next]]] = {
             "attempt": self._attempts.reconcile,
@@ -162,7 +165,7 @@ class Engine:
             "offers": self._write_offers,
         }
         self._housekeeping = Housekeeping(self._database, self._machines, self.home)
-        owner, born = self._leases.owner, self._leases.born
+        owner = self._leases.owner
         self.service = Service(
             self._database,
             self._bus,
@@ -176,7 +179,17 @@ class Engine:
             wake=wake,
             problems=self._problems,
             forwards=self._forwards,
-            fleets=FleetService(self._database, self._bus, self.home, installation, wake, self._machines.forget, owner, born),
+            fleets=FleetService(
+                self._database,
+                self._bus,
+                self.home,
+                installation,
+                wake,
+                self._machines.forget,
+                provisioning,
+                owner,
+                self._applied,
+            ),
             vault=self._vault,
         )
 
@@ -193,6 +206,12 @@ class Engine:
         self._leases.born(fleet_id, keys)
         self._open.add(fleet_id)
         self._queue.add(Key("fleet", fleet_id))
+
+    def _applied(self, fleet_id: str, keys: Sequence[Key]) -> None:
+        """A user applied a new fleet; one of clouds' machines needs an engine as long as it is there."""
+        self._leases.born(fleet_id, keys)
+        if Key("fleet", fleet_id) in keys:
+            self._open.add(fleet_id)
 
     def _taken(self, found: Sequence[work.Work]) -> None:
         """We act for these from now on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class _NotItsTurn(Exception):
 class FleetReconciler:
     """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
 
-    ``hosts_changed`` hears when hosts were booked. ``place``, where engines share a store, is what an instance of this machine is
+    ``hosts_changed`` hears when hosts were booked. ``applied`` handles the fleets that no run made. ``place``, where engines share a store, is what an instance of this machine is
     bound to.
     """
 
@@ -49,8 +49,10 @@ class FleetReconciler:
         wake: Callable[[Key], None],
         closed: Callable[[str], None],
         hosts_changed: Callable[[], None],
+        applied: Callable[[Key], Awaitable[Next]],
         place: str = "",
     ) -> None:
+        self._applied = applied
         self._place = place
         self._hosts_changed = hosts_changed
         self._database = database
@@ -67,6 +69,8 @@ class FleetReconciler:
         what is rented on; both wake this key.
         """
         fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
+        if run is None:
+            return await self._applied(key)
         if fleet.state == FleetState.TERMINATED:
             self._closed(key.id)
             return Next()
@@ -233,7 +237,7 @@ def _want(
         identity=name,
         attempt_id=attempt_id,
         fleet=fleet,
-        run=run,
+        run_id=run.id,
         offer=offer,
         guard=guard_of(offer, run.configuration),
         host=host,

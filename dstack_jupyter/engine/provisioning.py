@@ -16,6 +16,7 @@ from ..backends import registry
 from ..backends.base import Hosts
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
+from ..models.fleets import FleetConfiguration
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
@@ -27,6 +28,8 @@ Result = TypeVar("Result")
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
+OWN = frozenset({"local", "ssh"})
+"""Backends whose machines are there already: none is rented."""
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
@@ -71,6 +74,20 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
         guard=guard_of(offers[0], configuration) if offers else no_guard,
         notes=notes(task),
     )
+
+
+def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
+    """(offers that a fleet of clouds' machines can have, cheapest first; why other backends have none). Blocks as ``find``."""
+    from ..backends.collect import collect
+    from ..offers.requirements import Requirements
+
+    wanted = Requirements.of_fleet(fleet)
+    for wait in (0.0, FIRST_ANSWER):
+        found = collect(wanted, {"ssh": {name: [] for name in HOST_COLUMNS}}, seconds=wait)
+        offers = [offer for offer in found.rows.views() if offer.backend not in OWN]
+        if offers or not found.pending:
+            break
+    return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN]
 
 
 def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tuple[list[OfferView], list[Missing]]:
@@ -143,6 +160,10 @@ class Provisioning:
         rows = await self._hosts()
         known = {"ssh": {name: [row[name] for row in rows] for name in HOST_COLUMNS}}
         return await self._blocking(find, task, known)
+
+    async def fleet_offers(self, fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
+        """As ``find_for_fleet``."""
+        return await self._blocking(find_for_fleet, fleet)
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""

@@ -26,6 +26,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/backends", ("GET",), "dstack_jupyter:backends"),
     ("/events", ("GET",), "dstack_jupyter:events"),
     ("/fleets", ("GET", "POST"), "dstack_jupyter:fleets"),
+    ("/fleets/plan", ("POST",), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}", ("GET", "DELETE"), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}/hosts/{REF}/trust", ("POST",), "dstack_jupyter:fleets"),
     ("/runs", ("GET", "POST"), "dstack_jupyter:runs"),

@@ -42,7 +42,11 @@ ATTEMPT = (
 )
 WITH_FLEET = Joined(fleets, runs)
 HAS_INSTANCES = select(instances.c.id).where(instances.c.fleet_id == fleets.c.id).exists().label("has_instances")
-FLEET = WITH_FLEET.query.add_columns(HAS_INSTANCES).join(runs, runs.c.id == fleets.c.run_id).where(fleets.c.id == bindparam("id"))
+FLEET = (
+    WITH_FLEET.query.add_columns(HAS_INSTANCES)
+    .outerjoin(runs, runs.c.id == fleets.c.run_id)
+    .where(fleets.c.id == bindparam("id"))
+)
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
 BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
@@ -98,10 +102,13 @@ def _place_of(connection: Connection, attempt: Row[Any]) -> Row[Any] | None:
 
 def load_fleet(
     connection: Connection, fleet_id: str
-) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
-    """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances)."""
+) -> tuple[Row[Any], Row[Any] | None, Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
+    """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances); of one that a user applied nothing
+    but itself."""
     found = connection.execute(FLEET, {"id": fleet_id}).one()
     fleet, run = WITH_FLEET.split(found)
+    if run is None:
+        return fleet, None, [], []
     tried = connection.execute(ATTEMPT_STATES, {"id": run.id}).all()
     return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all() if found.has_instances else []
 
@@ -249,9 +256,9 @@ def want_instance(
     *,
     instance_id: str,
     identity: str,
-    attempt_id: str,
+    attempt_id: str | None,
     fleet: Row[Any],
-    run: Row[Any],
+    run_id: str,
     offer: OfferView,
     guard: Guard,
     host: str,
@@ -294,7 +301,7 @@ def want_instance(
         project=fleet.project,
         kind="instance",
         resource_id=instance_id,
-        run_id=run.id,
+        run_id=run_id,
         name=identity,
         action="wanted",
         message=f"{offer.backend} {offer.instance_type} at " + ("?" if offer.price is None else f"${offer.price:g}/h"),
