@@ -307,7 +307,8 @@ class Engine:
     async def _write_offers(self, _: Key) -> Next:
         """Tell `%dstack offers`, which needs no engine, and the runs that wait for a machine."""
         rows = await self._database.read(hosts.offers)
-        await asyncio.to_thread(write_private, self.home.cache / "hosts.json", json.dumps(rows).encode())
+        own = [row for row in rows if row["backend"] == "ssh"]
+        await asyncio.to_thread(write_private, self.home.cache / "hosts.json", json.dumps(own).encode())
         if any(row["availability"] == "idle" for row in rows):
             for run_id in await self._database.write(runs.for_capacity):
                 self._queue.add(Key("run", run_id))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NoCapacity, NotFound
@@ -220,23 +220,33 @@ def note(connection: Connection, instance_id: str, *, message: str, offer: dict[
         )
 
 
-# Written out, so that the index of hosts serves it.
-HOSTS = select(instances).where(instances.c.backend == literal_column("'ssh'"), LIVING).order_by(instances.c.created_at)
+SHARED = (
+    select(instances, fleets.c.name.label("fleet"))
+    .join(fleets, fleets.c.id == instances.c.fleet_id)
+    .where(instances.c.attempt_id.is_(None), LIVING)
+    .order_by(instances.c.created_at)
+)
+"""Machines that runs share: hosts, and what fleets have rented. An index holds them."""
 
 
 def offers(connection: Connection) -> list[dict[str, Any]]:
-    """The rows of the offers table: every host that is understood, busy ones and those in trouble with their reason."""
-    rows = connection.execute(HOSTS).all()
+    """Rows of the offers table, with their ``fleet``: every host that is understood, busy ones and those in trouble with their
+    reason; of rented machines those that are idle, for the others are no offer."""
+    rows = connection.execute(SHARED).all()
     free = free_blocks(connection, rows)
     found = []
     for row in rows:
+        if row.backend != "ssh":
+            if usable(row) and free[row.id]:
+                found.append({**row.offer, "availability": "idle", "reason": f"a machine of {row.fleet}", "fleet": row.fleet})
+            continue
         if not row.offer:
             continue
         availability, reason = "idle" if free[row.id] else "busy", row.offer.get("reason", "")
         if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
         blocks = {"blocks": len(free[row.id]), "total_blocks": int(row.data.get("blocks", 1))}
-        found.append({**row.offer, **blocks, "availability": availability, "reason": reason})
+        found.append({**row.offer, **blocks, "availability": availability, "reason": reason, "fleet": row.fleet})
     return found
 
 
@@ -262,26 +272,25 @@ def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, l
     }
 
 
-def usable_hosts(connection: Connection, project: str) -> list[Row[Any]]:
-    """Hosts that jobs may use: reached, understood and without a problem, in the order of their fleets."""
-    query = (
-        select(instances)
-        .where(
-            instances.c.backend == "ssh",
-            instances.c.project == project,
-            instances.c.message == "",
-            instances.c.state.in_(USABLE),
-        )
-        .order_by(instances.c.created_at, instances.c.id)
-    )
-    return list(connection.execute(query))
+def usable(row: Row[Any]) -> bool:
+    """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a rented one that is
+    ready, whatever its vendor's account says at the moment."""
+    if row.backend == "ssh":
+        return not row.message and row.state in USABLE
+    return row.attempt_id is None and row.state == InstanceState.IDLE
+
+
+def usable_machines(connection: Connection, project: str) -> list[Row[Any]]:
+    """Machines that jobs may use, with the name of their ``fleet``, in the order of their making; their blocks may be booked."""
+    query = SHARED.where(instances.c.project == project, fleets.c.state == FleetState.ACTIVE)
+    return [row for row in connection.execute(query) if usable(row)]
 
 
 def book(connection: Connection, wishes: Sequence[Wish]) -> None:
     """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
     rows = connection.execute(alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))).all()
-    if any(row.message or row.state not in USABLE for row in rows):
-        raise NoCapacity("the hosts that fit cannot be used just now")
+    if not all(usable(row) for row in rows):
+        raise NoCapacity("the machines that fit cannot be used just now")
     free = free_blocks(connection, rows)
     try:
         with connection.begin_nested():
@@ -292,7 +301,7 @@ def book(connection: Connection, wishes: Sequence[Wish]) -> None:
                         insert(bookings).values(instance_id=wish.instance_id, block=block, attempt_id=wish.attempt_id)
                     )
     except (IntegrityError, IndexError) as error:
-        raise NoCapacity("the hosts that fit are busy") from error
+        raise NoCapacity("the machines that fit are busy") from error
     for wish in wishes:
         connection.execute(update(attempts).where(attempts.c.id == wish.attempt_id).values(instance_id=wish.instance_id))
         moves.move_instance(connection, wish.instance_id, InstanceState.BUSY)

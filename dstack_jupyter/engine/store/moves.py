@@ -28,7 +28,7 @@ from ..steps import run as run_step
 from ..steps.attempt import End
 from . import events, leases
 from .joined import Joined
-from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, runs
+from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, rented, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))
@@ -116,6 +116,7 @@ def load_fleet(
 HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
 BOOKED = select(bookings.c.block).where(bookings.c.instance_id == bindparam("id")).limit(1)
 GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
+IDLE_AGAIN = update(rented).where(rented.c.instance_id == bindparam("b_id")).values(idle_at=now())
 BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
 CLOSE = (
     update(fleets)
@@ -245,6 +246,7 @@ def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
         connection.execute(BOOKABLE, {"id": instance_id})
         if connection.execute(BOOKED, {"id": instance_id}).scalar() is None:
             move_instance(connection, instance_id, InstanceState.IDLE)
+            connection.execute(IDLE_AGAIN, {"b_id": instance_id})
     return _move(connection, attempt_id, end.state, values)
 
 
