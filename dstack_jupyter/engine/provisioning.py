@@ -164,7 +164,7 @@ def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
 
 
 class Provisioning:
-    """Made by the engine; its methods run on the engine's loop. ``shared`` gives the offers of fleets' machines, from the store."""
+    """Made by the engine; its methods run on its loop. ``shared`` gives the offers of fleets' machines, from the store."""
 
     def __init__(self, shared: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
         self._shared = shared
