@@ -1,4 +1,4 @@
-"""Fleets of clouds' machines in a whole engine over a simulated vendor, in virtual time. The crash walker walks the same stories."""
+"""Fleets of clouds' machines in a whole engine over a simulated vendor, in virtual time. The crash walker walks these stories."""
 
 from __future__ import annotations
 
