@@ -9,10 +9,11 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..models.cleanup_view import AccountView, CleanupRequest, EndedView
 from ..models.errors import EngineUnavailable, LostLease
 from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.home import Home
-from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, Plan, PlanRequest, RunView
+from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, InstanceView, Plan, PlanRequest, RunView
 from ..transport import open_response, request
 from . import discovery
 from .run import Run
@@ -119,6 +120,18 @@ class Client:
     def trust(self, fleet: str, host: str, project: str = "main") -> None:
         """Forget the pinned key of a host."""
         self.call("POST", f"/fleets/{fleet}/hosts/{host}/trust", project=project)
+
+    def cleanup(self) -> list[AccountView]:
+        """Everything that this installation ever made in the accounts, the vendors asked now."""
+        return [AccountView(**view) for view in self.call("GET", "/cleanup")]
+
+    def clean(self, wanted: CleanupRequest) -> list[EndedView]:
+        """End what nobody needs. Asked twice it is ended once. Raises NotFound, BackendError."""
+        return [EndedView(**view) for view in self.call("POST", "/cleanup", wanted)]
+
+    def machines(self, project: str = "main", all: bool = False) -> list[InstanceView]:
+        """Rented machines, oldest first; with ``all`` those that ended in the last day too."""
+        return [InstanceView(**view) for view in self.call("GET", "/machines", project=project, all=int(all))]
 
     def runs(self, project: str = "main", all: bool = False, last: int | None = None) -> list[Run]:
         found = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)

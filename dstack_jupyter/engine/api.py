@@ -10,6 +10,7 @@ from typing import Any
 
 from tornado import web
 
+from ..models.cleanup_view import CleanupRequest
 from ..models.endpoint import API_ROOT
 from ..models.errors import ConfigurationError
 from ..models.fleets_view import FleetRequest
@@ -76,6 +77,20 @@ class FleetHandler(Handler):
 class TrustHandler(Handler):
     async def post(self, name: str, host: str) -> None:
         self.answer(await (await self.context.service()).fleets.trust(name, host, project=self.project))
+
+
+class CleanupHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).cleanup.accounts())
+
+    async def post(self) -> None:
+        service = await self.context.service()
+        self.answer(await service.cleanup.end(self.body(CleanupRequest), user=self.user))
+
+
+class MachinesHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).machines(project=self.project, all=self.flag("all")))
 
 
 class RunsHandler(Handler):
@@ -196,6 +211,8 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/fleets/plan", FleetPlanHandler),
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
+    ("/cleanup", CleanupHandler),
+    ("/machines", MachinesHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),
     (f"/runs/{REF}", RunHandler),

@@ -25,6 +25,7 @@ from ..models.states import Reason
 from .archives import Archives
 from .attempts import AttemptReconciler
 from .bus import ALL, Bus
+from .cleanup import Cleanup
 from .cloud_fleets import CloudFleetReconciler
 from .fleet_service import FleetService
 from .fleets import FleetReconciler
@@ -46,10 +47,11 @@ from .provisioning import Provisioning
 from .queue import Key, Next, WorkQueue
 from .relay import Relay
 from .service import Service
-from .store import hosts, location, runs, sealed, work
+from .store import accounts, hosts, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
 from .store.schema import sealed_values
+from .sweeps import Sweeps
 from .vault import Vault
 from .vendors import Vendors
 from .watchdog import Watchdog, watched
@@ -57,7 +59,9 @@ from .watchdog import Watchdog, watched
 log = logging.getLogger(__name__)
 
 OFFERS = Key("offers", "")
-"""The one key that is each engine's own: what it tells its home of hosts."""
+"""What an engine tells its home of hosts."""
+OWN = (OFFERS.kind, "sweep")
+"""Kinds of keys that every engine handles for itself; no lease of a fleet stands for them."""
 
 
 class Engine:
@@ -117,6 +121,8 @@ class Engine:
         await self._leases.start()
         for each in await self._database.read(work.just_ended):
             self._queue.add(Key(each.kind, each.id))
+        for account in await self._database.read(accounts.marks):
+            self._queue.add(Key("sweep", account))
         keeping = asyncio.get_running_loop().create_task(self._housekeeping.run(), name="housekeeping")
         self._ending.callback(keeping.cancel)
 
@@ -128,6 +134,7 @@ class Engine:
         provisioning = Provisioning(lambda: self._database.read(hosts.offers))
         vendors = Vendors(installation)
         self._ending.callback(vendors.close)
+        sweeps = Sweeps(self._database, self._bus, vendors, installation, self._queue.add)
         self._archives = Archives(self._database, self.home)
         self._maker = JobMaker(self._archives.path, keys)
         wake = self._queue.add
@@ -163,6 +170,7 @@ class Engine:
             "run": RunReconciler(self._database, self._bus, wake).reconcile,
             "guard": Watchdog(self._database, self._machines.of, self._forwards, condemned, wake).reconcile,
             "offers": self._write_offers,
+            "sweep": sweeps.reconcile,
         }
         self._housekeeping = Housekeeping(self._database, self._machines, self.home)
         owner = self._leases.owner
@@ -190,6 +198,7 @@ class Engine:
                 owner,
                 self._applied,
             ),
+            cleanup=Cleanup(self._database, sweeps),
             vault=self._vault,
         )
 
@@ -262,8 +271,10 @@ class Engine:
 
     async def _reconcile(self, key: Key) -> Next:
         """Every call of a reconciler, under the fence of what it is for; a key of another engine's is told, not handled."""
-        if key.kind == OFFERS.kind:
-            return await self._write_offers(key)
+        if key.kind in OWN:
+            found = await self._reconcilers[key.kind](key)
+            await self._problems.clear(key)
+            return found
         fence = await self._leases.of(key)
         if fence is None:
             if key not in self._told:

@@ -44,7 +44,7 @@ class TerminalFace:
 
     def ask(self, question: str) -> bool:
         if not sys.stdin.isatty():
-            raise ConfirmationNeeded(f"nobody can be asked here: {question}", hint="add -y to launch without being asked")
+            raise ConfirmationNeeded(f"nobody can be asked here: {question}", hint="add -y to go on without being asked")
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
     def enter(self, question: str, *, secret: bool = False) -> str:

@@ -22,7 +22,8 @@ class HostView(WireModel):
     backend: str = "ssh"
     region: str = ""
     instance_type: str = ""
-    price: float | None = 0.0
+    price: float | None = None
+    """Dollars per hour of a rented one."""
     cpus: float = 0.0
     memory_gb: float = 0.0
     disk_gb: float = 0.0

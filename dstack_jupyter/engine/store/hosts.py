@@ -364,6 +364,8 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
 def _host_view(connection: Connection, row: Row[Any], free: list[int], fingerprint: Any) -> HostView:
     shown = {name: row.offer[name] for name in HostView.model_fields.keys() - {"blocks"} if name in row.offer}
     shown |= {name: getattr(row, name) for name in ("backend", "region", "instance_type", "price")}
+    if row.backend == "ssh":
+        shown["price"] = None  # it is the user's own
     blocks = int(row.data.get("blocks", 1))
     return HostView(
         **shown,

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, InstanceState
-from . import events, hosts, moves
+from . import accounts, costing, events, hosts, moves
 from .joined import Joined
 from .schema import attached, attempts, bookings, instances, now, rented
 
@@ -26,7 +26,11 @@ LOAD = (
     .where(instances.c.id == bindparam("id"))
 )
 THINGS = select(attached).where(attached.c.instance_id == bindparam("id"))
-ALONE = select(instances.c.state, instances.c.created_at).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
+ALONE = (
+    select(instances.c.state, instances.c.created_at, instances.c.backend, instances.c.project)
+    .where(instances.c.id == bindparam("id"))
+    .with_for_update(key_share=True)
+)
 """An instance that nobody moves until we commit."""
 
 
@@ -61,9 +65,14 @@ def _set(connection: Connection, instance_id: str, **values: Any) -> None:
 
 
 def ask(connection: Connection, instance_id: str, account: str) -> bool:
-    """Note that a create is sent now. False where the instance is not wanted any more: then none may be sent (R6)."""
-    if connection.execute(ALONE, {"id": instance_id}).one().state != InstanceState.PENDING:
+    """Note that a create is sent now, and where: from then on that account is swept (R10).
+
+    False where the instance is not wanted any more: then none may be sent (R6).
+    """
+    row = connection.execute(ALONE, {"id": instance_id}).one()
+    if row.state != InstanceState.PENDING:
         return False
+    accounts.used(connection, account, row.backend, row.project)
     _set(connection, instance_id, asked_at=now(), account=account, absent_since=None)
     return True
 
@@ -172,7 +181,6 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
     )
     run_id = connection.execute(waits).scalar()
     if run_id is not None:
-        place = f" in {row.region}" if row.region else ""
         events.record(
             connection,
             actor="engine",
@@ -182,7 +190,7 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
             run_id=run_id,
             name=row.identity,
             action="tried",
-            message=f"tried {row.instance_type}{place} ({row.backend}): {why}",
+            message=costing.tried(row, why),
         )
 
 
@@ -200,7 +208,8 @@ def _key(account: str, kind: str, identity: str) -> Any:
 
 
 def need(connection: Connection, account: str, need: Need, *, backend: str, project: str, instance_id: str) -> Thing | None:
-    """Store that a thing is wanted, before it is made. Returns it if it is known to be there."""
+    """Store that a thing is wanted, before it is made, and in which account. Returns it if it is known to be there."""
+    accounts.used(connection, account, backend, project)
     row = connection.execute(select(attached).where(_key(account, need.kind, need.identity))).one_or_none()
     if row is not None:
         return thing_of(row) if row.thing else None

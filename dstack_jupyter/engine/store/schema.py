@@ -391,3 +391,5 @@ TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
 )
 
 SEALED_TABLES = [runs, fleets, instances, rented, sealed_values]
+
+from . import schema_accounts  # noqa: E402, F401 - tables of the same metadata, which needs all of them

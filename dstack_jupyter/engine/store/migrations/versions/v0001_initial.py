@@ -198,6 +198,30 @@ def upgrade() -> None:
     )
     op.create_index("attached_by_instance", "attached", ["instance_id"])
     op.create_table(
+        "accounts",
+        sa.Column("mark", sa.String(64), primary_key=True),
+        sa.Column("backend", sa.String(32), nullable=False),
+        sa.Column("project", sa.String(64), nullable=False),
+        sa.Column("first_used_at", sa.Float, nullable=False),
+        sa.Column("swept_at", sa.Float),
+        sa.Column("claimed_until", sa.Float),
+        sa.Column("problem", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "strays",
+        sa.Column("account", sa.String(64), sa.ForeignKey("accounts.mark", ondelete="RESTRICT"), primary_key=True),
+        sa.Column("kind", sa.String(32), primary_key=True),
+        sa.Column("thing", sa.String(64), primary_key=True),
+        sa.Column("identity", sa.Text, nullable=False),
+        sa.Column("verdict", sa.String(16), nullable=False),
+        sa.Column("said", sa.Text, nullable=False),
+        sa.Column("region", sa.Text, nullable=False),
+        sa.Column("price", sa.Float),
+        sa.Column("first_seen_at", sa.Float, nullable=False),
+        sa.Column("seen_at", sa.Float, nullable=False),
+        sa.Column("told_at", sa.Float),
+    )
+    op.create_table(
         "gpu_claims",
         sa.Column("host", sa.String(64), primary_key=True),
         sa.Column("gpu", sa.Integer, primary_key=True),

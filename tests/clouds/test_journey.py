@@ -1,0 +1,147 @@
+"""The journey of a run on a real machine, from `apply` to the vendor's word that the machine is gone, whatever dies on the way.
+
+The vendor is DigitalOcean's face over system containers that boot systemd and the real cloud-init from the engine's own create
+call; the engine is a process of its own, found as users' clients find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.models.home import Home
+from tests.clouds.core import RealClock
+from tests.clouds.fixtures import TOKEN, Site, configure
+from tests.clouds.journeys import MOMENTS, Journey
+from tests.clouds.real import RealMachines, missing_tools
+from tests.conftest import wait_until
+from tests.hosts.fixtures import need
+
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
+
+SAYS = ("echo one", "sleep 1", "echo two", "sleep 1", "echo three")
+LOG = b"one\ntwo\nthree\n"
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[RealMachines]:
+    need(*missing_tools())
+    with RealMachines() as machines:
+        yield machines
+
+
+Begin = Callable[..., Journey]
+
+
+@pytest.fixture
+def begin(real: RealMachines, home: Home, make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """A journey whose runs without an image are processes: the image of a machine is not what is tested here."""
+    monkeypatch.setenv(ENV_IMAGE, "")
+    made: list[Journey] = []
+
+    def journey(**more: Any) -> Journey:
+        found = Journey(home, make_site(backing=real, clock=RealClock()), **more)
+        made.append(found)
+        found.start()
+        return found
+
+    yield journey
+    for each in made:
+        if each.engine is not None:
+            for run in each.client.runs():
+                run.stop(abort=True)
+        each.end()
+
+
+def test_from_apply_to_gone(begin: Begin) -> None:
+    journey = begin()
+    journey.apply(*SAYS)
+    assert journey.ended().state == "done"
+    assert journey.client.run("journey").raw() == LOG
+    journey.nothing_left()
+    actions = [event.action for event in journey.client.events(run="journey") if event.kind == "instance"]
+    assert actions == ["wanted", "provisioning", "idle", "busy", "terminating", "terminated"]
+
+
+def test_a_stop_ends_the_job_and_the_machine(begin: Begin) -> None:
+    journey = begin()
+    run = journey.apply("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    wait_until(lambda: b"up\n" in journey.client.run("journey").raw(), 60, "the job")
+    run.stop()
+    assert journey.ended().state == "terminated"
+    assert journey.client.run("journey").raw() == b"up\nbye\n"
+    journey.nothing_left()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_engine_that_is_killed_loses_nothing(begin: Begin, moment: str) -> None:
+    """kill -9 at a named moment; the next engine brings the run to its end on the one machine that was ever made."""
+    journey = begin()
+    come = MOMENTS[moment](journey)
+    journey.apply(*SAYS)
+    come()
+    journey.start()
+    assert journey.ended().state == "done"
+    assert journey.client.run("journey").raw() == LOG
+    journey.nothing_left()
+
+
+def test_a_stop_while_nobody_knows_whether_the_machine_was_made(begin: Begin) -> None:
+    journey = begin()
+    come = MOMENTS["the machine is made, and not answered"](journey)
+    run = journey.apply("sleep 600")
+    come()
+    journey.start()
+    journey.client.run(run.name).stop()
+    assert journey.ended().state == "terminated"
+    journey.nothing_left()
+
+
+def test_a_wrong_key_in_the_middle_of_a_run_concludes_nothing(begin: Begin) -> None:
+    journey = begin()
+    journey.apply("echo one; until [ -e go ]; do sleep 0.1; done; echo two")
+    wait_until(lambda: b"one\n" in journey.client.run("journey").raw(), 60, "the job")
+    configure("digitalocean", "dop_v1_wrong")
+    run = journey.client.run("journey")
+    run.stop()
+    wait_until(lambda: journey.seen("terminating", "key"), 60, "the vendor's refusal")
+    assert len(journey.site.cloud.listed()) == 1
+    configure("digitalocean", TOKEN)
+    journey.ended()
+    journey.nothing_left()
+
+
+def test_a_machine_that_was_deleted_by_hand_is_an_interruption(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    journey = begin(module="tests.clouds.quick_engine")
+    journey.apply("echo up; sleep 600")
+    wait_until(lambda: b"up\n" in journey.client.run("journey").raw(), 60, "the job")
+    (machine,) = journey.site.cloud.listed()
+    journey.site.cloud.delete(machine.id)
+    found = journey.ended()
+    assert (found.state, found.attempts[-1].reason) == ("failed", "interrupted_by_no_capacity")
+    journey.nothing_left()
+
+
+def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin) -> None:
+    """The guard on the machine; the engine that comes in the end says so and ends what is still billed."""
+    journey = begin(module="tests.clouds.quick_engine")
+    journey.apply("echo up; sleep 2")
+    wait_until(lambda: b"up\n" in journey.client.run("journey").raw(), 60, "the job")
+    journey.kill()
+    wait_until(lambda: [each.word for each in journey.left()] == ["stopped"], 120, "the guard")
+    journey.start()
+    assert journey.ended().state == "failed"
+    assert journey.seen("", "off")
+    journey.nothing_left()
+
+
+def test_two_nodes_reach_each_other(begin: Begin) -> None:
+    journey = begin()
+    journey.apply('echo "$DSTACK_NODE_RANK of $DSTACK_NODES_NUM"', nodes=2)
+    assert journey.ended().state == "done"
+    run = journey.client.run("journey")
+    assert [run.raw(job) for job in (0, 1)] == [b"0 of 2\n", b"1 of 2\n"]
+    journey.nothing_left(machines=2)
