@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .models.cleanup_view import AccountView, EndedView, MadeView
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
-    from .models.fleets_view import FleetView
+    from .models.fleets_view import FleetPlan, FleetRequest, FleetView
     from .models.status import Status
     from .offers.asked import Asked
 
@@ -51,6 +51,7 @@ __all__ = [
     "offers",
     "permissions",
     "plan",
+    "plan_fleet",
     "ps",
     "run",
     "status",
@@ -151,11 +152,20 @@ def _registry_password(found: AnyRun) -> str:
 
 
 def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetView:
-    """Apply a fleet of SSH hosts (a configuration, YAML text, or a file's path). Its hosts are reached afterwards.
+    """Apply a fleet (a configuration, YAML text, or a file's path). Its hosts are reached, its machines rented afterwards.
 
-    Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises ConfigurationError, NotSupportedYet,
-    Conflict.
+    That costs money, unasked. Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises
+    ConfigurationError, NotSupportedYet, Conflict.
     """
+    return connect().apply_fleet(_fleet_request(fleet, project, base))
+
+
+def plan_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetPlan:
+    """What ``apply_fleet`` would rent at once, and for how much. Raises ConfigurationError, NotSupportedYet."""
+    return connect().plan_fleet(_fleet_request(fleet, project, base))
+
+
+def _fleet_request(fleet: FleetConfiguration | str | Path, project: str, base: Path | None) -> FleetRequest:
     from .models.fleets_view import FleetRequest
     from .models.yaml_reader import read_file
 
@@ -167,7 +177,7 @@ def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main"
     if found.type != "fleet":
         raise ConfigurationError(f"a {found.type} is no fleet", hint="use api.apply")
     where = str((base or Path.cwd()).absolute())
-    return connect().apply_fleet(FleetRequest(configuration=found.given(), project=project, base=where))
+    return FleetRequest(configuration=found.given(), project=project, base=where)
 
 
 def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
@@ -199,7 +209,7 @@ def status(*, project: str = "main") -> Status:
 
 
 def delete_fleet(name: str, *, project: str = "main") -> None:
-    """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
+    """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
     connect().delete_fleet(name, project)
 
 

@@ -53,7 +53,7 @@ def of_runs(views: Sequence[RunView]) -> pandas.DataFrame:
 
 
 def of_fleets(fleets: Sequence[FleetView], machines: Sequence[InstanceView]) -> pandas.DataFrame:
-    """One host or rented machine a row; a machine that is a fleet's host already comes once."""
+    """One host or rented machine a row; a machine that is in both comes once."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = [
@@ -63,16 +63,18 @@ def of_fleets(fleets: Sequence[FleetView], machines: Sequence[InstanceView]) -> 
             "host": host.hostname,
             "state": str(host.state),
             "runs": ", ".join(host.runs),
-            "backend": "ssh",
         }
         for fleet in fleets
         for host in fleet.hosts
     ]
-    there = {row["id"] for row in rows}
+    there = {row["id"]: row for row in rows}
     for machine in machines:
-        if machine.id not in there:
-            names = {"host": machine.identity, "state": str(machine.state), "runs": ", ".join(machine.runs)}
-            rows.append({**machine.model_dump(exclude={"guard"}), **names})
+        names = {"host": machine.identity, "state": str(machine.state), "runs": ", ".join(machine.runs)}
+        told = {**machine.model_dump(exclude={"guard"}), **names}
+        if machine.id in there:
+            there[machine.id].update(told)
+        else:
+            rows.append(told)
     return pd.DataFrame(rows, columns=list(FLEETS)).astype(MONEY)
 
 
