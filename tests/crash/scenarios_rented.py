@@ -84,7 +84,9 @@ RENTED = (
     _stopped("rented, stopped at once"),
     _stopped("rented, stopped while it boots", pause(7)),
     _run("rented, stopped while it runs", *RUNNING, *REST, ends="terminated"),
-    _stopped("rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0),
+    _stopped(
+        "rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0
+    ),
     # What becomes of a create.
     _run("a create without an answer", lost_answers=1),
     _stopped("a create without an answer, and a stop", pause(1), lost_answers=1, hidden_for=9.0),
