@@ -68,9 +68,7 @@ def _run(
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(
-        name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away
-    )
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away)
 
 
 def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
@@ -86,7 +84,9 @@ RENTED = (
     _stopped("rented, stopped at once"),
     _stopped("rented, stopped while it boots", pause(7)),
     _run("rented, stopped while it runs", *RUNNING, *REST, ends="terminated"),
-    _stopped("rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0),
+    _stopped(
+        "rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0
+    ),
     # What becomes of a create.
     _run("a create without an answer", lost_answers=1),
     _stopped("a create without an answer, and a stop", pause(1), lost_answers=1, hidden_for=9.0),
