@@ -16,21 +16,13 @@ from dstack_jupyter.models.home import Home
 from tests.clouds.core import RealClock
 from tests.clouds.fixtures import TOKEN, Site, configure
 from tests.clouds.journeys import MOMENTS, Journey
-from tests.clouds.real import RealMachines, missing_tools
+from tests.clouds.real import RealMachines
 from tests.conftest import wait_until
-from tests.hosts.fixtures import need
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
 
 SAYS = ("echo one", "sleep 1", "echo two", "sleep 1", "echo three")
 LOG = b"one\ntwo\nthree\n"
-
-
-@pytest.fixture(scope="module")
-def real() -> Iterator[RealMachines]:
-    need(*missing_tools())
-    with RealMachines() as machines:
-        yield machines
 
 
 Begin = Callable[..., Journey]
