@@ -13,7 +13,7 @@ from ..models.cleanup_view import AccountView, CleanupRequest, EndedView
 from ..models.errors import EngineUnavailable, LostLease
 from ..models.fleets_view import FleetRequest, FleetView
 from ..models.home import Home
-from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, Plan, PlanRequest, RunView
+from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, InstanceView, Plan, PlanRequest, RunView
 from ..transport import open_response, request
 from . import discovery
 from .run import Run
@@ -124,6 +124,10 @@ class Client:
     def clean(self, wanted: CleanupRequest) -> list[EndedView]:
         """End what nobody needs. Asked twice it is ended once. Raises NotFound, BackendError."""
         return [EndedView(**view) for view in self.call("POST", "/cleanup", wanted)]
+
+    def machines(self, project: str = "main", all: bool = False) -> list[InstanceView]:
+        """Rented machines, oldest first; with ``all`` those that ended in the last day too."""
+        return [InstanceView(**view) for view in self.call("GET", "/machines", project=project, all=int(all))]
 
     def runs(self, project: str = "main", all: bool = False, last: int | None = None) -> list[Run]:
         found = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)

@@ -49,13 +49,16 @@ def run_line(view: RunView, now: float) -> str:
         where = view.backend if view.instance_type in ("", view.backend) else f"{view.backend} {view.instance_type}"
         parts.append(f"on {where} ({price(view.price)})")
     parts.append(duration((view.finished_at or now) - view.submitted_at))
-    if view.cost:
+    if view.cost is None:
+        parts.append("cost ?")
+    elif view.cost:
         parts.append(f"cost {money(view.cost)}")
     if view.message:
         parts.append(view.message)
     elif view.exit_code:
         parts.append(f"exit code {view.exit_code}")
     parts += [condition.message for condition in view.conditions]
+    parts += [f"{machine.identity}: {machine.stuck}" for machine in view.machines if machine.stuck]
     return " · ".join(parts)
 
 
@@ -67,6 +70,8 @@ def plan_line(plan: Plan) -> str:
     first = plan.offers[0]
     gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
     where = first.backend if first.instance_type in ("", first.backend) else f"{first.backend} {first.instance_type}"
+    if (nodes := plan.configuration.get("nodes") or 1) > 1:
+        where = f"{nodes} × {where}"
     return (
         f"{plan.run_name}: {where} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"

@@ -83,6 +83,11 @@ class CleanupHandler(Handler):
         self.answer(await service.cleanup.end(self.body(CleanupRequest), user=self.user))
 
 
+class MachinesHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).machines(project=self.project, all=self.flag("all")))
+
+
 class RunsHandler(Handler):
     async def get(self) -> None:
         last = self.number("last", 0) or None
@@ -201,6 +206,7 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
     ("/cleanup", CleanupHandler),
+    ("/machines", MachinesHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),
     (f"/runs/{REF}", RunHandler),

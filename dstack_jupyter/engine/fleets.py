@@ -10,14 +10,15 @@ from sqlalchemy import Connection, Row
 
 from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
-from ..models.runs import NOT_AVAILABLE_YET, OfferView
+from ..models.runs import NOT_AVAILABLE_YET, Guard, OfferView
 from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState, Reason
 from . import placement
 from .bus import Bus
 from .choice import Try, choose, nothing_left
+from .guards import guard_of, traits_of
 from .making import guard_times
 from .names import identity, new_id
-from .provisioning import Provisioning, guard_of
+from .provisioning import Provisioning
 from .queue import Key, Next
 from .steps import fleet as steps
 from .steps.attempt import End
@@ -155,7 +156,8 @@ class FleetReconciler:
             offer = choice.offer
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, self._place)
+            guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
+            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place)
         except NoCapacity as error:
             await self._database.write(_without, waiting, error.message)
             self._wake(Key("run", run.id))
@@ -217,6 +219,7 @@ def _want(
     instance_id: str,
     name: str,
     offer: OfferView,
+    guard: Guard,
     place: str,
 ) -> dict[str, Any] | None:
     """Store the intent of an instance; None if the run was ended since it was read."""
@@ -235,7 +238,7 @@ def _want(
         fleet=fleet,
         run=run,
         offer=offer,
-        guard=guard_of(offer, run.configuration),
+        guard=guard,
         host=host,
         gpus=gpus,
         data=data,

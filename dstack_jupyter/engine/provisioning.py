@@ -19,6 +19,7 @@ from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
+from .guards import guard_of, traits_of
 from .names import run_name
 from .placement import needs_container
 
@@ -44,20 +45,12 @@ def seconds(duration: int | str | None, default: int = 0) -> int:
     return default if duration is None else 0 if isinstance(duration, str) else duration
 
 
-def guard_of(offer: OfferView, configuration: dict[str, Any]) -> Guard:
-    """Which guard ends what this offer would cost (D7)."""
-    limit = seconds(configuration.get("max_duration"))
-    ends = f"a timer on the machine ends the job after {limit} s" if limit else "nothing ends the job but itself or you"
-    if offer.price == 0:
-        return Guard(kind="host" if limit else "none", text=f"costs nothing; {ends}")
-    return Guard(kind="engine", text=f"the engine ends the machine when the job has ended; {ends}")
-
-
-def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max_offers: int) -> Plan:
+def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max_offers: int, project: str) -> Plan:
     """The plan for these offers, cheapest first."""
     configuration = without_values(task.model_dump(mode="json"))
     configuration["name"] = task.name or run_name()
-    price = offers[0].price if offers else 0.0
+    each = offers[0].price if offers else 0.0
+    price = None if each is None else each * task.node_count
     duration = seconds(task.max_duration)
     no_guard = Guard(kind="none", text="no offer fits")
     return Plan(
@@ -68,7 +61,7 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
         missing=missing,
         price=price,
         max_cost=price * duration / 3600 if duration and price is not None else None,
-        guard=guard_of(offers[0], configuration) if offers else no_guard,
+        guard=guard_of(offers[0], configuration, traits_of(offers[0].backend, project)) if offers else no_guard,
         notes=notes(task),
     )
 

@@ -14,8 +14,8 @@ from ..client import Run, connect
 from ..display.words import attachment_lines, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.runs import Frame, RunFrame
-from ..models.states import RunState
-from . import cleaning, configuring
+from ..models.states import Reason, RunState
+from . import cleaning, configuring, watching
 from .face import Face, Report, Result
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from ..models.runs import Plan
 
 LAST_LINES = 20
-RUN_COLUMNS = ("name", "state", "backend", "instance_type", "price", "cost", "submitted", "exit_code", "message")
 EVENT_COLUMNS = ("time", "actor", "kind", "name", "action", "message")
-HOST_COLUMNS = ("fleet", "host", "state", "runs", "cpus", "memory_gb", "gpu_name", "gpu_count", "message")
+HOST_COLUMNS = (
+    "fleet", "host", "state", "stuck", "runs", "backend", "instance_type", "price", "cost", "cpus", "memory_gb", "gpu_name",
+    "gpu_count", "message",
+)  # fmt: skip
 FLEET_PATIENCE = 60.0
 """Seconds that `apply` waits for the hosts of a fleet; they are tried on after that."""
 
@@ -108,7 +110,7 @@ def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace
 
 
 def _fleet_rows(name: str, args: argparse.Namespace) -> Any:
-    frame = api.fleets(project=args.project)
+    frame = api.fleets(project=args.project, rented=False)
     return frame[frame["fleet"] == name].reset_index(drop=True)
 
 
@@ -129,6 +131,8 @@ def fleets(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     if args.verb == "get":
         client.fleet(args.name, args.project)
         return Result(_fleet_rows(args.name, args), columns=HOST_COLUMNS)
+    if not args.json:
+        watching.say_money(connect().machines(args.project), face)
     return Result(api.fleets(project=args.project), columns=HOST_COLUMNS)
 
 
@@ -203,9 +207,10 @@ def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
         face.say(note)
     if plan.price == 0:
         return
+    each = " each" if (plan.configuration.get("nodes") or 1) > 1 else ""
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
-        face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
+        face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}{each}")
     bounded = plan.price is None or plan.max_cost is not None
     most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
     if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):
@@ -256,17 +261,16 @@ def check(run: Run) -> None:
     if view.state is RunState.DONE or view.reason in ("stopped_by_user", "aborted_by_user"):
         return
     lines = run.logs().tail(LAST_LINES).lines
+    hint = f"its log is above; `%dstack logs {run.name}` has all of it, `%dstack events --run {run.name}` the story"
+    if view.reason == Reason.NO_CAPACITY:
+        hint = f"`%dstack events --run {run.name}` has each try with its time; `%dstack offers` shows what there is"
     raise RunFailed(
         f"run {run.name} {view.state}: {view.message or view.reason}",
-        hint=f"its log is above; `%dstack logs {run.name}` has all of it, `%dstack events --run {run.name}` the story",
+        hint=hint,
         run=run.name,
         exit_code=view.exit_code,
         last_lines=lines,
     )
-
-
-def ps(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    return Result(api.ps(project=args.project, all=args.all, last=args.last), columns=RUN_COLUMNS)
 
 
 def logs(args: argparse.Namespace, face: Face, body: str | None) -> Result:
@@ -314,7 +318,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = 
     "offers": offers,
     "apply": apply,
     "fleets": fleets,
-    "ps": ps,
+    "ps": watching.ps,
+    "status": watching.status,
     "logs": logs,
     "attach": attach,
     "stop": stop,

@@ -29,6 +29,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/fleets", ("GET", "POST"), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}", ("GET", "DELETE"), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}/hosts/{REF}/trust", ("POST",), "dstack_jupyter:fleets"),
+    ("/machines", ("GET",), "dstack_jupyter:machines"),
     ("/runs", ("GET", "POST"), "dstack_jupyter:runs"),
     ("/runs/plan", ("POST",), "dstack_jupyter:runs"),
     (f"/runs/{REF}", ("GET",), "dstack_jupyter:runs"),

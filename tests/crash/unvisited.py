@@ -12,6 +12,7 @@ SSH_ONLY = "real connections only: tests/machines, tests/fleets"
 
 UNVISITED = {
     "api:": HTTP,
+    "cleanup:": "asked by a user, and nothing waits for it: tests/clouds/test_cleanup.py",
     "doctor:": NOT_ASKED,
     "forwards:": "ports of jobs: no simulated job has any, and nothing of them is stored (tests/fleets)",
     "fleet_service:FleetService.trust": NOT_ASKED,
@@ -21,6 +22,7 @@ UNVISITED = {
     "service:Service.backends": NOT_ASKED,
     "service:Service.doctor": NOT_ASKED,
     "service:Service.pull": NOT_ASKED,
+    "sweeps:": "what is found when something stands that no row needs: tests/clouds/test_sweeps.py",
     "watchdog:": "looks only, and condemns in memory (tests/engine/test_policies.py)",
     "rotation:": NOT_ASKED,
     "service:Service.rotate_key": NOT_ASKED,

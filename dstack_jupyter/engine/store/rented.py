@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, InstanceState
-from . import accounts, events, hosts, moves
+from . import accounts, costing, events, hosts, moves
 from .joined import Joined
 from .schema import attached, attempts, instances, now, rented
 
@@ -176,7 +176,6 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
     )
     run_id = connection.execute(waits).scalar()
     if run_id is not None:
-        place = f" in {row.region}" if row.region else ""
         events.record(
             connection,
             actor="engine",
@@ -186,7 +185,7 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
             run_id=run_id,
             name=row.identity,
             action="tried",
-            message=f"tried {row.instance_type}{place} ({row.backend}): {why}",
+            message=costing.tried(row, why),
         )
 
 
