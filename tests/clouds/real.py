@@ -132,16 +132,16 @@ class RealMachines:
         self._docker("kill", self._name(machine))
 
     @contextlib.contextmanager
-    def we_moved(self) -> Iterator[None]:
+    def we_moved(self) -> Iterator[str]:
         """This machine speaks to them from another address, and nobody has the one it had: as a laptop that changed network.
 
-        What was connected gets no answer any more, and is not told.
+        What was connected gets no answer any more, and is not told. Gives the new address.
         """
         (network,) = json.loads(self._docker("network", "inspect", "cloud"))
         bridge, was, now = f"br-{network['Id'][:12]}", f"{self._net}.1", f"{self._net}.250"
         self._address(bridge, was, now)
         try:
-            yield
+            yield now
         finally:
             self._address(bridge, now, was)
 

@@ -68,9 +68,7 @@ def _run(
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(
-        name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away
-    )
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away)
 
 
 def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
