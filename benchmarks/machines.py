@@ -1,7 +1,7 @@
 """1,000 rented machines: how soon changes are acted on, what waiting costs, the vendor's limits, kill -9.
 
-``python -m benchmarks machines``; DJ_BENCH_MACHINES=60 for fewer. The vendor is a process of its own that speaks DigitalOcean's API
-over HTTP; what is measured is the real backend, its HTTP client and its pace, and a real engine process on SQLite. Only the
+``python -m benchmarks machines``; DJ_BENCH_MACHINES=60 for fewer. The vendor is a process of its own that speaks DigitalOcean's
+API over HTTP; what is measured is the real backend, its HTTP client and its pace, and a real engine process on SQLite. Only the
 machines are simulated (``rented.engine``): no SSH, so connections' memory and CPU are in ``hosts``, not here. CPU is that of the
 engine's process alone. Moments are taken where they happen: calls as the vendor's process sees them arrive.
 """
