@@ -17,7 +17,7 @@ from ...models.errors import Conflict
 from ...models.runs import Guard, OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
 from . import events, hosts, leases, moves, rented
-from .schema import bookings, fleets, instances, now
+from .schema import among, bookings, fleets, instances, now
 from .schema import rented as rents
 
 FORGETS = 600.0
@@ -142,7 +142,8 @@ def want(
     """Store the intent of a machine of a fleet, for one attempt or for all. False: the fleet has ``most`` by now, or is to go."""
     if _locked(connection, fleet.id).state != FleetState.ACTIVE:
         return False
-    living = select(func.count()).select_from(instances).where(instances.c.fleet_id == fleet.id, hosts.LIVING)
+    stays = ~among(instances.c.state, [InstanceState.TERMINATING, InstanceState.TERMINATED])
+    living = select(func.count()).select_from(instances).where(instances.c.fleet_id == fleet.id, stays)
     if most is not None and connection.execute(living).scalar_one() >= most:
         return False
     moves.want_instance(
