@@ -10,11 +10,12 @@ import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from .client import Client, Log, Run, connect
+from .client import Client, Log, Run, connect, frames
 from .models.errors import ConfigurationError
 from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from .models.cleanup_view import AccountView, EndedView, MadeView
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
-    from .models.fleets_view import FleetView
+    from .models.fleets_view import FleetPlan, FleetRequest, FleetView
+    from .models.status import Status
     from .offers.asked import Asked
 
 __all__ = [
@@ -45,11 +47,14 @@ __all__ = [
     "find_offers",
     "fleets",
     "logs",
+    "machines",
     "offers",
     "permissions",
     "plan",
+    "plan_fleet",
     "ps",
     "run",
+    "status",
     "stop",
 ]
 
@@ -147,11 +152,20 @@ def _registry_password(found: AnyRun) -> str:
 
 
 def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetView:
-    """Apply a fleet of SSH hosts (a configuration, YAML text, or a file's path). Its hosts are reached afterwards.
+    """Apply a fleet (a configuration, YAML text, or a file's path). Its hosts are reached, its machines rented afterwards.
 
-    Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises ConfigurationError, NotSupportedYet,
-    Conflict.
+    That costs money, unasked. Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises
+    ConfigurationError, NotSupportedYet, Conflict.
     """
+    return connect().apply_fleet(_fleet_request(fleet, project, base))
+
+
+def plan_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetPlan:
+    """What ``apply_fleet`` would rent at once, and for how much. Raises ConfigurationError, NotSupportedYet."""
+    return connect().plan_fleet(_fleet_request(fleet, project, base))
+
+
+def _fleet_request(fleet: FleetConfiguration | str | Path, project: str, base: Path | None) -> FleetRequest:
     from .models.fleets_view import FleetRequest
     from .models.yaml_reader import read_file
 
@@ -163,25 +177,39 @@ def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main"
     if found.type != "fleet":
         raise ConfigurationError(f"a {found.type} is no fleet", hint="use api.apply")
     where = str((base or Path.cwd()).absolute())
-    return connect().apply_fleet(FleetRequest(configuration=found.given(), project=project, base=where))
+    return FleetRequest(configuration=found.given(), project=project, base=where)
 
 
-def fleets(*, project: str = "main") -> pandas.DataFrame:
-    """The hosts of all fleets, one a row: fleet, host, state, runs, cpus, memory_gb, gpu_name, gpu_count, …, message."""
-    import pandas as pd
+def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
+    """The machines of all fleets, one a row: fleet, host, state, runs, backend, instance_type, price, cost, cpus, …, message.
 
-    columns = ["fleet", "host", "state", "runs", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count"]
-    columns += ["gpu_memory_gb", "docker", "blocks", "busy_blocks", "host_key", "message"]
-    rows = [
-        {**host.model_dump(), "fleet": fleet.name, "host": host.hostname, "state": str(host.state), "runs": ", ".join(host.runs)}
-        for fleet in connect().fleets(project)
-        for host in fleet.hosts
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    ``rented``: also those that are rented, in the fleets that runs make for themselves too.
+    """
+    client = connect()
+    return frames.of_fleets(client.fleets(project), client.machines(project) if rented else [])
+
+
+def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
+    """Rented machines, oldest first, one a row; with ``all`` those that ended in the last day too.
+
+    identity, fleet, runs, backend, region, instance_type, spot, state, stuck, stuck_since, price ($/h), cost ($), guard, user,
+    created, rented, ending, finished, message, console, id. A price or cost that is not known is NaN.
+    """
+    return frames.of_machines(connect().machines(project, all=all))
+
+
+def status(*, project: str = "main") -> Status:
+    """Everything at one look: the engine, backends in trouble, rented machines and what they cost, what does not get on."""
+    from .models.status import Status
+
+    client = connect()
+    troubled = [view for view in client.backends() if view.configured and (view.last_error or view.status == "in trouble")]
+    runs = [found.view for found in client.runs(project)]
+    return Status(time.time(), client.info(), troubled, client.machines(project), runs)
 
 
 def delete_fleet(name: str, *, project: str = "main") -> None:
-    """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
+    """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
     connect().delete_fleet(name, project)
 
 
@@ -219,42 +247,11 @@ def stop(ref: str, *, project: str = "main", abort: bool = False) -> Run:
 
 
 def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> pandas.DataFrame:
-    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, duration, exit_code, message, id."""
-    import pandas as pd
+    """Runs, newest first: name, state, backend, instance_type, price, cost, submitted, finished, exit_code, message, user, id.
 
-    views = [found.view for found in connect().runs(project, all=all, last=last)]
-    rows = [
-        {
-            "name": view.name,
-            "state": str(view.state),
-            "backend": view.backend,
-            "instance_type": view.instance_type,
-            "price": view.price,
-            "cost": view.cost,
-            "submitted": pd.Timestamp(view.submitted_at, unit="s", tz="UTC"),
-            "finished": pd.Timestamp(view.finished_at, unit="s", tz="UTC") if view.finished_at else pd.NaT,
-            "exit_code": view.exit_code,
-            "message": view.message,
-            "id": view.id,
-        }
-        for view in views
-    ]
-    columns = [
-        "name",
-        "state",
-        "backend",
-        "instance_type",
-        "price",
-        "cost",
-        "submitted",
-        "finished",
-        "exit_code",
-        "message",
-        "id",
-    ]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["exit_code"] = frame["exit_code"].astype("Int64")
-    return frame
+    ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
+    """
+    return frames.of_runs([found.view for found in connect().runs(project, all=all, last=last)])
 
 
 def backends(*, project: str = "main") -> pandas.DataFrame:

@@ -1,67 +1,54 @@
 """How often an account may be called: its vendor's published limits, and what it says itself when it had enough.
 
-The vendor counts a call when it arrives, at a moment that we do not know: it counts here from before it is sent until one window
-after its end. So no window of the vendor's clock has more calls than are allowed, whatever the latencies; what that costs is the
-share latency / window. Other processes that call the same account count for themselves: that they exceed the limit together
-is not prevented, the vendor's own refusal slows each of them down.
+Other processes that use the same key are not counted: the vendor's own 'too many requests' is what stands between us and them.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from ..models.errors import RateLimited
 
-RESERVE = 0.08
-"""Share of each window that patient callers leave to the others, whose calls end what costs."""
-GRACE = 2.0
-"""Seconds for which a place is kept for one who was told to come then, and does not."""
-LATE = 0.03
-"""Share of the shortest window that ``GRACE`` is at most."""
-SMOOTH = 0.1
-"""Weight of the last call in what a call is expected to take."""
+LEFT_TO_OTHERS = 0.08
+"""The share of a limit that calls which can wait leave to those that should not: looks, and deletes, which end money."""
 
 
+@dataclass(slots=True)
 class _Window:
-    """Never more than ``calls`` in ``seconds``. Times are the pace's."""
+    """One limit: never more than ``calls`` in any ``seconds``, whenever the vendor counts a call between our sending it and its
+    answer. So a call counts from its beginning until a window after its end."""
 
-    def __init__(self, calls: int, seconds: float) -> None:
-        self.calls = calls
-        self.seconds = seconds
-        self.patient = max(1, calls - round(calls * RESERVE))
-        self.ended: deque[float] = deque()
-        """When the calls ended that still count, the first to be forgotten first."""
+    calls: int
+    seconds: float
+    under_way: int = 0
+    ended: deque[float] = field(default_factory=deque)
+    promised: deque[float] = field(default_factory=deque)
+    """When those who were refused were told to come back."""
 
-    def forget(self, now: float) -> None:
+    def wait(self, now: float, patient: bool) -> float:
+        """Seconds until there is room for one more; 0: now."""
         while self.ended and self.ended[0] <= now - self.seconds:
             self.ended.popleft()
-
-    def free_at(self, now: float, place: int, flying: int, length: float, *, patient: bool) -> float:
-        """When there is room for who has so many before it in the queue, as far as is known; ``now`` where there is.
-
-        ``flying``: calls that have not ended; ``length``: seconds that one takes. Who is let in holds its room for a window, so
-        beyond the calls of today the moments repeat: the k-th is one window after the (k - allowed)-th.
-        """
-        allowed = self.patient if patient else self.calls
-        counted = len(self.ended)
-        k = counted - allowed + place
-        rounds = max(0, (k - counted) // allowed + 1)
-        k -= rounds * allowed
-        if k < 0:
-            first = now
-        elif k < len(self.ended):
-            first = self.ended[k] + self.seconds
-        else:
-            first = now + length + self.seconds
-        return first + rounds * (self.seconds + length)
+        while self.promised and self.promised[0] <= now:
+            self.promised.popleft()
+        most = max(1, int(self.calls * (1 - LEFT_TO_OTHERS))) if patient else self.calls
+        over = len(self.ended) + self.under_way - most
+        if over < 0:
+            return 0.0
+        # The place of the n-th who waits is the n-th that becomes free. Those under way end now at the earliest.
+        place = over + (len(self.promised) if patient else 0)
+        rounds, place = divmod(place, len(self.ended) + self.under_way)
+        free = self.ended[place] if place < len(self.ended) else now
+        return max(free + self.seconds * (rounds + 1) - now, 0.001)
 
 
 class Pace:
-    """Limits of one account, shared by all its users in this process. Safe on any thread; never sleeps.
+    """Limits of one account, shared by all its users in this process. Safe on any thread; nothing here sleeps.
 
     ``limits`` are (calls, seconds): never more calls than that in any window of so many seconds.
     """
@@ -70,65 +57,44 @@ class Pace:
         self._name = name
         self._clock = clock
         self._windows = [_Window(calls, seconds) for calls, seconds in limits]
-        self._grace = min([GRACE, *(LATE * seconds for _, seconds in limits)])
-        self._waiting: dict[bool, dict[str, float]] = {False: {}, True: {}}
-        """Who was told to come later, and when: the impatient and the patient, in the order in which they asked first."""
-        self._flying = 0
-        self._length = 0.0
-        self._paused_until = float("-inf")
+        self._paused_until = 0.0
         self._lock = threading.Lock()
 
-    def take(self, ticket: str = "", *, patient: bool = False) -> float:
-        """Count a call that begins now; ``done`` is due when it has ended, however it ended. Returns what ``done`` is given.
+    @contextmanager
+    def call(self, *, patient: bool = False) -> Iterator[None]:
+        """Around a call. Raises RateLimited, with the seconds to wait, where there is no room for it.
 
-        Raises RateLimited where there is no room for it. Its delay says when there will be for this caller, known again by its
-        ``ticket``: others are told other times. Who comes then finds its room still free.
+        ``patient``: it can wait; of all who are refused each is told another moment, so that they do not come back at once.
         """
+        self._begin(patient)
+        try:
+            yield
+        finally:
+            self._end()
+
+    def _begin(self, patient: bool) -> None:
         with self._lock:
             now = self._clock()
-            self._tidy(now)
-            waiting = self._waiting[patient]
-            before = [*(self._waiting[False].values() if patient else ()), *self._before(waiting, ticket)]
-            # Room that is free now is kept for those who are due; who was told a later time has other room.
-            if self._free(now, sum(when <= now for when in before), patient=patient) > now:
-                free = self._free(now, len(before), patient=patient)
-                if ticket:
-                    waiting[ticket] = free
-                raise RateLimited(f"{self._name}: no call for {free - now:.0f} s: its limit is reached", delay=free - now)
-            waiting.pop(ticket, None)
-            self._flying += 1
-            return now
-
-    @staticmethod
-    def _before(waiting: dict[str, float], ticket: str) -> Iterator[float]:
-        return itertools.islice(waiting.values(), list(waiting).index(ticket)) if ticket in waiting else iter(waiting.values())
-
-    def _free(self, now: float, place: int, *, patient: bool) -> float:
-        """When there is room for who has so many before it; ``now`` where there is."""
-        times = [each.free_at(now, place, self._flying, self._length, patient=patient) for each in self._windows]
-        return max([now, self._paused_until, *times])
-
-    def done(self, began: float) -> None:
-        """A call that began then has ended."""
-        with self._lock:
-            now = self._clock()
-            self._flying -= 1
-            self._length += SMOOTH * (now - began - self._length)
+            wait = max([self._paused_until - now, *(window.wait(now, patient) for window in self._windows)])
+            if wait > 0:
+                if patient:
+                    for window in self._windows:
+                        window.promised.append(now + wait)
+                raise RateLimited(f"{self._name}: no call for {wait:.0f} s: its limit is reached", delay=wait)
             for window in self._windows:
+                window.under_way += 1
+
+    def _end(self) -> None:
+        with self._lock:
+            now = self._clock()
+            for window in self._windows:
+                window.under_way -= 1
                 window.ended.append(now)
 
     def pause(self, seconds: float) -> None:
         """The vendor said that it is too much: nobody calls for so long."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
-
-    def _tidy(self, now: float) -> None:
-        for window in self._windows:
-            window.forget(now)
-        for waiting in self._waiting.values():
-            for ticket, when in list(waiting.items()):
-                if max(when, self._paused_until) + self._grace < now:
-                    del waiting[ticket]
 
 
 _paces: dict[str, Pace] = {}

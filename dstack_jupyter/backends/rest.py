@@ -130,14 +130,10 @@ class Rest:
         """A call that changes something and may be repeated. Raises models.errors."""
         return self._call(method, path, body=body, permission=permission)
 
-    def make(self, path: str, body: Any, *, permission: str = "", ticket: str = "") -> Any:
-        """A POST that makes something, sent once. Raises an error whose ``nothing_made`` holds, else UnknownOutcome.
-
-        It is patient: where the vendor's limit is reached, it leaves room for what looks and ends. ``ticket`` names what is to be
-        made, by which it keeps its place in the queue.
-        """
+    def make(self, path: str, body: Any, *, permission: str = "") -> Any:
+        """A POST that makes something, sent once. Raises an error whose ``nothing_made`` holds, else UnknownOutcome."""
         try:
-            return self._call("POST", path, body=body, permission=permission, ticket=ticket, patient=True)
+            return self._call("POST", path, body=body, permission=permission, patient=True)
         except BackendError as error:
             if error.nothing_made:
                 raise
@@ -151,21 +147,13 @@ class Rest:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         permission: str = "",
-        ticket: str = "",
         patient: bool = False,
     ) -> Any:
-        began = self.pace.take(ticket or f"{method} {path}", patient=patient)
-        try:
-            return self._sent(method, path, params, body, permission)
-        finally:
-            self.pace.done(began)
-
-    def _sent(self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, permission: str) -> Any:
         import httpx
 
         sent: dict[str, Any] = {} if body is None else {"json": body}
         try:
-            with self._client.stream(method, path, params=params, **sent) as answer:
+            with self.pace.call(patient=patient), self._client.stream(method, path, params=params, **sent) as answer:
                 text = self._read(answer)
         except _unsent() as error:
             raise BackendUnreachable(f"{self.name} is not reached: {_said(error)}", hint="is there a network?") from None

@@ -16,6 +16,8 @@ COLOURS = {
     "running": "var(--jp-info-color1,#1976d2)",
     "terminated": "var(--jp-ui-font-color2,#757575)",
 }
+ALARMS = frozenset({"off", "off, still billed", "does not end", "not known whether it was made"})
+"""Words of a cell that somebody should look at."""
 WAITING = "var(--jp-warn-color1,#f57c00)"
 
 
@@ -52,10 +54,16 @@ def problems_html(place: str, problems: Sequence[Problem]) -> str:
     return card(f"{badge('failed')} <b>{escape(place)}</b>: {count}", table(("line", "key", "fault", "hint"), rows))
 
 
+def _alarm(cell: object) -> str:
+    return f";font-weight:bold;color:{COLOURS['failed']}" if cell in ALARMS else ""
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f'<th style="text-align:left;padding:2px 10px 2px 0">{escape(name)}</th>' for name in columns)
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left;padding:2px 10px 2px 0">{escape(cell)}</td>' for cell in row) + "</tr>"
+        "<tr>"
+        + "".join(f'<td style="text-align:left;padding:2px 10px 2px 0{_alarm(cell)}">{escape(cell)}</td>' for cell in row)
+        + "</tr>"
         for row in rows
     )
     return f'<table style="{FONT};border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

@@ -19,6 +19,7 @@ from typing import IO, Any, Protocol
 from ..models.runs import EndFrame, Frame, GapFrame, LogFrame, RunFrame, RunView
 from . import html
 from .ansi import settle, strip, to_html
+from .machines import lines_html, tried_lines
 from .words import run_line, size
 
 TAIL = 200
@@ -132,9 +133,13 @@ class NotebookView:
             return ""
         return f"… {self.tail.hidden} earlier lines ({size(self.tail.bytes)} in all): %dstack logs {self.run.name}"
 
+    def _tries(self) -> list[str]:
+        """What was tried in vain, while there is no log to show."""
+        return [] if self.tail.bytes else [strip(line) for line in tried_lines(self.run.tried)]
+
     def _text(self) -> str:
         head = f"{self.run.name}: {self.run.state} {self._header()}"
-        parts = [head, self.detached, self._note(), *(strip(line) for line in self.tail.lines())]
+        parts = [head, self.detached, *self._tries(), self._note(), *(strip(line) for line in self.tail.lines())]
         return "\n".join(part for part in parts if part)
 
     def _html(self) -> str:
@@ -143,6 +148,7 @@ class NotebookView:
         header += f'<span style="{html.MUTED}">{html.escape(strip(self._header()))}</span>'
         if self.detached:
             header += f'<div style="{html.MUTED}">{html.escape(self.detached)}</div>'
+        header += lines_html(self._tries())
         lines = self.tail.lines()
         body = html.log_block(to_html("\n".join(lines)), self._note()) if lines else ""
         return html.card(header, body)
@@ -158,6 +164,7 @@ class TerminalView:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
         self._raw = raw
         self._said = ""
+        self._tried: list[str] = []
         self._say_state(view)
 
     def feed(self, frame: Frame) -> None:
@@ -178,6 +185,11 @@ class TerminalView:
 
     def _say_state(self, view: RunView) -> None:
         self.run = view
+        # A further submission of the run begins its tries anew.
+        told = len(self._tried) if view.tried[: len(self._tried)] == self._tried else 0
+        for line in view.tried[told:]:
+            self.say(strip(f"{view.name}: {line}"))
+        self._tried = view.tried
         line = f"{view.name}: {view.state}" + (f" · {view.message}" if view.message else "")
         if line != self._said:
             self._said = line

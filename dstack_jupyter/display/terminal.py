@@ -14,9 +14,13 @@ from .words import money
 STYLES = {
     "available": "green",
     "busy": "yellow",
+    "does not end": "bold red",
     "done": "green",
     "failed": "red",
     "idle": "green",
+    "not known whether it was made": "bold yellow",
+    "off": "bold yellow",
+    "off, still billed": "bold red",
     "ready": "green",
     "running": "cyan",
     "granted": "green",
@@ -29,14 +33,16 @@ STYLES = {
 }
 """How a cell is coloured that holds just this word."""
 MONEY = frozenset({"price", "price_per_gpu", "price_per_gpu_gb", "cost"})
+WHOLE = frozenset({"machine", "state", "since", "price", "cost"})
+"""Columns that stay whole in a narrow terminal while others fold: a name that is broken cannot be copied."""
 NO_TERMINAL = 10_000
 """Columns of what is not a terminal: a line a row, so that grep and cut work."""
 
 
-def cell(column: str, value: object) -> str:
-    """One value as people read it; '' for what is not known."""
+def cell(column: str, value: object, *, unknown: str = "") -> str:
+    """One value as people read it; ``unknown`` for money that is not known, '' for other things that are not."""
     if value is None or value is False or (isinstance(value, float) and math.isnan(value)):
-        return ""
+        return unknown if column in MONEY else ""
     if value is True:
         return "yes"
     if isinstance(value, datetime):  # pandas' Timestamp is one; its NaT is one too, and unequal to itself
@@ -53,7 +59,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], fi
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[cell(name, row.get(name)) for name in columns] for row in rows]
+    cells = [[cell(name, row.get(name), unknown=_unknown(row)) for name in columns] for row in rows]
     shown = [at for at in range(len(columns)) if any(line[at] for line in cells)]
     if not cells or not shown:
         print("nothing to show", file=file)
@@ -63,7 +69,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], fi
     console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for at in shown:
-        table.add_column(columns[at], justify="right" if at in numbers else "left", overflow="fold", no_wrap=not file.isatty())
+        whole = columns[at] in WHOLE or not file.isatty()
+        table.add_column(columns[at], justify="right" if at in numbers else "left", overflow="fold", no_wrap=whole)
     for line in cells:
         # Text, never markup: names and messages may come from a job.
         table.add_row(*(Text(line[at], style=STYLES.get(line[at], "")) for at in shown))
@@ -72,7 +79,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], fi
     print("\n".join(line.rstrip() for line in lines.get().splitlines()), file=file)
 
 
+def _unknown(row: Mapping[str, object]) -> str:
+    """What stands for money that is not known: what a machine costs that is rented, never nothing."""
+    backend = row.get("backend")
+    return "?" if isinstance(backend, str) and backend not in ("", "local", "ssh") else ""
+
+
 def _is_number(text: str) -> bool:
+    if text == "?":
+        return True
     try:
         float(text.removeprefix("$") or 0)
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..models.fleets_view import HostView
+from ..models.fleets_view import FleetPlan, FleetView, HostView
 from ..models.runs import Attachment, Plan, RunView
 
 
@@ -49,13 +49,16 @@ def run_line(view: RunView, now: float) -> str:
         where = view.backend if view.instance_type in ("", view.backend) else f"{view.backend} {view.instance_type}"
         parts.append(f"on {where} ({price(view.price)})")
     parts.append(duration((view.finished_at or now) - view.submitted_at))
-    if view.cost:
+    if view.cost is None:
+        parts.append("cost ?")
+    elif view.cost:
         parts.append(f"cost {money(view.cost)}")
     if view.message:
         parts.append(view.message)
     elif view.exit_code:
         parts.append(f"exit code {view.exit_code}")
     parts += [condition.message for condition in view.conditions]
+    parts += [f"{machine.identity}: {machine.stuck}" for machine in view.machines if machine.stuck]
     return " · ".join(parts)
 
 
@@ -67,10 +70,35 @@ def plan_line(plan: Plan) -> str:
     first = plan.offers[0]
     gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
     where = first.backend if first.instance_type in ("", first.backend) else f"{first.backend} {first.instance_type}"
+    if (nodes := plan.configuration.get("nodes") or 1) > 1:
+        where = f"{nodes} × {where}"
     return (
         f"{plan.run_name}: {where} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"
     )
+
+
+def fleet_plan_line(plan: FleetPlan) -> str:
+    """What applying a fleet of clouds' machines would rent at once, in one line."""
+    if not plan.more:
+        return f"fleet {plan.name}: nothing is rented at once"
+    if not plan.offers:
+        reasons = "; ".join(f"{line.backend}: {line.reason}" for line in plan.missing[:4])
+        return f"no offer fits ({reasons})"
+    first = plan.offers[0]
+    gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
+    what = f"{first.backend} {first.instance_type} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu})"
+    return f"fleet {plan.name}: {plan.more} × {what}, {price(plan.price)} together"
+
+
+def fleet_line(fleet: FleetView) -> str:
+    """How many machines a fleet of clouds' machines has in which state, for how much, and why it is short."""
+    states = [str(host.state) for host in fleet.hosts]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no machines"
+    least, most = fleet.nodes.get("min"), fleet.nodes.get("max")
+    cost = sum(host.price or 0.0 for host in fleet.hosts)
+    short = f"; short: {fleet.message}" if fleet.message else ""
+    return f"fleet {fleet.name}: {counted} of {least}..{'' if most is None else most}, {price(cost)}{short}"
 
 
 def host_line(host: HostView) -> str:

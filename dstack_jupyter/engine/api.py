@@ -60,6 +60,11 @@ class FleetsHandler(Handler):
         self.answer(await service.fleets.apply(self.body(FleetRequest), user=self.user, files=self.files), 201)
 
 
+class FleetPlanHandler(Handler):
+    async def post(self) -> None:
+        self.answer(await (await self.context.service()).fleets.plan(self.body(FleetRequest)))
+
+
 class FleetHandler(Handler):
     async def get(self, name: str) -> None:
         self.answer(await (await self.context.service()).fleets.get(name, project=self.project))
@@ -81,6 +86,11 @@ class CleanupHandler(Handler):
     async def post(self) -> None:
         service = await self.context.service()
         self.answer(await service.cleanup.end(self.body(CleanupRequest), user=self.user))
+
+
+class MachinesHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await (await self.context.service()).machines(project=self.project, all=self.flag("all")))
 
 
 class RunsHandler(Handler):
@@ -198,9 +208,11 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/backends", BackendsHandler),
     ("/doctor", DoctorHandler),
     ("/fleets", FleetsHandler),
+    ("/fleets/plan", FleetPlanHandler),
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
     ("/cleanup", CleanupHandler),
+    ("/machines", MachinesHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),
     (f"/runs/{REF}", RunHandler),

@@ -10,19 +10,23 @@ from ..models.runs import UNAVAILABLE, OfferView
 
 MOST_TRIES = 25
 """Offers that one submission of a run tries, at most."""
+MOST_TOLD = 6
+"""Different outcomes that the last word on them names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """An offer that was tried for one of a run's present attempts. ``alive``: there may be a machine of it.
+    """An offer that was tried for one of a run's present attempts, or for a fleet. ``alive``: there may be a machine of it.
 
     ``verdict`` is ``account`` where it failed for what holds for every offer of that backend; ``message`` says what came of it.
+    ``used``: its machine has been ready, so what runs there does not move.
     """
 
     offer: OfferView
     alive: bool
     verdict: str = ""
     message: str = ""
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +81,13 @@ def nothing_left(tries: Sequence[Try], reasons: Sequence[str]) -> str:
     if not tries:
         return f"no offer fits ({'; '.join(reasons) or 'no backend has an offer'})"
     counted = Counter(each.message for each in tries if not each.alive)
-    tried = "; ".join(f"{count} × {what}" if count > 1 else what for what, count in counted.most_common())
-    return f"none of {len(tries)} offers that were tried could be had ({'; '.join([tried, *reasons])})"
+    told = [f"{count} × {what}" if count > 1 else what for what, count in counted.most_common(MOST_TOLD)]
+    if (others := counted.total() - sum(count for _, count in counted.most_common(MOST_TOLD))) > 0:
+        told.append(f"{others} for other reasons")
+    count = counted.total()
+    none = (
+        f"none of the {count} offers that were tried could be had"
+        if count > 1
+        else "the one offer that was tried could not be had"
+    )
+    return f"{none}: {'; '.join([*told, *reasons])}"

@@ -20,7 +20,7 @@ from ..models.home import Home
 from ..models.states import InstanceState
 from . import place
 from .key_files import path_of
-from .store import leases, migrate, sealed
+from .store import accounts, leases, migrate, sealed
 from .store.database import Database
 from .store.schema import SEALED_TABLES, instances, now
 from .store.schema import leases as table
@@ -45,6 +45,7 @@ async def examine(database: Database, vault: Vault, home: Home, problems: Sequen
         *await _asked("key", database.read_aside(_key, vault)),
         *await _asked("clock", database.read_aside(_clocks)),
         *await _asked("hosts", _hosts(database, home)),
+        *await _asked("accounts", database.read_aside(_accounts)),
         _work(problems),
     ]
 
@@ -104,6 +105,24 @@ def _engine(found: leases.Heard) -> Finding:
     else:
         hint += "; if it is gone for good nothing is lost, and it is forgotten after an hour"
     return finding("lease", False, message, hint)
+
+
+def _accounts(connection: Connection) -> list[Finding]:
+    """Accounts at vendors as their last sweeps found them; nobody is asked."""
+    found = []
+    for account in accounts.every(connection):
+        name = account.backend if account.project == "main" else f"{account.backend} ({account.project})"
+        left = accounts.left(connection, account.mark)
+        if account.problem:
+            hint = "machines of ours there cannot be seen or ended until it can be asked; `%dstack cleanup` shows what is known"
+            found.append(finding("accounts", False, f"{name} cannot be asked: {account.problem}", hint))
+        elif left:
+            hint = "`%dstack cleanup` lists it, `%dstack cleanup --delete` ends it"
+            message = f"{name} has {left} machine{'s' if left > 1 else ''} of our names that no row needs: it may cost money"
+            found.append(finding("accounts", False, message, hint))
+        else:
+            found.append(finding("accounts", True, f"{name}: nothing stands there that nobody needs"))
+    return found or [finding("accounts", True, "no vendor was ever asked to make anything")]
 
 
 def _key(connection: Connection, vault: Vault) -> list[Finding]:

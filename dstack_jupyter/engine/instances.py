@@ -119,7 +119,7 @@ class InstanceReconciler:
             case steps.Delete():
                 return await self._delete(cloud, rent, times)
             case steps.Gone(why):
-                await self._gone(rent, why)
+                await self._gone(cloud, rent, why)
             case steps.Detach():
                 await self._detach(cloud, rent)
             case steps.Wait():
@@ -162,8 +162,12 @@ class InstanceReconciler:
             if thing is None:
                 try:
                     thing = await self._vendors.call(cloud.attach, need)
-                except (*ACCOUNT, Refused) as error:
-                    await self._gone(rent, words(error), verdict="account")
+                except BackendError as error:
+                    if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
+                        raise
+                    await self._gone(
+                        cloud, rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
+                    )
                     return []
                 await self._database.write(rented.made, cloud.mark, need, thing)
             found.append(thing)
@@ -178,18 +182,20 @@ class InstanceReconciler:
         if isinstance(error, Refused):
             # A shared thing that somebody took away is the likeliest reason: it is made again for the next machine.
             for need in cloud.needs(self._maker.order(instance)):
-                await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
+                if need.shared:
+                    await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
-        await self._gone(rent, words(error), verdict=verdict)
+        await self._gone(cloud, rent, words(error), verdict=verdict)
         return None
 
     async def _find(self, cloud: Cloud, rent: Rent) -> None:
         """What became of a create. More than one machine of an identity: the oldest is kept."""
-        found = await self._vendors.call(cloud.find, rent.instance.identity)
-        await self._note(rent, found)
+        found = sorted(await self._vendors.call(cloud.find, rent.instance.identity), key=lambda each: each.created_at)
         for each in found[1:]:
+            # Before the first one is known: then nobody looks for others any more.
             log.warning("%s: a second machine of this name is ended", rent.instance.identity)
             await self._vendors.call(cloud.terminate, each.data)
+        await self._note(rent, found)
 
     async def _note(self, rent: Rent, found: list[Instance]) -> None:
         if not found:
@@ -262,19 +268,24 @@ class InstanceReconciler:
             await self._database.write(rented.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
         return None
 
-    async def _gone(self, rent: Rent, why: str, *, verdict: str = "") -> None:
+    async def _gone(self, cloud: Cloud, rent: Rent, why: str, *, verdict: str = "") -> None:
         def store(connection: Any) -> None:
             rented.gone(connection, rent.instance.id, why, verdict=verdict)
 
         await self._database.write(store)
         await self._machines.leave(rent.instance.id)
-        self._changed(rent)
+        try:
+            # Before its fleet hears of it and closes: where engines share a store, nobody acts for it then any more.
+            await self._detach(cloud, await self._database.read(rented.load, rent.instance.id))
+        finally:
+            self._changed(rent)
 
     async def _detach(self, cloud: Cloud, rent: Rent) -> None:
+        """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
         for row in rent.things:
             if row.thing:
                 await self._vendors.call(cloud.detach, rented.thing_of(row))
-            await self._database.write(rented.detached, row.account, row.kind, row.identity)
+                await self._database.write(rented.detached, row.account, row.kind, row.identity)
 
     # --- between --------------------------------------------------------------------------------------------------------
 
@@ -302,8 +313,8 @@ class InstanceReconciler:
 
     def _changed(self, rent: Rent) -> None:
         self._wake(Key("fleet", rent.instance.fleet_id))
-        if rent.instance.attempt_id is not None:
-            self._wake(Key("attempt", rent.instance.attempt_id))
+        if rent.held_by is not None:
+            self._wake(Key("attempt", rent.held_by))
         self._bus.publish_events()
         self._bus.publish_all()
 
@@ -357,7 +368,7 @@ def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:
         word=row.seen.get("word", ""),
         said=row.seen.get("said", ""),
         address=bool(row.seen.get("address")),
-        things=bool(rent.things),
+        things=any(row.thing for row in rent.things),
         looked=looked,
         due=due,
     )

@@ -25,6 +25,7 @@ from ..models.runs import (
     Condition,
     EventView,
     Frame,
+    InstanceView,
     Plan,
     PlanRequest,
     RunView,
@@ -41,7 +42,7 @@ from .policies import next_start
 from .problems import Problems
 from .provisioning import Provisioning, checked, make_plan
 from .queue import Key
-from .store import conditions, events, leases, moves, runs
+from .store import conditions, costing, events, leases, moves, runs
 from .store.database import Database
 from .store.schema import now
 from .vault import Vault
@@ -90,7 +91,7 @@ class Service:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
         offers, missing = await self._provisioning.offers(task.given())
-        plan = make_plan(task, offers, missing, request.max_offers)
+        plan = make_plan(task, offers, missing, request.max_offers, request.project)
         plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
         return plan
 
@@ -133,6 +134,14 @@ class Service:
         found = [self._with_conditions(view) for view in await self._database.read_aside(read)]
         await self._say_elsewhere([view for view in found if not view.ended])
         return found
+
+    async def machines(self, *, project: str, all: bool = False) -> list[InstanceView]:
+        """The rented machines, oldest first: those that have not ended, with ``all`` those of the last day too."""
+
+        def read(connection: Connection) -> list[InstanceView]:
+            return costing.machines(connection, project, all=all)
+
+        return await self._database.read_aside(read)
 
     async def run(self, ref: str, *, project: str) -> RunView:
         """One run by id or name (its newest of that name). Raises NotFound."""

@@ -81,6 +81,8 @@ def _visible(view: RunView) -> tuple[object, ...]:
         view.instance_type,
         tuple(c.message for c in view.conditions),
         view.attachment,
+        view.tried,
+        [machine.stuck for machine in view.machines],
     )
 
 

@@ -24,13 +24,14 @@ from .vendors import Vendors
 log = logging.getLogger(__name__)
 
 EVERY = 600.0
-"""Seconds between two sweeps of an account in which something is rented, or something stands that nobody needs."""
+"""Seconds between two sweeps of an account in which something is rented or was asked for within ``SELDOM``, or in which something
+stands that nobody needs: a machine may come late."""
 SELDOM = 3600.0
-"""The same for one in which nothing is: a late machine may still come."""
+"""The same for one in which nothing is."""
 SOON = 180.0
 """The same while there is something that the sweeps are to end."""
 FRESH = 60.0
-"""An engine that starts sweeps at once, unless another has done so within this."""
+"""An engine that starts sweeps at once, unless another has done so within this; a new account is swept that much later."""
 CLAIM = 300.0
 """Seconds after which a sweep that nobody ended does not keep others from it."""
 TROUBLE = (30.0, 60.0, 120.0, 300.0, EVERY)
@@ -70,8 +71,9 @@ class Sweeps:
         every = interval(state)
         wait = (every if key.id in self._begun else FRESH) - state.since
         if wait > 0:
-            self._begun.add(key.id)
-            return Next(guard=min(wait, every))
+            if state.account.swept_at is not None:
+                self._begun.add(key.id)
+            return Next(guard=wait)
         if not await self._database.write(accounts.claim, key.id, state.account.swept_at, CLAIM):
             return Next(guard=FRESH)
         self._begun.add(key.id)
@@ -118,6 +120,7 @@ class Sweeps:
             if ("instance", stray.key) not in known.strays:
                 log.warning("%s %s: a machine that nobody needs (%s)", account.backend, stray.machine.identity, stray.verdict)
         await self._database.write(accounts.store, account.mark, machines.strays, things.strays, swept)
+        self._bus.publish_events()
         return Look(account, cloud, known, machines, things, gate)
 
     async def _cloud(self, account: Row[Any]) -> Cloud:
@@ -178,7 +181,8 @@ def interval(state: accounts.State) -> float:
     """Seconds from one sweep of an account to the next."""
     if state.ours_to_end:
         return SOON
-    return EVERY if state.renting or state.strays else SELDOM
+    late = state.asked is not None and state.asked < SELDOM
+    return EVERY if state.renting or state.strays or late else SELDOM
 
 
 def problem(error: BackendError) -> str:

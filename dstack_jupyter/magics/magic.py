@@ -86,7 +86,7 @@ class DstackMagics(Magics):
     @no_var_expand
     @output_can_be_silenced
     def dstack(self, line: str, cell: str | None = None) -> Any:
-        """Launch and watch runs: offers, apply, ps, logs, attach, stop, pull, backends, check, configure, events, doctor.
+        """Launch and watch runs: offers, apply, ps, status, logs, attach, stop, pull, backends, check, configure, events, doctor.
 
         `%dstack` alone lists the commands, `%dstack COMMAND -h` explains one. Line magics return objects:
         `df = %dstack offers`; `%%dstack apply` takes YAML as the cell's body, `-o VAR` stores its run.

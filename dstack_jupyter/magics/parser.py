@@ -122,8 +122,14 @@ def _apply(parser: argparse.ArgumentParser) -> None:
 def _ps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="ended runs too")
     parser.add_argument("-n", "--last", type=int, metavar="N", help="the last N runs")
+    parser.add_argument("-v", "--verbose", action="store_true", help="what each run has tried, and what its machines do")
     _project(parser)
     _output(parser, "the DataFrame")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    _project(parser)
+    _output(parser, "the report")
 
 
 def _logs(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +223,8 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 NOUNS: dict[str, tuple[str, Any]] = {
     "offers": ("every offer that fits, cheapest first, as a DataFrame", _offers),
     "apply": ("run a configuration: shows plan and price, launches, streams the log", _apply),
-    "ps": ("runs and their states", _ps),
+    "ps": ("runs: their states, machines, $/h and cost so far", _ps),
+    "status": ("everything at one look: engine, backends in trouble, rented machines and $/h, what is stuck", _status),
     "logs": ("the log of a run", _logs),
     "attach": ("follow a run: its state and its whole log", _attach),
     "stop": ("end a run", _stop),
@@ -226,7 +233,7 @@ NOUNS: dict[str, tuple[str, Any]] = {
     "configure": ("enter a backend's keys, unseen, and save them in config.yml", _configure),
     "check": ("is a configuration valid, and if not, where and why", _check),
     "schema": ("the JSON Schema of a configuration, for editors", _schema),
-    "fleets": ("machines of one's own: their hosts, what runs there, what is wrong with them", _fleets),
+    "fleets": ("machines of one's own and rented ones: what runs there, what they cost, what is wrong with them", _fleets),
     "events": ("who did what, when and why", _events),
     "cleanup": ("all that was ever made in accounts at vendors, and on request the end of what nobody needs", _cleanup),
     "doctor": ("examine this installation", _doctor),

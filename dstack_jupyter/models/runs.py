@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .base import WireModel
-from .states import RUN_END, AttemptState, RunState
+from .states import INSTANCE_END, RUN_END, AttemptState, InstanceState, RunState
 
 
 class Guard(WireModel):
@@ -18,6 +18,8 @@ class Guard(WireModel):
 
     kind: Literal["none", "engine", "host", "cloud"]
     text: str
+    off_is_billed: bool = False
+    """Whether a machine that its guard has powered off goes on costing at this vendor."""
 
 
 class OfferView(WireModel):
@@ -92,7 +94,7 @@ class Plan(WireModel):
     total_offers: int
     missing: list[Missing] = []
     price: float | None = 0.0
-    """Dollars per hour of the cheapest offer, the one tried first; 0 when there is no offer, None when its price is not known."""
+    """Dollars per hour of all nodes on the cheapest offer, which is tried first; 0 without an offer, None if it is not known."""
     max_cost: float | None = None
     """Dollars at most, where max_duration bounds it."""
     guard: Guard
@@ -163,6 +165,50 @@ class Attachment(WireModel):
     notes: list[str] = []
 
 
+OFF, OFF_BILLED = "off", "off, still billed"
+"""What is wrong with a machine that is powered off, at vendors that then bill nothing, and at the others."""
+
+
+class InstanceView(WireModel):
+    """One rented machine, from its intent on. What is not known is None."""
+
+    id: str
+    identity: str
+    """Its name at the vendor."""
+    project: str = "main"
+    fleet: str
+    runs: list[str] = []
+    """Names of the runs that it was made for or that are booked on it."""
+    backend: str
+    region: str = ""
+    instance_type: str
+    spot: bool = False
+    state: InstanceState
+    message: str = ""
+    """What it does or lacks at the moment."""
+    stuck: str = ""
+    """What costs money for nothing, as far as is known; '' where all is as it should be."""
+    stuck_since: float | None = None
+    price: float | None = None
+    """Dollars per hour."""
+    cost: float | None = 0.0
+    """Dollars since the vendor had it."""
+    guard: Guard
+    user: str = ""
+    created_at: float
+    rented_at: float | None = None
+    """Since when the vendor has it: from then on it costs."""
+    ending_at: float | None = None
+    finished_at: float | None = None
+    console: str = ""
+    """A page of the vendor that shows it."""
+
+    @property
+    def billed(self) -> bool:
+        """Whether it costs money now, as far as is known."""
+        return self.state not in INSTANCE_END and self.rented_at is not None and self.stuck != OFF
+
+
 class RunView(WireModel):
     id: str
     project: str
@@ -182,8 +228,14 @@ class RunView(WireModel):
     region: str = ""
     instance_type: str = ""
     price: float | None = None
-    cost: float = 0.0
+    """Dollars per hour of the machines that it has, or had last; None where one's price is not known."""
+    cost: float | None = 0.0
+    """Dollars by now, every machine that was tried included; None where one's price is not known."""
     guard: Guard | None = None
+    machines: list[InstanceView] = []
+    """The rented ones that have not ended."""
+    tried: list[str] = []
+    """What the present attempts have tried in vain, in order: a sentence for each offer."""
     attempts: list[AttemptView] = []
     attachment: Attachment | None = None
     configuration: dict[str, Any] = {}

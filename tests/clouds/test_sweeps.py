@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from dstack_jupyter.backends.base import Need
 from dstack_jupyter.engine.queue import Key
 from dstack_jupyter.engine.store import accounts
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import attached
+from dstack_jupyter.engine.store.schema import attached, events, rented
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
 from dstack_jupyter.engine.store.schema_accounts import strays
 from dstack_jupyter.engine.sweeps import EVERY, SELDOM, SOON
@@ -91,6 +92,8 @@ async def test_a_machine_that_this_store_never_knew_is_reported_and_left_alone(p
         machine.identity, "unknown", "new", machine.region, None,
     )  # fmt: skip
     assert await past.deeds() == []
+    told = [(row.name, row.action, row.kind) for row in await past.rows(events)]
+    assert told == [(machine.identity, "stray", "instance")], "once"
 
 
 async def test_what_is_made_while_a_sweep_begins_is_no_stray(past: Past) -> None:
@@ -252,12 +255,31 @@ async def test_sweeps_are_seldom_where_nothing_is_rented_and_never_where_nothing
     assert past.lists() == 2
 
 
+async def test_an_account_is_swept_often_for_an_hour_after_the_last_create(past: Past) -> None:
+    """A create that nobody waits for any more may still make something."""
+    await past.row(1, "terminated")
+    assert (await past.sweep()).guard == EVERY
+    await past.database.write(lambda c: c.execute(update(rented).values(asked_at=rented.c.asked_at - 3601)))
+    assert (await past.sweep()).guard == SELDOM
+
+
 async def test_an_engine_that_starts_sweeps_at_once(past: Past) -> None:
     await past.sweeps().reconcile(Key("sweep", past.mark))
     await past.later(61)
     assert past.lists() == 1
     await past.sweeps().reconcile(Key("sweep", past.mark))
     assert past.lists() == 2
+
+
+async def test_an_account_that_is_new_is_swept_within_a_minute_whoever_lives_then(past: Past) -> None:
+    key = Key("sweep", past.mark)
+    await past.later(-3590)  # used ten seconds ago
+    sweeps = past.sweeps()
+    assert 40 < ((await sweeps.reconcile(key)).guard or 0) <= 50 and past.lists() == 0
+    await past.later(51)
+    for each in (sweeps, past.sweeps()):
+        await each.reconcile(key)
+    assert past.lists() == 1
 
 
 async def test_an_account_is_stored_once_whoever_uses_it(database: Database) -> None:

@@ -24,6 +24,8 @@ class Scenario:
     bodies: dict[str, int]
     prepare: Callable[[World], object] = lambda _: None
     open_end: frozenset[str] = field(default=frozenset())
+    away: float = 0.6
+    """Virtual seconds between a crash and the next engine."""
 
 
 def attempts_before(job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,103 +13,141 @@ from .story import apply, follow, happens, look_back, pause, says, state, stop
 
 CLOUD: dict[str, Any] = {"backends": ["simulated"]}
 AGAIN = {"on_events": ["interruption"], "duration": "1h"}
+NONE = {"here sim-1", "there sim-1", "there sim-2"}
+FIRST, REST = (apply("first", *UP, **CLOUD),), (stop("first"), follow("first"))
 
 
-def _faults(**values: Any) -> Callable[[World], None]:
+def _prepare(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
+    """``…_until`` is given in seconds from the beginning."""
+
     def prepare(world: World) -> None:
-        for name, value in values.items():
-            setattr(world.faults, name, value)
+        world.resend = resend
+        for name, value in faults.items():
+            setattr(world.faults, name, world.time.now + value if name.endswith("_until") else copy.deepcopy(value))
 
     return prepare
 
 
-def _power_off(world: World) -> None:
-    """What the guard of a machine does, and what a vendor does with its own spot machines."""
-    for vm in world.vms:
-        if vm.gone is None:
-            world.power_off(vm)
+def _all(what: Callable[[World, Any], object]) -> Callable[[World], None]:
+    def happens_to_all(world: World) -> None:
+        for vm in world.vms:
+            if vm.gone is None:
+                what(world, vm)
+
+    return happens_to_all
 
 
-def _taken_away(world: World) -> None:
-    """Somebody deletes the machine in the vendor's console."""
-    for vm in world.vms:
-        world.end(vm)
+off = happens("the end", _all(lambda world, vm: world.power_off(vm)))
+"""What the guard of a machine does, and what some vendors do with their own spot machines."""
+interrupted = happens("the end", _all(lambda world, vm: world.interrupt(vm)))
+deleted = happens("the end", _all(lambda world, vm: world.take_away(vm)))
 
 
-def _wrong_key(world: World) -> None:
-    world.faults.wrong_key_until = world.time.now + 40.0
+def fault(name: str, value: float) -> Any:
+    """From now on; ``…_until`` for so many seconds."""
+
+    def begin(world: World) -> None:
+        setattr(world.faults, name, world.time.now + value if name.endswith("_until") else value)
+
+    return happens(name, begin)
 
 
-def _flicker(world: World) -> None:
-    world.faults.flicker_until = world.time.now + 50.0
+hour = happens("the hour", lambda world: world.time.advance(world.time.now + 3600))
+"""Nobody is awake for an hour."""
 
 
-def _an_hour(world: World) -> None:
-    world.time.advance(world.time.now + 3600)
-
-
-def _run(name: str, *steps: Any, ends: str = "done", bodies: int = 1, open_end: bool = False, **faults: Any) -> Scenario:
+def _run(
+    name: str,
+    *steps: Any,
+    ends: str = "done",
+    bodies: int = 1,
+    open_end: bool = False,
+    resend: str = "look",
+    away: float = 0.6,
+    **faults: Any,
+) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_faults(**faults), open_end=left)
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away)
 
+
+def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
+    """Stopped before it may have begun."""
+    return _run(name, *FIRST, *steps, *REST, ends="terminated", open_end=True, **more)
+
+
+TWICE = (apply("first", "./hangs-at-first", retry=AGAIN, **CLOUD), says("first", b"first\n"))
+RUNNING = (*FIRST, says("first", b"up\n"))
 
 RENTED = (
     _run("rented"),
-    _run(
-        "rented, stopped at once", apply("first", *UP, **CLOUD), stop("first"), follow("first"), ends="terminated", open_end=True,
+    _stopped("rented, stopped at once"),
+    _stopped("rented, stopped while it boots", pause(7)),
+    _run("rented, stopped while it runs", *RUNNING, *REST, ends="terminated"),
+    _stopped(
+        "rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0
     ),
-    _run(
-        "rented, stopped while it boots",
-        apply("first", *UP, **CLOUD), pause(7), stop("first"), follow("first"), ends="terminated", open_end=True,
-    ),
-    _run(
-        "rented, stopped while it runs",
-        apply("first", *UP, **CLOUD), says("first", b"up\n"), stop("first"), follow("first"), ends="terminated",
-    ),
+    # What becomes of a create.
     _run("a create without an answer", lost_answers=1),
+    _stopped("a create without an answer, and a stop", pause(1), lost_answers=1, hidden_for=9.0),
     _run("a create without an answer that comes late", late_creates=1),
-    _run(
-        "a late create of a run that was stopped",
-        apply("first", *UP, **CLOUD), pause(1), stop("first"), follow("first"),
-        ends="terminated", open_end=True, late_creates=1, late_by=12.0,
-    ),
+    _stopped("a late create of a run that was stopped", pause(1), late_creates=1, late_by=12.0),
+    _run("by token: a create without an answer", lost_answers=1, resend="token"),
+    _run("by token: a create without an answer that comes late", late_creates=1, resend="token"),
+    _stopped("by token: a late create of a run that was stopped", pause(1), late_creates=1, late_by=12.0, resend="token"),
+    _run("a create that makes two machines", twins=1),
+    _run("a create that makes two machines, and deletes that are refused", twins=1, busy=2),
     _run("a new machine that is hidden at first", hidden_for=9.0),
+    _run("a new machine that is hidden at first, and no answer", hidden_for=9.0, lost_answers=1),
+    _run("a thing without an answer", lost_things=2),
+    _stopped("a thing without an answer, and a stop", pause(1), lost_things=1),
+    _run("no quota for the things of the first offer", no_room=1),
     _run("the first offers are sold out", sold_out={"here sim-1", "there sim-1"}),
-    _run("every offer is sold out", ends="failed", bodies=0, sold_out={"here sim-1", "there sim-1", "there sim-2"}),
-    _run("a machine that never answers", dead_on_arrival=1),
+    _run("an order that is refused", refused=1),
+    _run("every offer is sold out", ends="failed", bodies=0, sold_out=NONE),
+    # What stands in the way of calls.
     _run("too many calls", limited=4),
-    _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
-    _run(
-        "switched off under a run",
-        apply("first", "./hangs-at-first", retry=AGAIN, **CLOUD), says("first", b"first\n"), happens("the end", _power_off),
-        follow("first"), look_back, bodies=2,
-    ),
-    _run(
-        "switched off under a run that does not try again",
-        apply("first", *UP, **CLOUD), says("first", b"up\n"), happens("the end", _power_off), follow("first"), ends="failed",
-    ),
-    _run(
-        "deleted by hand under a run",
-        apply("first", *UP, **CLOUD), says("first", b"up\n"), happens("the end", _taken_away), follow("first"), ends="failed",
-    ),
+    _run("answers that say nothing", broken=6),
+    _run("no network for a while", unreachable_until=45.0),
+    _run("a wrong key at the beginning", ends="failed", bodies=0, wrong_key_until=40.0),
     _run(
         "a wrong key for a while",
-        apply("first", *LOG, "sleep 30", **CLOUD), state("first", "running"), happens("the key", _wrong_key), follow("first"),
+        apply("first", *LOG, "sleep 30", **CLOUD), state("first", "running"), fault("wrong_key_until", 40.0), follow("first"),
         look_back,
     ),
     _run(
-        "a vendor that finds nothing for a while",
-        apply("first", *LOG, "sleep 80", **CLOUD), state("first", "running"), happens("the flicker", _flicker), follow("first"),
+        "a wrong key when it is to be ended",
+        *RUNNING, fault("wrong_key_until", 400.0), *REST, ends="terminated",
     ),
     _run(
-        "an hour of sleep",
-        apply("first", *UP, **CLOUD), says("first", b"up\n"), happens("the hour", _an_hour), stop("first"), follow("first"),
-        ends="terminated",
+        "a vendor that finds nothing for a while",
+        apply("first", *LOG, "sleep 80", **CLOUD), state("first", "running"), fault("flicker_until", 50.0), follow("first"),
     ),
+    # What becomes of machines.
+    _run("a machine that never answers", dead_on_arrival=1),
+    _run("a first boot that fails", bad_boots=1),
+    _run("off under a run", *TWICE, off, follow("first"), look_back, bodies=2),
+    _run("off under a run that does not try again", *RUNNING, off, follow("first"), ends="failed"),
+    _run("interrupted under a run", *TWICE, interrupted, follow("first"), look_back, bodies=2),
+    _run("deleted by hand under a run", *RUNNING, deleted, follow("first"), ends="failed"),
+    _run("an hour of sleep", *RUNNING, hour, *REST, ends="terminated"),
+    _run("an hour of sleep while it boots", apply("first", *LOG, **CLOUD), pause(7), hour, follow("first")),
+    _run("every crash takes an hour", ends="done failed", open_end=True, away=3600.0),
+    # What becomes of deletes.
+    _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
+    _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
+    _run("a delete without an answer", lost_deletes=1),
+    _run("a delete that comes to nothing", ignored_deletes=1),
+    _run("a machine that is there again after its end", apply("first", *LOG, **CLOUD), follow("first"), pause(60), returns=1),
+    _run(
+        "no sweep without a key",
+        apply("first", *LOG, **CLOUD), follow("first"), fault("wrong_key_until", 900.0), pause(1200),
+    ),
+    # More than one.
     _run("rented nodes", apply("first", *LOG, nodes=2, **CLOUD), follow("first")),
     _run(
         "rented nodes move to another region together",
         apply("first", *LOG, nodes=2, **CLOUD), follow("first"), sold_out_after={"here sim-1": 1},
     ),
+    _run("four rented nodes, one of them stuck", apply("first", *LOG, nodes=4, **CLOUD), follow("first"), dead_on_arrival=1),
 )  # fmt: skip

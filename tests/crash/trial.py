@@ -18,10 +18,10 @@ from .scenarios import Scenario
 from .stores import Store
 from .story import PATIENCE, Late, Restart, Story
 
-AWAY = 0.6
-"""Virtual seconds between a crash and the next engine."""
 LONGEST = 12 * 86400.0
 """Virtual seconds of the longest step."""
+SWEPT = 2 * 3600.0
+"""Virtual seconds in which sweeps find what a crash or the vendor left."""
 AFTERWARDS = 35.0
 """Virtual seconds in which nothing may change any more."""
 
@@ -42,22 +42,30 @@ class Effects:
     -1 when the story is over and only the engine's own rounds go on.
     """
 
-    NONE = ("host.look: ", "host.look_around: ", "host.finish: ")
+    NONE = ("host.look: ", "host.look_around: ", "host.finish: ", "host.prepared: ", "host.greet: ")
 
     def __init__(self, trace: list[str], story: Story, step: Callable[[], int]) -> None:
         self._trace, self._story, self._step = trace, story, step
-        self._last: tuple[int, int] = (0, 0)
+        self._last: tuple[int, ...] = (0, 0, 0)
         self.count = 0
         self.quiet = False
 
     def __call__(self) -> int:
         name = self._trace[-1]
-        effect = name.startswith(("store: committed", "host.", "vendor.")) and not name.startswith(self.NONE)
-        progress = (self._step(), sum(heard.offset for heard in self._story.heard.values()))
+        effect = name.startswith(("store: committed", "host.")) and not name.startswith(self.NONE)
+        # What was sent to a vendor takes effect though its sender dies: a future of its own.
+        effect = effect or (name.startswith("vendor.") and name.endswith("on its way"))
+        progress = (self._step(), sum(heard.offset for heard in self._story.heard.values()), self._story.world.changes)
         if effect or progress != self._last:
             self.count += 1
         self._last = progress
         return -1 if self.quiet else self.count
+
+
+def left_over(store: Store, world: World) -> bool:
+    """Whether there is something that no row of ours waits for any more, or a row of something that may be."""
+    there = any(vm.gone is None for vm in world.vms) or any(kind != "key" for kind in world.things.values())
+    return there or bool(store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL"))
 
 
 def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcome:
@@ -89,6 +97,8 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
             if asyncio.get_running_loop().time() > end:
                 raise Late("the engine to have nothing left to do")
             await asyncio.sleep(0.5)
+        while left_over(store, world) and asyncio.get_running_loop().time() < end + SWEPT:
+            await asyncio.sleep(60)
         quiet()
         await asyncio.sleep(AFTERWARDS)
         await engine.stop()
@@ -105,7 +115,7 @@ def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcom
         except Crashed:
             life.bury()
             judge.between()
-            world.time.advance(world.time.now + AWAY)
+            world.time.advance(world.time.now + scenario.away)
             continue
         except Restart:
             at += 1

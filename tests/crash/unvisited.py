@@ -12,6 +12,7 @@ SSH_ONLY = "real connections only: tests/machines, tests/fleets"
 
 UNVISITED = {
     "api:": HTTP,
+    "cleanup:": "asked by a user, and nothing waits for it: tests/clouds/test_cleanup.py",
     "doctor:": NOT_ASKED,
     "forwards:": "ports of jobs: no simulated job has any, and nothing of them is stored (tests/fleets)",
     "fleet_service:FleetService.trust": NOT_ASKED,
@@ -23,6 +24,8 @@ UNVISITED = {
     "service:Service.pull": NOT_ASKED,
     "watchdog:": "looks only, and condemns in memory (tests/engine/test_policies.py)",
     "rotation:": NOT_ASKED,
+    "sweeps:Sweeps._cloud": "an account whose key or address was changed: tests/clouds/test_sweeps.py",
+    "sweeps:Sweeps.detach": "asked for by cleanup only",
     "service:Service.rotate_key": NOT_ASKED,
 }
 

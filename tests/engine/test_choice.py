@@ -52,5 +52,5 @@ def test_nodes_stay_in_one_region_and_move_together() -> None:
 
 def test_the_user_is_told_what_was_tried_and_what_came_of_it() -> None:
     told = nothing_left([failed(A), failed(B)], ["local: too small"])
-    assert told == "none of 2 offers that were tried could be had (2 × no capacity; local: too small)"
+    assert told == "none of the 2 offers that were tried could be had: 2 × no capacity; local: too small"
     assert nothing_left([], ["x: y"]) == "no offer fits (x: y)"

@@ -33,7 +33,7 @@ from tests.conftest import home_at
 from tests.crash.story import Story, fleet
 from tests.engine.test_engine import apply, finished, request, until
 from tests.engine.test_store import submission
-from tests.simulated.machine import SimulatedMachines
+from tests.simulated.machines import SimulatedMachines
 from tests.simulated.world import LoopTime, World
 
 only_postgresql = pytest.mark.parametrize("where", ["postgresql"], indirect=True)

@@ -55,7 +55,7 @@ def test_a_sound_installation(home: Home) -> None:
     assert code == 0, found
     assert {each["check"] for each in found} == {
         "home", "permissions", "disk", "python", "packages", "extension", "host", "versions", "engine", "store", "lease", "key",
-        "clock", "hosts", "work",
+        "clock", "hosts", "accounts", "work",
     }  # fmt: skip
     assert all(each["ok"] for each in found)
     assert next(each["message"] for each in found if each["check"] == "versions").endswith("on both sides")

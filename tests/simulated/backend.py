@@ -1,33 +1,40 @@
 """A vendor in memory, in virtual time: machines by number, calls that may be cut before and after they take effect, and faults.
 
-Each fault is a field of ``world.Faults``. Calls are made at once, so what takes time at a vendor shows as what it tells later.
+Each fault is a field of ``faults.Faults``. Calls are made at once, so what takes time at a vendor shows as what it tells later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dstack_jupyter.backends import registry
 from dstack_jupyter.backends.base import Feed, Instance, Need, Order, Thing, Traits
 from dstack_jupyter.models.errors import (
+    BackendError,
+    BackendUnreachable,
     BadCredentials,
     Busy,
     NoCapacity,
+    NoQuota,
     RateLimited,
+    Refused,
     UnknownOutcome,
 )
 from dstack_jupyter.models.runs import OfferView, PermissionView
 
+from .faults import VM
 from .loop import Crashed, current
-from .world import VM, World
+from .world import World
 
 NAME = "simulated"
 LATE = 2.0
-"""Seconds after which a create that was on its way when its engine died takes effect."""
+"""Seconds after which a call that was on its way when its engine died takes effect."""
 BOOT = 6.0
 """Seconds from a create to a machine that has its address."""
-TRAITS = Traits(resend="look", settles=20.0, absent_after=60.0, ready_within=300.0, user_data=1 << 16)
+TRAITS = Traits(resend="look", settles=20.0, absent_after=60.0, ready_within=90.0, user_data=1 << 16)
+OFFERS = (("here", "sim-1", 1.0), ("there", "sim-1", 1.5), ("there", "sim-2", 2.0))
 _world: World | None = None
 
 
@@ -63,7 +70,7 @@ class SimulatedBackend:
                 spot=False,
                 cpu_arch="x86",
             ).model_dump()
-            for region, kind, price in (("here", "sim-1", 1.0), ("there", "sim-1", 1.5), ("there", "sim-2", 2.0))
+            for region, kind, price in OFFERS
         ]
         return {name: [offer[name] for offer in offers] for name in offers[0]}
 
@@ -78,26 +85,52 @@ class SimulatedBackend:
 
 
 class SimulatedCloud:
-    """``backends.base.Cloud``. It honours no token: a second create is a second machine."""
+    """``backends.base.Cloud``. With ``resend`` "look" a second create is a second machine; with "token" it gives the first."""
 
-    traits = TRAITS
     mark = "one"
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._faults = world.faults
+        self.traits = replace(TRAITS, resend=world.resend)  # type: ignore[arg-type]
 
     @property
     def _now(self) -> float:
         return float(self._world.time.now)
 
+    def _hits(self, fault: str) -> bool:
+        """Whether a fault that is counted happens to this call."""
+        left = getattr(self._faults, fault)
+        if left > 0:
+            setattr(self._faults, fault, left - 1)
+            self._world.changes += 1
+            self._faults.over = self._now
+        return bool(left > 0)
+
     def _asked(self, name: str) -> None:
         _point(f"vendor.{name}: asked")
+        if self._now < max(self._faults.unreachable_until, self._faults.wrong_key_until):
+            self._faults.over = self._now
+        if self._now < self._faults.unreachable_until:
+            raise BackendUnreachable("no network")
         if self._now < self._faults.wrong_key_until:
             raise BadCredentials("the key is not known")
-        if self._faults.limited > 0:
-            self._faults.limited -= 1
+        if self._hits("limited"):
             raise RateLimited("too many requests", delay=3.0)
+        if self._hits("broken"):
+            raise BackendError("502, and no word of what was done")
+
+    def _sent(self, name: str, effect: Callable[[], Any]) -> Any:
+        """What changes something. Who dies while it is on its way has sent it: it takes effect all the same."""
+        loop = current()
+        if loop is not None and not loop.passes(f"vendor.{name}: on its way"):
+            self._world.time.at(self._now + LATE, effect)
+            raise Crashed
+        found = effect()
+        _point(f"vendor.{name}: done, not answered")
+        return found
+
+    # --- things ---------------------------------------------------------------------------------------------------------
 
     def needs(self, order: Order) -> Sequence[Need]:
         return [
@@ -108,8 +141,17 @@ class SimulatedCloud:
     def attach(self, need: Need) -> Thing:
         self._asked("attach")
         self._world.on_attach(need.identity)
-        self._world.things.setdefault(need.identity, need.kind)
-        _point("vendor.attach: done, not answered")
+        if not need.shared and self._hits("no_room"):
+            raise NoQuota("no more disks")
+
+        def effect() -> None:
+            if need.identity not in self._world.things:
+                self._world.things[need.identity] = need.kind
+                self._world.changes += 1
+
+        self._sent("attach", effect)
+        if self._hits("lost_things"):
+            raise UnknownOutcome("no answer in time")
         return Thing(need.kind, need.identity, need.identity)
 
     def list_attached(self, installation: str) -> list[Thing]:
@@ -120,8 +162,14 @@ class SimulatedCloud:
         self._asked("detach")
         if any(vm.identity == thing.identity.removesuffix("-disk") and vm.gone is None for vm in self._world.vms):
             raise Busy("a machine has it")
-        self._world.things.pop(thing.id, None)
-        _point("vendor.detach: done, not answered")
+
+        def effect() -> None:
+            if self._world.things.pop(thing.id, None) is not None:
+                self._world.changes += 1
+
+        self._sent("detach", effect)
+
+    # --- machines -------------------------------------------------------------------------------------------------------
 
     def create(self, order: Order) -> Instance:
         if not order.first and (there := self.find(order.identity)):
@@ -129,50 +177,58 @@ class SimulatedCloud:
         self._asked("create")
         self._world.on_create(order.identity)
         place = f"{order.offer.region} {order.offer.instance_type}"
-        if place in self._faults.sold_out:
+        if place in self._faults.sold_out or not self._faults.sold_out_after.get(place, 1):
             raise NoCapacity(f"{place} is sold out")
-        if (stock := self._faults.sold_out_after.get(place)) is not None:
-            if not stock:
-                raise NoCapacity(f"{place} is sold out")
-            self._faults.sold_out_after[place] = stock - 1
-        loop = current()
-        if loop is not None and not loop.passes("vendor.create: on its way"):
-            self._world.time.at(self._now + LATE, lambda: self._make(order))
-            raise Crashed
-        if self._faults.late_creates > 0:
-            self._faults.late_creates -= 1
-            self._world.time.at(self._now + self._faults.late_by, lambda: self._make(order))
+        if place in self._faults.sold_out_after:
+            self._faults.sold_out_after[place] -= 1
+        if self._hits("refused"):
+            raise Refused("there is no such key")
+        asked = self._now
+        if self._hits("late_creates"):
+            self._world.time.at(asked + self._faults.late_by, lambda: self._make(order, asked))
             raise UnknownOutcome("no answer in time")
-        vm = self._make(order)
-        _point("vendor.create: done, not answered")
-        if self._faults.lost_answers > 0:
-            self._faults.lost_answers -= 1
+        vm = self._sent("create", lambda: self._make(order, asked))
+        if self._hits("twins"):
+            self._made(order, asked, twin=True)
+            raise UnknownOutcome("no answer in time")
+        if self._hits("lost_answers"):
             raise UnknownOutcome("no answer in time")
         return self._told(vm)
 
-    def _make(self, order: Order) -> VM:
-        vm = VM(order.identity, self._now, number=len(self._world.vms) + 1, place=order.offer.region)
-        self._world.vms.append(vm)
-        if self._faults.dead_on_arrival > 0:
-            self._faults.dead_on_arrival -= 1
-            vm.dead = True
+    def _make(self, order: Order, asked: float) -> VM:
+        if self._world.resend == "token":
+            for vm in self._world.vms:
+                if vm.identity == order.identity:
+                    return vm
+        return self._made(order, asked)
+
+    def _made(self, order: Order, asked: float, *, twin: bool = False) -> VM:
+        vm = VM(order.identity, self._now, place=order.offer.region, asked=asked, twin=twin)
+        vm.dead, vm.bad_boot = self._hits("dead_on_arrival"), self._hits("bad_boots")
+        self._world.make(vm)
         return vm
 
     def _told(self, vm: VM) -> Instance:
-        there = not vm.dead and self._now >= vm.made + BOOT
+        booted = self._now >= vm.made + BOOT
+        word, said = ("running", "on") if booted else ("starting", "booting")
+        if vm.off or vm.ending:
+            word, said = ("ending", "leaving") if vm.ending else ("stopped", "off")
         return Instance(
             identity=vm.identity,
             data={"number": vm.number},
-            word="stopped" if vm.off else "running" if self._now >= vm.made + BOOT else "starting",
-            said="off" if vm.off else "on",
+            word=word,  # type: ignore[arg-type]
+            said=said,
             region=vm.place,
-            address=vm.identity if there or (vm.dead and self._now >= vm.made + BOOT) else "",
+            address=vm.identity if booted else "",
             created_at=vm.made,
         )
 
     def _visible(self, vm: VM) -> bool:
-        hidden = self._faults.hidden_for if vm.gone is None else 0.0
-        return vm.gone is None and self._now >= vm.made + hidden and self._now >= self._faults.flicker_until
+        if vm.gone is not None or self._now < self._faults.flicker_until:
+            return False
+        if vm.ending and self._now < vm.flickers_until:
+            return False
+        return self._now >= vm.made + self._faults.hidden_for
 
     def find(self, identity: str) -> list[Instance]:
         self._asked("find")
@@ -192,15 +248,26 @@ class SimulatedCloud:
         vm = self._world.vms[data["number"] - 1]
         if not self._visible(vm):
             return False
-        if self._faults.busy > 0:
-            self._faults.busy -= 1
+        if self._hits("busy"):
             raise Busy("it is being made")
-        if self._faults.lingers:
-            self._world.time.at(self._now + self._faults.lingers, lambda: self._world.end(vm))
-        else:
-            self._world.end(vm)
-        _point("vendor.terminate: done, not answered")
+        if self._hits("ignored_deletes"):
+            return True
+        self._sent("terminate", lambda: self._leave(vm))
+        if self._hits("lost_deletes"):
+            raise BackendError("no answer in time")
         return True
+
+    def _leave(self, vm: VM) -> None:
+        if vm.gone is None and self._hits("returns"):
+            back = self._now + 30.0
+            again = replace(vm, made=back, number=0, twin=True)
+            self._world.time.at(back, lambda: self._world.make(again))
+        if not self._faults.lingers:
+            self._world.end(vm)
+        elif not vm.ending and vm.gone is None:
+            vm.ending, vm.flickers_until = True, self._now + self._faults.flickers_at_the_end
+            self._world.changes += 1
+            self._world.time.at(self._now + self._faults.lingers, lambda: self._world.end(vm))
 
 
 def _point(name: str) -> None:

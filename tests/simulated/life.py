@@ -10,7 +10,7 @@ from dstack_jupyter.models.home import Home
 
 from . import backend
 from .loop import Crashed, StoreThread, VirtualLoop, attach
-from .machine import SimulatedMachines
+from .machines import SimulatedMachines
 from .world import World
 
 Result = TypeVar("Result")

@@ -9,13 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import Row
-
-from dstack_jupyter.engine.machines import Machines
 from dstack_jupyter.machines.base import JobReport, JobSpec
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.ssh.facts import Hello
-from dstack_jupyter.models.errors import ConfigurationError, Conflict, HostKeyChanged, NotFound, Unreachable
+from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound, Unreachable
 
 from .loop import current
 from .world import Host, World
@@ -136,7 +133,7 @@ class SimulatedMachine:
     # --- what only a fleet's host is asked ------------------------------------------------------------------------------
 
     async def look_around(self) -> Hello:
-        hello: Hello = await carry_out("look_around", self._host, lambda: _hello(self._host))
+        hello: Hello = await carry_out("look_around", self._host, lambda: hello_of(self._host))
         return hello
 
     async def claim(self, instance: str, gone: Callable[[str], Awaitable[bool]]) -> None:
@@ -152,55 +149,7 @@ class SimulatedMachine:
         await carry_out("unclaim", self._host, lambda: self._host.give_back((self._installation, instance)))
 
 
-BOOTED = 4.0
-"""Seconds from its address to the end of a machine's first boot."""
-
-
-class SimulatedGuest:
-    """``machines.ssh.guest.Guest``. ``pinned`` is the key that the engine expects it to show."""
-
-    def __init__(self, world: World, host: Host, pinned: str) -> None:
-        self._world = world
-        self._host = host
-        self._pinned = pinned
-
-    async def _do(self, name: str, effect: Callable[[], Any] = lambda: None) -> Any:
-        if any(vm.identity == self._host.name and vm.dead for vm in self._world.vms):
-            raise Unreachable(f"{self._host.name} does not answer")
-        if self._host.shows not in ("", self._pinned):
-            raise HostKeyChanged(f"{self._host.name} shows another key: nothing was sent")
-        return await carry_out(name, self._host, effect)
-
-    async def prepared(self) -> str:
-        made = min(vm.made for vm in self._world.vms if vm.identity == self._host.name)
-        self._host.shows = self._host.shows or self._pinned
-        said: str = await self._do("prepared", lambda: "ok" if self._world.time.now >= made + BOOTED else "")
-        return said
-
-    async def next_host_key(self) -> str:
-        def effect() -> str:
-            self._host.next_key = f"ssh-ed25519 renewed{len(self._host.next_key)}"
-            return self._host.next_key
-
-        key: str = await self._do("next_host_key", effect)
-        return key
-
-    async def use_host_key(self) -> None:
-        def effect() -> None:
-            self._host.shows = self._host.next_key
-
-        await self._do("use_host_key", effect)
-        self._pinned = self._host.shows
-
-    async def greet(self) -> Hello:
-        hello: Hello = await self._do("greet", lambda: _hello(self._host))
-        return hello
-
-    async def visit(self) -> None:
-        await self._do("visit", lambda: setattr(self._host, "visited", self._world.time.now))
-
-
-def _hello(host: Host) -> Hello:
+def hello_of(host: Host) -> Hello:
     facts = HostFacts(cpus=8.0, memory_gb=32.0, disk_gb=200.0, disk_free_gb=150.0, arch="x86")
     return Hello(
         root="/r",
@@ -212,39 +161,3 @@ def _hello(host: Host) -> Hello:
         facts=facts,
         addresses=host.addresses,
     )
-
-
-class SimulatedMachines(Machines):
-    """``engine.machines.Machines`` over a world: hosts by their address, this machine, and machines that a vendor rented."""
-
-    def __init__(self, world: World, installation: str) -> None:
-        self._world = world
-        self._installation = installation
-        self._views: dict[str, SimulatedMachine] = {}
-        self.local: Any = self._view(world.host("local", remote=False))
-
-    def _view(self, host: Host) -> SimulatedMachine:
-        if host.name not in self._views:
-            self._views[host.name] = SimulatedMachine(host, self._installation, self._world)
-        return self._views[host.name]
-
-    def of(self, instance: Row[Any]) -> Any:
-        return self.local if instance.backend == "local" else self.host(instance)
-
-    def host(self, instance: Row[Any]) -> Any:
-        if "address" not in instance.data:
-            raise Unreachable("no address yet")
-        return self._view(self._world.host(instance.data["address"]["hostname"]))
-
-    def guest(self, instance: Row[Any]) -> Any:
-        return SimulatedGuest(self._world, self._world.host(instance.data["address"]["hostname"]), instance.data["host_key"])
-
-    def forget(self, instance_id: str) -> None:
-        pass
-
-    async def leave(self, instance_id: str) -> None:
-        pass
-
-    async def close(self) -> None:
-        for view in self._views.values():
-            await view.close()

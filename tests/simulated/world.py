@@ -11,9 +11,13 @@ from typing import Any, Protocol
 from dstack_jupyter.machines.base import Ending, JobSpec
 
 from . import shell
+from .faults import VM, Faults
 
 TermSteps = tuple[shell.Step, ...] | None
 Programs = dict[str, Callable[["Job", str], list[shell.Step]]]
+
+SILENCE = 1800.0
+"""Seconds without a word from any engine after which a rented machine without a job powers itself off."""
 
 
 class Time(Protocol):
@@ -236,48 +240,11 @@ class Host:
 
 
 @dataclass
-class VM:
-    """A machine at the vendor. ``off``: it powered itself off, or was stopped; ``dead``: it never answers."""
-
-    identity: str
-    made: float
-    gone: float | None = None
-    number: int = 0
-    place: str = ""
-    off: bool = False
-    dead: bool = False
-
-
-@dataclass
-class Faults:
-    """What goes wrong at the vendor. Numbers count the next calls that it happens to; times are of the world."""
-
-    sold_out: set[str] = field(default_factory=set)
-    """`region type` of offers that cannot be had."""
-    sold_out_after: dict[str, int] = field(default_factory=dict)
-    """So many more machines of an offer can be had."""
-    lost_answers: int = 0
-    """Creates that take effect and are not answered."""
-    late_creates: int = 0
-    """Creates that are not answered and take effect ``late_by`` seconds later."""
-    late_by: float = 8.0
-    hidden_for: float = 0.0
-    """Seconds for which a new machine is in no answer."""
-    flicker_until: float = 0.0
-    """Until then nothing is found."""
-    wrong_key_until: float = 0.0
-    limited: int = 0
-    busy: int = 0
-    """Deletes that are refused."""
-    lingers: float = 0.0
-    """Seconds from an accepted delete to the end."""
-    dead_on_arrival: int = 0
-    """Machines that never answer."""
-
-
-@dataclass
 class World:
-    """``on_create`` and ``on_attach`` hear the identity of what a vendor is about to make."""
+    """``on_create`` and ``on_attach`` hear the identity of what a vendor is about to make.
+
+    ``changes`` counts what happened at the vendor: equal numbers, equal futures. ``resend``: as ``Traits`` of the vendor.
+    """
 
     time: Any
     hosts: dict[str, Host] = field(default_factory=dict)
@@ -285,6 +252,10 @@ class World:
     things: dict[str, str] = field(default_factory=dict)
     """Identity → kind of what is attached at the vendor."""
     faults: Faults = field(default_factory=Faults)
+    resend: str = "look"
+    changes: int = 0
+    guarded: list[str] = field(default_factory=list)
+    """Machines that their guards powered off."""
     programs: Programs = field(default_factory=dict)
     on_create: Callable[[str], None] = lambda _: None
     on_attach: Callable[[str], None] = lambda _: None
@@ -296,6 +267,27 @@ class World:
             self.hosts[name] = Host(name, self.time, programs=self.programs, **more)
         return self.hosts[name]
 
+    def make(self, vm: VM) -> None:
+        """A machine is there from now on, and its guard watches from its first moment."""
+        self.vms.append(vm)
+        vm.number = len(self.vms)
+        self.changes += 1
+        self.time.at(vm.made + SILENCE, lambda: self._guard(vm))
+
+    def _guard(self, vm: VM) -> None:
+        """What guard.sh does on a machine that runs no job: without a word from an engine for ``SILENCE`` it powers off."""
+        if vm.gone is not None or vm.off:
+            return
+        host = self.host(vm.identity)
+        quiet_since = max([vm.made, host.visited, *(job.ended or 0.0 for job in host.jobs.values())])
+        if any(job.lives for job in host.jobs.values()):
+            quiet_since = self.time.now
+        if self.time.now - quiet_since >= SILENCE:
+            self.guarded.append(vm.identity)
+            self.power_off(vm)
+        else:
+            self.time.at(quiet_since + SILENCE, lambda: self._guard(vm))
+
     def end(self, vm: VM) -> None:
         """A machine goes, and what runs on it."""
         if vm.gone is None:
@@ -304,10 +296,24 @@ class World:
 
     def power_off(self, vm: VM) -> None:
         """A machine that is off: still there, still paid for."""
-        vm.off = True
+        vm.off = vm.lost = True
         self._dark(vm)
 
+    def interrupt(self, vm: VM, *, ending: float = 30.0) -> None:
+        """The vendor takes a machine back: it says so for ``ending`` seconds."""
+        vm.ending = vm.lost = True
+        self._dark(vm)
+        self.time.at(self.time.now + ending, lambda: self.end(vm))
+
+    def take_away(self, vm: VM) -> None:
+        """Somebody deletes a machine in the vendor's console."""
+        vm.lost = True
+        self.end(vm)
+
     def _dark(self, vm: VM) -> None:
+        self.changes += 1
+        if vm.twin or any(each.identity == vm.identity and each.gone is None and not each.off for each in self.vms):
+            return
         host = self.host(vm.identity)
         host.reachable = False
         for job in host.jobs.values():

@@ -123,7 +123,7 @@ class DigitalOceanCloud:
         if self._project_name:
             # In the create itself: giving a droplet to a project afterwards needs a scope that the page does not list.
             body["project_id"] = self._project_id(self._project_name)
-        answer = self.rest.make("/v2/droplets", body, permission="droplet:create", ticket=order.identity)
+        answer = self.rest.make("/v2/droplets", body, permission="droplet:create")
         try:
             return self._instance(answer["droplet"])
         except (KeyError, TypeError, ValueError):

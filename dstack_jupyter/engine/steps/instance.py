@@ -15,6 +15,8 @@ FLICKER = 60.0
 """Seconds for which a vendor must say 'not found' before that is more than a flicker."""
 YOUNG_FLICKER = 120.0
 """The same for a machine that was seen and is younger than ``Traits.absent_after``."""
+GONE = 3.0
+"""The same for a machine that the vendor accepted to end: it is asked twice at least."""
 OFF_AT_FIRST = 60.0
 """Seconds after its making in which a machine may be off without that meaning anything."""
 
@@ -176,6 +178,6 @@ def _ending(now: Now, traits: Traits) -> Step:
     if now.absent_for is None:
         return Wait()
     if now.since_told is not None:
-        # It accepted to end it, so it knew it; now it has none.
-        return Gone()
+        # It accepted to end it, so it knew it; now it has none, and not for a moment only: what lingers costs.
+        return Gone() if now.absent_for >= GONE else Wait()
     return Gone() if (now.since_rented or 0.0) >= traits.absent_after and now.absent_for >= FLICKER else Wait()

@@ -45,11 +45,12 @@ def every(connection: Connection) -> list[Row[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How an account stands. ``since``: seconds since its last whole sweep, or its first use. ``ours_to_end``: strays that
-    sweeps end."""
+    """How an account stands. ``since``: seconds since its last whole sweep, or its first use; ``asked``: since the last create,
+    None: there was none. ``ours_to_end``: strays that sweeps end."""
 
     account: Row[Any]
     since: float
+    asked: float | None
     renting: int
     strays: int
     ours_to_end: int
@@ -62,7 +63,15 @@ def state(connection: Connection, mark: str) -> State | None:
     machines = select(strays.c.verdict).where(strays.c.account == mark, strays.c.kind == "instance")
     verdicts = list(connection.execute(machines).scalars())
     since = row.current - (row.first_used_at if row.swept_at is None else row.swept_at)
-    return State(row, since, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
+    last = connection.execute(select(func.max(rented.c.asked_at)).where(rented.c.account == mark)).scalar()
+    asked = None if last is None else row.current - last
+    return State(row, since, asked, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
+
+
+def left(connection: Connection, mark: str) -> int:
+    """Machines of an account that no row needs, as of its last look."""
+    machines = (strays.c.account == mark) & (strays.c.kind == "instance")
+    return connection.execute(select(func.count()).select_from(strays).where(machines)).scalar_one()
 
 
 def renting(connection: Connection, account: Row[Any]) -> int:
@@ -199,10 +208,25 @@ def store(connection: Connection, mark: str, machines: Sequence[steps.Stray], th
     current = connection.execute(select(now())).scalar_one()
     for (kind, thing_key), found in rows.items():
         old = before.get((kind, thing_key))
+        if old is None:
+            _stray(connection, mark, kind, thing_key, found)
         times = {"first_seen_at": old.first_seen_at if old else current, "told_at": old.told_at if old else None}
         connection.execute(insert(strays).values(account=mark, kind=kind, thing=thing_key, seen_at=current, **times, **found))
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
     connection.execute(update(accounts).where(accounts.c.mark == mark).values(problem="", **done))
+
+
+def _stray(connection: Connection, mark: str, kind: str, key: str, found: dict[str, Any]) -> None:
+    """Something was seen that nobody needs: an event, once."""
+    account = connection.execute(select(accounts).where(accounts.c.mark == mark)).one()
+    _event(connection, account, kind, key, found["identity"], "engine", "stray", WORDS[found["verdict"]])
+
+
+WORDS = {
+    "ended": "the vendor has it after its end: the sweeps end it",
+    "double": "the vendor has a second machine of this name: the sweeps end it",
+    "unknown": "the vendor has it and this store never knew it: `%dstack cleanup` ends it",
+}
 
 
 def told(connection: Connection, account: Row[Any], kind: str, key: str, identity: str, actor: str, why: str) -> None:
@@ -212,6 +236,12 @@ def told(connection: Connection, account: Row[Any], kind: str, key: str, identit
     connection.execute(update(strays).where(mine).values(told_at=now()))
     if row is not None and row.told_at is not None:
         return
+    _event(connection, account, kind, key, identity, actor, "swept" if actor == "engine" else "cleaned", why)
+
+
+def _event(
+    connection: Connection, account: Row[Any], kind: str, key: str, identity: str, actor: str, action: str, message: str
+) -> None:
     owner = connection.execute(select(instances.c.id, instances.c.project).where(instances.c.identity == identity)).one_or_none()
     events.record(
         connection,
@@ -220,8 +250,8 @@ def told(connection: Connection, account: Row[Any], kind: str, key: str, identit
         kind="instance" if kind == "instance" else "thing",
         resource_id=owner.id if owner is not None else key[:16],
         name=identity[:64],
-        action="swept" if actor == "engine" else "cleaned",
-        message=why,
+        action=action,
+        message=message,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
 from ...models.runs import AttemptView, Guard, RunView
-from ...models.states import RUN_END, AttemptState, Desired, FleetState, Reason, RunState
-from . import events, leases
+from ...models.states import ATTEMPT_END, INSTANCE_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
+from .. import costs
+from . import costing, events, leases
 from .schema import attempts, fleets, instances, now, runs
 
 
@@ -46,7 +48,12 @@ SUBMITTED = (
 )  # fmt: skip
 SAME_REQUEST = select(runs.c.id).where(runs.c.project == bindparam("project"), runs.c.request_key == bindparam("key"))
 INSERT_FLEET = insert(fleets).values(
-    place="", state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
+    kind="run",
+    message="",
+    place="",
+    state=FleetState.ACTIVE,
+    created_at=now(),
+    **{name: bindparam(name) for name in ("id", "project", "name", "run_id")},
 )
 NEW_RUN = {"desired": Desired.RUNNING, "submitted_at": now()} | {
     name: bindparam(name) for name in ("id", "state", "next_at", *SUBMITTED)
@@ -199,11 +206,8 @@ def count_unfinished(connection: Connection) -> int:
 
 ONE = select(runs).where(runs.c.id == bindparam("id"))
 ATTEMPTS_OF_ONE = select(attempts).where(attempts.c.run_id == bindparam("id")).order_by(attempts.c.num, attempts.c.job)
-INSTANCES_OF_ONE = (
-    select(instances, now().label("current")).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
-)
-BOOKED_BY_ONE = select(instances, now().label("current")).where(
-    instances.c.backend == "ssh",
+INSTANCES_OF_ONE = costing.MACHINES.where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
+BOOKED_BY_ONE = costing.MACHINES.where(
     instances.c.id.in_(select(attempts.c.instance_id).where(attempts.c.run_id == bindparam("id"))),
 )
 
@@ -239,38 +243,30 @@ def views(
     for row in connection.execute(select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.num, attempts.c.job)):
         tried.setdefault(row.run_id, []).append(row)
     used = {row.instance_id for rows in tried.values() for row in rows if row.instance_id is not None}
-    hosts = {
-        row.id: row
-        for row in connection.execute(
-            select(instances, now().label("current")).where(instances.c.id.in_(used), instances.c.backend == "ssh")
-        )
-    }
-    rented: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(
-        select(instances, now().label("current"))
-        .where(instances.c.fleet_id.in_([run.fleet_id for run in found]))
-        .order_by(instances.c.created_at)
-    ):
-        rented.setdefault(row.fleet_id, []).append(row)
-    return [
-        _view(
-            run,
-            mine := tried.get(run.id, []),
-            [*rented.get(run.fleet_id, []), *(hosts[host] for host in {row.instance_id for row in mine} if host in hosts)],
-        )
-        for run in found
-    ]
+    query = costing.MACHINES.where(instances.c.fleet_id.in_([run.fleet_id for run in found]) | instances.c.id.in_(used))
+    by_id = {row.id: row for row in connection.execute(query.order_by(instances.c.created_at))}
+    by_fleet: dict[str, list[Row[Any]]] = {}
+    for row in by_id.values():
+        by_fleet.setdefault(row.fleet_id, []).append(row)
+    views = []
+    for run in found:
+        mine, own = tried.get(run.id, []), by_fleet.get(run.fleet_id, [])
+        booked = {row.instance_id: by_id[row.instance_id] for row in mine if row.instance_id in by_id}
+        views.append(_view(run, mine, [*own, *(row for row in booked.values() if row.fleet_id != run.fleet_id)]))
+    return views
 
 
-def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) -> RunView:
-    by_id = {row.id: row for row in rented}
+def _view(run: Row[Any], tried: Sequence[Row[Any]], rows: Sequence[Row[Any]]) -> RunView:
+    """``rows``: of ``costing.MACHINES``, those of the run's own fleet first, by age; then those of others that it has booked."""
+    by_id = {row.id: row for row in rows}
     booked = [by_id[row.instance_id] for row in tried if row.instance_id in by_id]
     last = tried[-1].num if tried else 0
-    nodes = [by_id[row.instance_id].instance_type for row in tried if row.num == last and row.instance_id in by_id]
-    newest = booked[-1] if booked else rented[-1] if rented else None
-    # A host of the user's own costs nothing, and its time is not one run's.
-    paid = [row for row in rented if row.started_at and row.price]
-    cost = sum(row.price * max(0.0, (row.finished_at or row.current) - row.started_at) / 3600 for row in paid)
+    nodes = [by_id[row.instance_id] for row in tried if row.num == last and row.instance_id in by_id]
+    seeks = {row.id for row in tried if row.num == last and _seeks(row)}
+    own = [row for row in rows if row.fleet_id == run.fleet_id]
+    newest = booked[-1] if booked else own[-1] if own else None
+    # Before they are booked, the machines that are being made for it are what it has.
+    held = nodes or [row for row in own if row.state not in INSTANCE_END] or ([newest] if newest else [])
     return RunView(
         id=run.id,
         project=run.project,
@@ -286,10 +282,12 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
         exit_code=run.exit_code,
         backend=newest.backend if newest else "",
         region=newest.region if newest else "",
-        instance_type=", ".join(nodes) or (newest.instance_type if newest else ""),
-        price=newest.price if newest else None,
-        cost=cost,
+        instance_type=_types(held),
+        price=costs.total(row.price for row in held) if held else None,
+        cost=costing.of_run(own, tried, by_id),
         guard=Guard(**newest.guard) if newest else None,
+        machines=[costing.view(row, run.name, [run.name], run.user) for row in own if costing.lives(row)],
+        tried=[costing.tried(row, row.message) for row in own if row.attempt_id in seeks and costing.in_vain(row)],
         attempts=[
             AttemptView(
                 id=row.id,
@@ -312,12 +310,27 @@ def _view(run: Row[Any], tried: Sequence[Row[Any]], rented: Sequence[Row[Any]]) 
     )
 
 
+def _seeks(attempt: Row[Any]) -> bool:
+    """Whether an attempt waits for a machine, or ended since there was none."""
+    return attempt.instance_id is None and (attempt.state not in ATTEMPT_END or attempt.reason == Reason.NO_CAPACITY)
+
+
+def _types(machines: Sequence[Row[Any]]) -> str:
+    """``gpu-1``, ``8 × gpu-1``, ``desk-1, desk-2``."""
+    counted = Counter(row.instance_type for row in machines)
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counted.items())
+
+
 def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | None) -> str:
     """One sentence about what an unfinished run waits for; '' while its job simply runs."""
     if run.state == RunState.TERMINATING:
         return "waiting for the job to end"
     if run.state == RunState.SUBMITTED:
-        return instance.message if instance is not None and instance.message else "looking for a machine"
+        if instance is None or instance.state in INSTANCE_END:
+            return "looking for a machine"
+        if instance.message or instance.seen is None:
+            return instance.message or "looking for a machine"
+        return f"asking {instance.backend} for {instance.instance_type}" + (f" in {instance.region}" if instance.region else "")
     if run.state == RunState.PROVISIONING:
         return next((row.message for row in tried if row.message and not row.finished_at), "preparing the machine")
     return tried[-1].message if tried else ""
