@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from . import frames
-from .client import Client, Log, Run, connect
+from .client import Client, Log, Run, connect, frames
 from .models.errors import ConfigurationError
 from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from .models.cleanup_view import AccountView, EndedView, MadeView
     from .models.configurations import AnyRun
     from .models.fleets import FleetConfiguration
-    from .models.fleets_view import FleetView
+    from .models.fleets_view import FleetPlan, FleetRequest, FleetView
     from .models.status import Status
     from .offers.asked import Asked
 
@@ -52,6 +51,7 @@ __all__ = [
     "offers",
     "permissions",
     "plan",
+    "plan_fleet",
     "ps",
     "run",
     "status",
@@ -152,11 +152,20 @@ def _registry_password(found: AnyRun) -> str:
 
 
 def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetView:
-    """Apply a fleet of SSH hosts (a configuration, YAML text, or a file's path). Its hosts are reached afterwards.
+    """Apply a fleet (a configuration, YAML text, or a file's path). Its hosts are reached, its machines rented afterwards.
 
-    Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises ConfigurationError, NotSupportedYet,
-    Conflict.
+    That costs money, unasked. Relative paths of keys begin at ``base``: the file's folder, or the current one. Raises
+    ConfigurationError, NotSupportedYet, Conflict.
     """
+    return connect().apply_fleet(_fleet_request(fleet, project, base))
+
+
+def plan_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main", base: Path | None = None) -> FleetPlan:
+    """What ``apply_fleet`` would rent at once, and for how much. Raises ConfigurationError, NotSupportedYet."""
+    return connect().plan_fleet(_fleet_request(fleet, project, base))
+
+
+def _fleet_request(fleet: FleetConfiguration | str | Path, project: str, base: Path | None) -> FleetRequest:
     from .models.fleets_view import FleetRequest
     from .models.yaml_reader import read_file
 
@@ -168,7 +177,7 @@ def apply_fleet(fleet: FleetConfiguration | str | Path, *, project: str = "main"
     if found.type != "fleet":
         raise ConfigurationError(f"a {found.type} is no fleet", hint="use api.apply")
     where = str((base or Path.cwd()).absolute())
-    return connect().apply_fleet(FleetRequest(configuration=found.given(), project=project, base=where))
+    return FleetRequest(configuration=found.given(), project=project, base=where)
 
 
 def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
@@ -177,7 +186,7 @@ def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
     ``rented``: also those that are rented, in the fleets that runs make for themselves too.
     """
     client = connect()
-    return frames.fleets(client.fleets(project), client.machines(project) if rented else ())
+    return frames.of_fleets(client.fleets(project), client.machines(project) if rented else [])
 
 
 def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
@@ -186,7 +195,7 @@ def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
     identity, fleet, runs, backend, region, instance_type, spot, state, stuck, stuck_since, price ($/h), cost ($), guard, user,
     created, rented, ending, finished, message, console, id. A price or cost that is not known is NaN.
     """
-    return frames.machines(connect().machines(project, all=all))
+    return frames.of_machines(connect().machines(project, all=all))
 
 
 def status(*, project: str = "main") -> Status:
@@ -200,7 +209,7 @@ def status(*, project: str = "main") -> Status:
 
 
 def delete_fleet(name: str, *, project: str = "main") -> None:
-    """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
+    """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
     connect().delete_fleet(name, project)
 
 
@@ -242,7 +251,7 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
 
     ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
     """
-    return frames.runs([found.view for found in connect().runs(project, all=all, last=last)])
+    return frames.of_runs([found.view for found in connect().runs(project, all=all, last=last)])
 
 
 def backends(*, project: str = "main") -> pandas.DataFrame:

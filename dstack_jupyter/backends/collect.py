@@ -23,11 +23,17 @@ LISTED = "list prices of %s; nothing can be launched there"
 
 
 def collect(
-    wanted: Requirements, known: Mapping[str, Columns] | None = None, *, seconds: float = 0.0, catalog: bool = False
+    wanted: Requirements,
+    known: Mapping[str, Columns] | None = None,
+    idle: Mapping[str, Columns] | None = None,
+    *,
+    seconds: float = 0.0,
+    catalog: bool = False,
 ) -> Found:
     """The offers that fit, cheapest first; what cannot be had now comes last.
 
-    ``known`` are the columns of backends that the caller knows better. ``seconds`` is how long it waits for sources without a
+    ``known`` are the columns of backends that the caller knows better, ``idle`` those of rented machines that are there beside
+    what their backends offer. ``seconds`` is how long it waits for sources without a
     fresh answer; without it no network is waited for. ``catalog``: list prices stand in for backends without offers of their
     own. Needs no engine; for any thread. Raises NotFound for a backend's name that nobody knows.
     """
@@ -47,9 +53,10 @@ def collect(
             tables.append(table)
         if line is not None:
             lines[name] = line
+    tables += [live.checked(name, columns, 0.0) for name, columns in (idle or {}).items() if name in names]
     hits = [table.query(wanted) for table in tables]
-    removed = _removed(hits)
     present = {name for found in hits for name, count in found.backends().items() if count}
+    removed = {name: by for name, by in _removed(hits).items() if name not in present}
     near = _near_gpus(wanted, tables)
     filtered = [
         Missing(backend=name, reason=f"none of its offers passes `{by}`", hint=near if by.startswith("gpu") else "")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..models.cleanup_view import AccountView, CleanupRequest, EndedView
 from ..models.errors import EngineUnavailable, LostLease
-from ..models.fleets_view import FleetRequest, FleetView
+from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.home import Home
 from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, InstanceView, Plan, PlanRequest, RunView
 from ..transport import open_response, request
@@ -101,8 +101,12 @@ class Client:
         return Run(self, RunView(**self.call("POST", "/runs", wanted)))
 
     def apply_fleet(self, wanted: FleetRequest) -> FleetView:
-        """Apply a fleet; its hosts are reached afterwards: ``fleet`` tells."""
+        """Apply a fleet; its hosts are reached, its machines rented afterwards: ``fleet`` tells."""
         return FleetView(**self.call("POST", "/fleets", wanted))
+
+    def plan_fleet(self, wanted: FleetRequest) -> FleetPlan:
+        """What ``apply_fleet`` would rent at once."""
+        return FleetPlan(**self.call("POST", "/fleets/plan", wanted))
 
     def fleets(self, project: str = "main") -> list[FleetView]:
         return [FleetView(**view) for view in self.call("GET", "/fleets", project=project)]

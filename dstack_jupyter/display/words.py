@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..models.fleets_view import HostView
+from ..models.fleets_view import FleetPlan, FleetView, HostView
 from ..models.runs import Attachment, Plan, RunView
 
 
@@ -76,6 +76,29 @@ def plan_line(plan: Plan) -> str:
         f"{plan.run_name}: {where} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"
     )
+
+
+def fleet_plan_line(plan: FleetPlan) -> str:
+    """What applying a fleet of clouds' machines would rent at once, in one line."""
+    if not plan.more:
+        return f"fleet {plan.name}: nothing is rented at once"
+    if not plan.offers:
+        reasons = "; ".join(f"{line.backend}: {line.reason}" for line in plan.missing[:4])
+        return f"no offer fits ({reasons})"
+    first = plan.offers[0]
+    gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
+    what = f"{first.backend} {first.instance_type} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu})"
+    return f"fleet {plan.name}: {plan.more} × {what}, {price(plan.price)} together"
+
+
+def fleet_line(fleet: FleetView) -> str:
+    """How many machines a fleet of clouds' machines has in which state, for how much, and why it is short."""
+    states = [str(host.state) for host in fleet.hosts]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no machines"
+    least, most = fleet.nodes.get("min"), fleet.nodes.get("max")
+    cost = sum(host.price or 0.0 for host in fleet.hosts)
+    short = f"; short: {fleet.message}" if fleet.message else ""
+    return f"fleet {fleet.name}: {counted} of {least}..{'' if most is None else most}, {price(cost)}{short}"
 
 
 def host_line(host: HostView) -> str:

@@ -60,6 +60,11 @@ class FleetsHandler(Handler):
         self.answer(await service.fleets.apply(self.body(FleetRequest), user=self.user, files=self.files), 201)
 
 
+class FleetPlanHandler(Handler):
+    async def post(self) -> None:
+        self.answer(await (await self.context.service()).fleets.plan(self.body(FleetRequest)))
+
+
 class FleetHandler(Handler):
     async def get(self, name: str) -> None:
         self.answer(await (await self.context.service()).fleets.get(name, project=self.project))
@@ -203,6 +208,7 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     ("/backends", BackendsHandler),
     ("/doctor", DoctorHandler),
     ("/fleets", FleetsHandler),
+    ("/fleets/plan", FleetPlanHandler),
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
     ("/cleanup", CleanupHandler),

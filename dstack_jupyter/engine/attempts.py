@@ -98,6 +98,9 @@ class AttemptReconciler:
         )
         asked = self._asked.get(key.id, Desired.RUNNING)
         step = steps.next_step(AttemptState(attempt.state), desired, asked, seen)
+        if isinstance(step, steps.End) and instance is not None and attempt.instance_id is not None and is_rented(instance):
+            # Its end frees the machine for the next job, which must find nothing of this one.
+            await self._let_go(key.id, instance)
         if report.data or isinstance(step, steps.Running | steps.Book | steps.Prepare | steps.End):
             try:
                 state = await self._database.write(_store, attempt, instance, report, step)
@@ -107,6 +110,8 @@ class AttemptReconciler:
             self._bus.publish(run.id)
             if isinstance(step, steps.End):
                 self._wake(Key("fleet", run.fleet_id))
+                if instance is not None and is_rented(instance) and instance.fleet_id != run.fleet_id:
+                    self._wake(Key("fleet", instance.fleet_id))
                 if state not in RUN_END:
                     self._wake(Key("run", run.id))
         if len(siblings) > 1 and isinstance(step, steps.Running | steps.Book | steps.End):

@@ -16,15 +16,17 @@ MOST_TOLD = 6
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """An offer that was tried for one of a run's present attempts. ``alive``: there may be a machine of it.
+    """An offer that was tried for one of a run's present attempts, or for a fleet. ``alive``: there may be a machine of it.
 
     ``verdict`` is ``account`` where it failed for what holds for every offer of that backend; ``message`` says what came of it.
+    ``used``: its machine has been ready, so what runs there does not move.
     """
 
     offer: OfferView
     alive: bool
     verdict: str = ""
     message: str = ""
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)

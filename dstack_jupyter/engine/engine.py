@@ -26,6 +26,7 @@ from .archives import Archives
 from .attempts import AttemptReconciler
 from .bus import ALL, Bus
 from .cleanup import Cleanup
+from .cloud_fleets import CloudFleetReconciler
 from .fleet_service import FleetService
 from .fleets import FleetReconciler
 from .forwards import Forwards
@@ -147,8 +148,10 @@ class Engine:
             running=self._runs,
             ended=self._attempt_ended,
         )
+        changed, closed = self._hosts_changed, self._closed
+        applied = CloudFleetReconciler(self._database, self._bus, provisioning, installation, wake, closed, changed)
         fleets = FleetReconciler(
-            self._database, self._bus, provisioning, installation, wake, self._closed, self._hosts_changed, here
+            self._database, self._bus, provisioning, installation, wake, closed, changed, applied.reconcile, here
         )
         self._reconcilers: dict[str, Callable[[Key], Awaitable[Next]]] = {
             "attempt": self._attempts.reconcile,
@@ -170,7 +173,7 @@ class Engine:
             "sweep": sweeps.reconcile,
         }
         self._housekeeping = Housekeeping(self._database, self._machines, self.home)
-        owner, born = self._leases.owner, self._leases.born
+        owner = self._leases.owner
         self.service = Service(
             self._database,
             self._bus,
@@ -184,7 +187,17 @@ class Engine:
             wake=wake,
             problems=self._problems,
             forwards=self._forwards,
-            fleets=FleetService(self._database, self._bus, self.home, installation, wake, self._machines.forget, owner, born),
+            fleets=FleetService(
+                self._database,
+                self._bus,
+                self.home,
+                installation,
+                wake,
+                self._machines.forget,
+                provisioning,
+                owner,
+                self._applied,
+            ),
             cleanup=Cleanup(self._database, sweeps),
             vault=self._vault,
         )
@@ -202,6 +215,12 @@ class Engine:
         self._leases.born(fleet_id, keys)
         self._open.add(fleet_id)
         self._queue.add(Key("fleet", fleet_id))
+
+    def _applied(self, fleet_id: str, keys: Sequence[Key]) -> None:
+        """A user applied a new fleet; one of clouds' machines needs an engine as long as it is there."""
+        self._leases.born(fleet_id, keys)
+        if Key("fleet", fleet_id) in keys:
+            self._open.add(fleet_id)
 
     def _taken(self, found: Sequence[work.Work]) -> None:
         """We act for these from now on."""
@@ -304,7 +323,8 @@ class Engine:
     async def _write_offers(self, _: Key) -> Next:
         """Tell `%dstack offers`, which needs no engine, and the runs that wait for a machine."""
         rows = await self._database.read(hosts.offers)
-        await asyncio.to_thread(write_private, self.home.cache / "hosts.json", json.dumps(rows).encode())
+        own = [row for row in rows if row["backend"] == "ssh"]
+        await asyncio.to_thread(write_private, self.home.cache / "hosts.json", json.dumps(own).encode())
         if any(row["availability"] == "idle" for row in rows):
             for run_id in await self._database.write(runs.for_capacity):
                 self._queue.add(Key("run", run_id))

@@ -5,24 +5,30 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..machines.ssh.connection import Address
 from ..models import fleets as model
 from ..models.errors import ConfigurationError, NotFound, NotSupportedYet
 from ..models.fleets import FleetConfiguration, ProxyJump, SSHHost, SSHParams
-from ..models.fleets_view import FleetRequest, FleetView
+from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.home import Home
+from ..models.runs import UNAVAILABLE
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
 from . import key_files
 from .bus import Bus
 from .names import identity, new_id, run_name
+from .provisioning import Provisioning
 from .queue import Key
-from .store import hosts
+from .store import cloud_fleets, hosts
 from .store.database import Database
 
 KeyFile = Callable[[str | None], str]
+SHOWN = 5
+"""Offers that a plan shows."""
+CLUSTER = "the machines are in one region of one backend; a vendor's placement groups are not used"
 
 
 class FleetService:
@@ -37,9 +43,11 @@ class FleetService:
         installation: str,
         wake: Callable[[Key], None],
         forget: Callable[[str], None],
+        provisioning: Provisioning,
         owner: str = "",
         born: Callable[[str, list[Key]], None] = lambda *_: None,
     ) -> None:
+        self._provisioning = provisioning
         self._owner = owner
         self._born = born
         self._database = database
@@ -50,14 +58,15 @@ class FleetService:
         self._forget = forget
 
     async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView:
-        """Store a fleet, or bring the one of that name in line, and begin to reach its hosts.
+        """Store a fleet, or bring the one of that name in line, and begin to reach its hosts or to rent its machines.
 
         ``files``: who asks may read the files of this account. Raises ConfigurationError, NotSupportedYet, Conflict (a host that
-        changes runs a job), Forbidden (a key file that is not theirs to name).
+        changes runs a job, a change that holds for machines that are there), Forbidden (a key file that is not theirs to name).
         """
         fleet = checked(request.configuration)
         name = fleet.name or run_name()
-        assert fleet.ssh_config is not None
+        if fleet.ssh_config is None:
+            return await self._apply_cloud(fleet, name, request.project, user)
         anywhere = files and not self._database.shared
 
         def key(name: str | None) -> str:
@@ -85,6 +94,46 @@ class FleetService:
             self._wake(Key("host", instance_id))
         return await self.get(name, project=request.project)
 
+    async def _apply_cloud(self, fleet: FleetConfiguration, name: str, project: str, user: str) -> FleetView:
+        store = partial(
+            cloud_fleets.apply_fleet,
+            fleet_id=new_id(),
+            name=name,
+            project=project,
+            user=user,
+            configuration={**fleet.given(), "name": name},
+            owner=self._owner,
+        )
+        fleet_id, fresh = await self._database.write(store)
+        if fresh:
+            self._born(fleet_id, [Key("fleet", fleet_id)])
+        self._bus.publish_all()
+        self._wake(Key("fleet", fleet_id))
+        return await self.get(name, project=project)
+
+    async def plan(self, request: FleetRequest) -> FleetPlan:
+        """What ``apply`` would rent at once, without doing it. Raises ConfigurationError, NotSupportedYet."""
+        fleet = checked(request.configuration)
+        name = fleet.name or run_name()
+        known = next((view for view in await self.list(project=request.project) if view.name == name), None)
+        if fleet.nodes is None:
+            return FleetPlan(name=name, active=known is not None)
+        offers, missing = await self._provisioning.fleet_offers(fleet)
+        usable = [offer for offer in offers if offer.availability not in UNAVAILABLE]
+        living = len(known.hosts) if known is not None else 0
+        more = max(0, fleet.nodes.wanted - living)
+        each = usable[0].price if usable else 0.0
+        return FleetPlan(
+            name=name,
+            active=known is not None,
+            offers=offers[:SHOWN],
+            total_offers=len(offers),
+            missing=missing,
+            more=more,
+            price=0.0 if not more else None if each is None else each * more,
+            notes=[CLUSTER] if fleet.placement == "cluster" else [],
+        )
+
     def _host(self, fleet: FleetConfiguration, params: SSHParams, host: SSHHost, key: KeyFile) -> hosts.NewHost:
         instance_id = new_id()
         address = address_of(params, host, key)
@@ -107,11 +156,18 @@ class FleetService:
         return next(view for view in await self.list(project=project) if view.id == found.id)
 
     async def delete(self, name: str, *, project: str, user: str) -> None:
-        """Give all hosts of a fleet back. Raises NotFound, Conflict while one runs a job."""
-        _, touched = await self._database.write(hosts.delete_fleet, name, project, user)
+        """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
+
+        def store(connection: Any) -> list[Key]:
+            fleet = hosts.find_fleet(connection, name, project)
+            if fleet.kind == "ssh":
+                return [Key("host", each) for each in hosts.delete_fleet(connection, fleet, user)]
+            cloud_fleets.delete_fleet(connection, fleet, user)
+            return [Key("fleet", fleet.id)]
+
+        for key in await self._database.write(store):
+            self._wake(key)
         self._bus.publish_all()
-        for instance_id in touched:
-            self._wake(Key("host", instance_id))
 
     async def trust(self, name: str, hostname: str, *, project: str) -> FleetView:
         """Forget the pinned key of a host, which was reinstalled, say: the next contact pins the key that it shows then."""
@@ -133,8 +189,6 @@ def checked(configuration: dict[str, Any]) -> FleetConfiguration:
     fleet = validate(Source(configuration, ""))
     if not isinstance(fleet, FleetConfiguration):
         raise ConfigurationError(f"a {fleet.type} is no fleet")
-    if fleet.nodes is not None:
-        raise NotSupportedYet("not supported yet: fleets of cloud machines (nodes)", hint="fleets with ssh_config work")
     keys = model.unsupported(fleet)
     if keys:
         raise NotSupportedYet(f"not supported yet: {', '.join(keys)}", hint="leave these keys out for now")

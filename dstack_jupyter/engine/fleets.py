@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class _NotItsTurn(Exception):
 class FleetReconciler:
     """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
 
-    ``hosts_changed`` hears when hosts were booked. ``place``, where engines share a store, is what an instance of this machine is
-    bound to.
+    ``hosts_changed`` hears when machines of fleets were booked. ``applied`` handles the fleets that no run made. ``place``, where
+    engines share a store, is what an instance of this machine is bound to.
     """
 
     def __init__(
@@ -50,8 +50,10 @@ class FleetReconciler:
         wake: Callable[[Key], None],
         closed: Callable[[str], None],
         hosts_changed: Callable[[], None],
+        applied: Callable[[Key], Awaitable[Next]],
         place: str = "",
     ) -> None:
+        self._applied = applied
         self._place = place
         self._hosts_changed = hosts_changed
         self._database = database
@@ -68,6 +70,8 @@ class FleetReconciler:
         what is rented on; both wake this key.
         """
         fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
+        if run is None:
+            return await self._applied(key)
         if fleet.state == FleetState.TERMINATED:
             self._closed(key.id)
             return Next()
@@ -120,7 +124,7 @@ class FleetReconciler:
     async def _find_machine(
         self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
     ) -> _Owned | None:
-        """Find a machine for an attempt: book hosts of a fleet, or store the intent of an instance of its own.
+        """Find a machine for an attempt: book those of a fleet, or store the intent of an instance of its own.
 
         None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile. Raises
         _NotItsTurn where another run has to look first.
@@ -129,11 +133,11 @@ class FleetReconciler:
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
-            if any(offer.backend == "ssh" for offer in offers):
+            if shared := placement.shared(offers):
                 if await self._database.read(placement.somebody_first, run):
                     raise _NotItsTurn
                 try:
-                    await self._database.write(_book, run, waiting, offers)
+                    await self._database.write(_book, run, waiting, shared)
                     for each in waiting:
                         self._wake(Key("attempt", each))
                     self._hosts_changed()
@@ -142,7 +146,7 @@ class FleetReconciler:
                     reasons.append(error.message)
             unfinished = {now.id for now in tried if now.state not in ATTEMPT_END}
             tries = [each.tried for each in owned if each.rented and each.attempt_id in unfinished]
-            own = [offer for offer in offers if offer.backend != "ssh"]
+            own = [offer for offer in offers if offer.backend != "ssh" and offer.availability != "idle"]
             choice = choose(own, tries, nodes=len(unfinished))
             if choice.release:
                 for found in owned:
@@ -200,9 +204,9 @@ class _Owned:
 
 
 def _book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
-    """Book hosts, unless the run was ended since it was read: what an ended attempt books would never be freed."""
+    """Book machines of fleets, unless the run was ended since it was read: what an ended attempt books would never be freed."""
     if moves.all_wait(connection, waiting):
-        placement.book_hosts(connection, run, waiting, offers)
+        placement.book_machines(connection, run, waiting, offers)
 
 
 def _without(connection: Connection, waiting: list[str], why: str) -> None:
@@ -236,7 +240,7 @@ def _want(
         identity=name,
         attempt_id=attempt_id,
         fleet=fleet,
-        run=run,
+        run_id=run.id,
         offer=offer,
         guard=guard,
         host=host,

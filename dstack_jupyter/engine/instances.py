@@ -313,8 +313,8 @@ class InstanceReconciler:
 
     def _changed(self, rent: Rent) -> None:
         self._wake(Key("fleet", rent.instance.fleet_id))
-        if rent.instance.attempt_id is not None:
-            self._wake(Key("attempt", rent.instance.attempt_id))
+        if rent.held_by is not None:
+            self._wake(Key("attempt", rent.held_by))
         self._bus.publish_events()
         self._bus.publish_all()
 

@@ -1,22 +1,27 @@
-"""Which hosts of SSH fleets a run gets: a function of the store, run inside the transaction that books them."""
+"""Which machines of fleets a run gets: a function of the store, run inside the transaction that books them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from ..models.configurations import AnyRun, run_configuration
 from ..models.errors import NoCapacity
-from ..models.runs import OfferView
+from ..models.runs import UNAVAILABLE, OfferView
 from ..models.states import AttemptState, InstanceState
 from .store import hosts
 from .store.schema import attempts, instances, now, runs
 
 LOOKS = 10.0
 """Seconds that a run is given to look for a host before others that come after it need not wait for that."""
+
+
+def fleet_names(run: AnyRun) -> tuple[str, ...]:
+    """The fleets that a run names, without their projects."""
+    return tuple(str(each).rpartition("/")[2] for each in run.fleets or ())
 
 
 def needs_container(run: AnyRun) -> bool:
@@ -66,14 +71,32 @@ def _turn(run: Any) -> tuple[int, float]:
     return -(run.configuration.get("priority") or 0), run.submitted_at
 
 
-def book_hosts(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
-    """Book a host for each attempt, all or nothing; the nodes of one run on different hosts of one fleet.
+def shared(offers: Sequence[OfferView]) -> list[OfferView]:
+    """Those of ``offers`` that are machines of fleets: hosts, and rented ones that are idle. What costs is left out where this
+    machine would do."""
+    here = any(offer.backend == "local" and offer.availability not in UNAVAILABLE for offer in offers)
+    return [offer for offer in offers if offer.backend == "ssh" or (offer.availability == "idle" and not here)]
 
-    Raises NoCapacity that says what is in the way. Called by the fleet reconciler, in a write transaction.
+
+def _kind(offer: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        *(offer.get(name) for name in ("backend", "region", "instance_type", "price")),
+        offer.get("zone", ""),
+        bool(offer.get("spot")),
+    )
+
+
+def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
+    """Book a machine for each attempt, all or nothing; the nodes of one run on different machines of one fleet.
+
+    ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says what is in the way. Called by the fleet reconciler,
+    in a write transaction.
     """
     task = run_configuration(run.configuration)
-    fitting = {(offer.region, offer.instance_type) for offer in offers if offer.backend == "ssh"}
-    rows = [row for row in hosts.usable_hosts(connection, run.project) if (row.region, row.instance_type) in fitting]
+    fitting = {_kind(offer.model_dump()) for offer in offers}
+    rows = [row for row in hosts.usable_machines(connection, run.project) if _kind(row.offer) in fitting]
+    if task.fleets:
+        rows = [row for row in rows if row.fleet in fleet_names(task)]
     if needs_container(task):
         without = [row.instance_type for row in rows if not row.data.get("docker")]
         rows = [row for row in rows if row.data.get("docker")]
@@ -87,12 +110,15 @@ def book_hosts(connection: Connection, run: Row[Any], attempt_ids: Sequence[str]
             by_fleet.setdefault(row.fleet_id, []).append(row)
     for found in by_fleet.values():
         # The fullest that still has room: big jobs keep finding whole hosts.
-        found.sort(key=lambda row: len(free[row.id]))
+        found.sort(key=lambda row: (row.price, len(free[row.id])))
+    for found in sorted(by_fleet.values(), key=lambda found: sum(row.price for row in found[: len(attempt_ids)])):
         if len(found) >= len(attempt_ids):
             chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
             wishes = [hosts.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)]
             hosts.book(connection, wishes)
             return
+    if all(offer.backend != "ssh" for offer in offers):
+        raise NoCapacity("no idle machine of a fleet is free")
     if not rows:
         raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")
     if len(attempt_ids) > 1:

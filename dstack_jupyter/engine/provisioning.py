@@ -7,7 +7,7 @@ not the engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any, TypeVar
@@ -16,18 +16,21 @@ from ..backends import registry
 from ..backends.base import Hosts
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
+from ..models.fleets import FleetConfiguration
 from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
 from .guards import guard_of, traits_of
 from .names import run_name
-from .placement import needs_container
+from .placement import fleet_names, needs_container
 
 Result = TypeVar("Result")
 
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
+OWN = frozenset({"local", "ssh"})
+"""Backends whose machines are there already: none is rented."""
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
@@ -66,9 +69,28 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
     )
 
 
-def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tuple[list[OfferView], list[Missing]]:
+def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
+    """(offers that a fleet of clouds' machines can have, cheapest first; why other backends have none). Blocks as ``find``."""
+    from ..backends.collect import collect
+    from ..offers.requirements import Requirements
+
+    wanted = Requirements.of_fleet(fleet)
+    for wait in (0.0, FIRST_ANSWER):
+        found = collect(wanted, {"ssh": {name: [] for name in HOST_COLUMNS}}, seconds=wait)
+        offers = [offer for offer in found.rows.views() if offer.backend not in OWN]
+        if offers or not found.pending:
+            break
+    return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN]
+
+
+Columns = dict[str, dict[str, list[Any]]]
+"""Rows of the offers table, by backend."""
+
+
+def find(task: AnyRun, known: Columns, idle: Columns) -> tuple[list[OfferView], list[Missing]]:
     """(offers that a run can have, in the order in which they are tried; why other backends have none for it).
 
+    ``known`` are all offers of their backends, ``idle`` are machines that stand beside what their vendors offer.
     Blocks, seldom for more than a moment: where nothing fits and a backend was never asked before, its first answer is awaited.
     """
     from ..backends.collect import collect  # numpy: a tenth of a second that no start needs to wait for
@@ -76,7 +98,7 @@ def find(task: AnyRun, known: Mapping[str, Mapping[str, Sequence[Any]]]) -> tupl
 
     wanted = Requirements.of_task(task)
     for wait in (0.0, FIRST_ANSWER):
-        found = collect(wanted, known, seconds=wait)
+        found = collect(wanted, known, idle, seconds=wait)
         offers, refused = _usable(task, found.rows.views())
         if offers or not found.pending:
             break
@@ -89,14 +111,16 @@ def _usable(task: AnyRun, offers: list[OfferView]) -> tuple[list[OfferView], lis
     for backend in sorted({offer.backend for offer in offers} - {"ssh"}):
         reason = _why_not_local(task) if backend == "local" else _why_not_rented(task)
         if reason:
-            offers = [offer for offer in offers if offer.backend != backend]
+            offers = [offer for offer in offers if offer.backend != backend or offer.availability == "idle"]
             refused = [Missing(backend=backend, reason=reason), *refused]
     return offers, refused
 
 
-def _later(offer: OfferView) -> tuple[bool, float, bool]:
-    """The order in which offers are tried. At the same price what is in a fleet comes first: the user set it up for runs."""
-    return offer.availability in UNAVAILABLE, inf if offer.price is None else offer.price, offer.backend == "local"
+def _later(offer: OfferView) -> tuple[bool, bool, float, bool]:
+    """The order in which offers are tried: what is there already before what has to be rented, then by price. At the same price
+    what is in a fleet comes first: the user set it up for runs."""
+    there = offer.backend in OWN or offer.availability == "idle"
+    return offer.availability in UNAVAILABLE, not there, inf if offer.price is None else offer.price, offer.backend == "local"
 
 
 def _why_not_local(task: AnyRun) -> str:
@@ -110,6 +134,8 @@ def _why_not_local(task: AnyRun) -> str:
 
 def _why_not_rented(task: AnyRun) -> str:
     """Why no machine is rented for it, whatever its size."""
+    if task.creation_policy == "reuse":
+        return "creation_policy is `reuse`: no machine is rented"
     return "the run names `fleets`: no machine is rented beside them" if task.fleets else ""
 
 
@@ -120,11 +146,21 @@ def _hosts(backend: str) -> Hosts:
     return found
 
 
-class Provisioning:
-    """Made by the engine; its methods run on the engine's loop. ``hosts`` gives the offers of SSH fleets, from the store."""
+def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
+    by_backend: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_backend.setdefault(row["backend"], []).append(row)
+    return {
+        backend: {name: [row[name] for row in found] for name in HOST_COLUMNS if name in found[0]}
+        for backend, found in by_backend.items()
+    }
 
-    def __init__(self, hosts: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
-        self._hosts = hosts
+
+class Provisioning:
+    """Made by the engine; its methods run on its loop. ``shared`` gives the offers of fleets' machines, from the store."""
+
+    def __init__(self, shared: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
+        self._shared = shared
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-backend")
 
     async def _blocking(self, function: Callable[..., Result], *args: object) -> Result:
@@ -133,9 +169,19 @@ class Provisioning:
     async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
         """As ``find``, with what the store knows of hosts."""
         task = run_configuration(configuration)
-        rows = await self._hosts()
-        known = {"ssh": {name: [row[name] for row in rows] for name in HOST_COLUMNS}}
-        return await self._blocking(find, task, known)
+        names = fleet_names(task)
+        hosts, idle = [], []
+        for row in await self._shared():
+            if row["backend"] == "ssh":
+                hosts.append(row)
+            elif not names or row["fleet"] in names:
+                idle.append(row)
+        known = {"ssh": {name: [row[name] for row in hosts] for name in HOST_COLUMNS}}
+        return await self._blocking(find, task, known, _columns(idle))
+
+    async def fleet_offers(self, fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
+        """As ``find_for_fleet``."""
+        return await self._blocking(find_for_fleet, fleet)
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
         """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..models.cleanup_view import AccountView, CleanupRequest, EndedView
-from ..models.fleets_view import FleetRequest, FleetView
+from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.runs import ApplyRequest, BackendView, EventView, Frame, InstanceView, Plan, PlanRequest, RunView
 
 
@@ -15,6 +15,7 @@ class FleetServiceProtocol(Protocol):
     """``engine.fleet_service.FleetService`` says what each method does and raises."""
 
     async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView: ...
+    async def plan(self, request: FleetRequest) -> FleetPlan: ...
     async def list(self, *, project: str) -> list[FleetView]: ...
     async def get(self, name: str, *, project: str) -> FleetView: ...
     async def delete(self, name: str, *, project: str, user: str) -> None: ...

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import api
 from ..client import Run, connect
-from ..display.words import attachment_lines, host_line, money, plan_line, price
+from ..display.words import attachment_lines, fleet_line, fleet_plan_line, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.runs import Frame, RunFrame
 from ..models.states import Reason, RunState
@@ -29,6 +29,8 @@ HOST_COLUMNS = (
     "fleet", "host", "state", "stuck", "runs", "backend", "instance_type", "price", "cost", "cpus", "memory_gb", "gpu_name",
     "gpu_count", "message",
 )  # fmt: skip
+FLEET_LOOK = 0.5
+"""Seconds between two looks at a fleet whose machines are being made."""
 FLEET_PATIENCE = 60.0
 """Seconds that `apply` waits for the hosts of a fleet; they are tried on after that."""
 
@@ -77,7 +79,8 @@ def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         # Submitting says so too, but code need not be packed and sent to learn it.
         raise _active(connect().run(plan.active_run, args.project))
     if not plan.offers:
-        raise NoCapacity(plan_line(plan), hint="`%dstack offers` shows what there is and which filter removed it")
+        hints = "; ".join(line.hint for line in plan.missing if line.hint)
+        raise NoCapacity(plan_line(plan), hint=hints or "`%dstack offers` shows what there is and which filter removed it")
     _confirm(plan, face, yes=args.yes)
     task.name = plan.run_name
     run = api.apply(task, project=args.project, base=base)
@@ -89,6 +92,8 @@ def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace, face: Face) -> Result:
     """Apply a fleet and wait until each host can be used or says why not. Raises Unreachable if none can."""
+    if fleet.nodes is not None:
+        return _apply_cloud_fleet(fleet, args, face)
     view = api.apply_fleet(fleet, project=args.project, base=base)
     face.say(f"fleet {view.name}: reaching {len(view.hosts)} hosts")
     told: set[str] = set()
@@ -109,6 +114,39 @@ def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace
     return Result(_fleet_rows(view.name, args), columns=HOST_COLUMNS)
 
 
+def _apply_cloud_fleet(fleet: FleetConfiguration, args: argparse.Namespace, face: Face) -> Result:
+    """Show the price, ask, apply, and wait until the fleet has its least number of machines. Raises NoCapacity if it is short."""
+    plan = api.plan_fleet(fleet, project=args.project)
+    _tell(face)
+    face.say(fleet_plan_line(plan))
+    for note in plan.notes:
+        face.say(note)
+    if plan.more and not plan.offers:
+        raise NoCapacity(fleet_plan_line(plan), hint="`%dstack offers` shows what there is and which filter removed it")
+    if plan.price != 0:
+        for offer in plan.offers:
+            spot = " spot" if offer.spot else ""
+            face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
+        if not args.yes and not face.ask(f"Rent {plan.more} machines for {price(plan.price)}, with no end set?"):
+            raise ConfirmationNeeded("not rented", hint="nothing was started")
+    fleet.name = plan.name
+    view = api.apply_fleet(fleet, project=args.project)
+    said = ""
+    while not args.detach:
+        if (line := fleet_line(view)) != said:
+            face.say(line)
+            said = line
+        if view.message:
+            raise NoCapacity(
+                f"fleet {view.name} is short: {view.message}", hint="it tries again by itself; `%dstack fleets` shows it"
+            )
+        if sum(host.state in ("idle", "busy") for host in view.hosts) >= (view.nodes.get("min") or 0):
+            break
+        time.sleep(FLEET_LOOK)
+        view = connect().fleet(view.id, args.project)
+    return Result(_fleet_rows(view.name, args), columns=HOST_COLUMNS)
+
+
 def _fleet_rows(name: str, args: argparse.Namespace) -> Any:
     frame = api.fleets(project=args.project, rented=False)
     return frame[frame["fleet"] == name].reset_index(drop=True)
@@ -120,7 +158,7 @@ def fleets(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         raise ConfigurationError(f"fleets {args.verb} needs a fleet's name", hint="`%dstack fleets` lists them")
     if args.verb == "delete":
         client.delete_fleet(args.name, args.project)
-        face.say(f"fleet {args.name}: its hosts are given back")
+        face.say(f"fleet {args.name}: its hosts are given back, its rented machines ended")
         return Result(None, shown=True)
     if args.verb == "trust":
         if not args.host:

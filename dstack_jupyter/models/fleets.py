@@ -79,6 +79,18 @@ class NodesRange(Model):
     target: int | None = None
     max: int | None = None
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        target = self.min if self.target is None else self.target
+        if target < self.min or (self.max is not None and (self.max < 1 or target > self.max)):
+            raise ValueError("expected min <= target <= max, and max of 1 or more")
+        return self
+
+    @property
+    def wanted(self) -> int:
+        """How many machines it begins with."""
+        return self.min if self.target is None else self.target
+
 
 def _nodes(value: object) -> object:
     if isinstance(value, int | str) and not isinstance(value, bool):
@@ -121,10 +133,18 @@ class FleetConfiguration(ProfileParams):
         return {**self.model_dump(mode="json", exclude_unset=True), "type": self.type}
 
 
-BUILT = frozenset({"type", "name", "ssh_config", "placement", "blocks", "env"})
+BUILT = frozenset({"type", "name", "placement", "env"})
+"""What is carried out for every fleet; the others for hosts of one's own, and for machines of clouds."""
+BUILT_SSH = BUILT | {"ssh_config", "blocks"}
+BUILT_CLOUD = BUILT | {
+    "nodes", "resources", "backends", "regions", "availability_zones", "instance_types", "spot_policy", "max_price",
+    "idle_duration",
+}  # fmt: skip
 
 
 def unsupported(fleet: FleetConfiguration) -> list[str]:
     """Keys that the user set and that this version does not carry out yet."""
     nothing: tuple[Any, ...] = (None, False, 0, "", [], {})
-    return sorted(key for key in fleet.model_fields_set - BUILT if getattr(fleet, key) not in nothing)
+    built = BUILT_CLOUD if fleet.nodes is not None else BUILT_SSH
+    found = {key for key in fleet.model_fields_set - built if getattr(fleet, key) not in nothing}
+    return sorted(found - {"blocks"} if fleet.blocks == 1 else found)

@@ -14,9 +14,13 @@ from .rows import Array, Text
 
 if TYPE_CHECKING:
     from ..models.configurations import AnyRun
+    from ..models.fleets import FleetConfiguration
 
 OWN_MACHINES = ("local", "ssh")
 """Backends whose machines are the user's: the defaults of cpu, memory and disk do not filter them."""
+
+SPOT = {"spot": True, "on-demand": False, "auto": None, None: False}
+"""What a ``spot_policy`` asks of an offer; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,19 @@ class Requirements:
     """False for `%dstack offers`: what the user did not ask for is not asked for."""
 
     @classmethod
+    def of_fleet(cls, fleet: FleetConfiguration) -> Requirements:
+        return cls(
+            resources=fleet.resources or Resources(),
+            backends=tuple(fleet.backends or ()),
+            regions=tuple(fleet.regions or ()),
+            zones=tuple(fleet.availability_zones or ()),
+            instance_types=tuple(fleet.instance_types or ()),
+            spot=SPOT[fleet.spot_policy],
+            max_price=fleet.max_price,
+        )
+
+    @classmethod
     def of_task(cls, task: AnyRun) -> Requirements:
-        spot = {"spot": True, "on-demand": False, "auto": None, None: False}[task.spot_policy]
         gpu = task.resources.gpu
         open_to_all = gpu is None or gpu.vendor or gpu.name or task.image or task.docker
         return cls(
@@ -50,7 +65,7 @@ class Requirements:
             zones=tuple(task.availability_zones or ()),
             fleets=tuple(each if isinstance(each, str) else str(each.get("name", "")) for each in task.fleets or ()),
             instance_types=tuple(task.instance_types or ()),
-            spot=spot,
+            spot=SPOT[task.spot_policy],
             max_price=task.max_price,
         )
 

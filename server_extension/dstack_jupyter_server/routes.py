@@ -27,6 +27,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/events", ("GET",), "dstack_jupyter:events"),
     ("/cleanup", ("GET", "POST"), "dstack_jupyter:cleanup"),
     ("/fleets", ("GET", "POST"), "dstack_jupyter:fleets"),
+    ("/fleets/plan", ("POST",), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}", ("GET", "DELETE"), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}/hosts/{REF}/trust", ("POST",), "dstack_jupyter:fleets"),
     ("/machines", ("GET",), "dstack_jupyter:machines"),

@@ -73,8 +73,10 @@ class Judge:
         machines = [vm.identity for vm in self._world.vms if vm.gone is None and not vm.twin]
         if len(machines) > 1:
             rows = self._store.rows("SELECT identity, attempt_id FROM instances")
-            served = [row["attempt_id"] for row in rows if row["identity"] in machines]
-            self._claim(len(served) == len(set(served)) == len(machines), "an attempt has two machines that cost money")
+            known = [row for row in rows if row["identity"] in machines]
+            served = [row["attempt_id"] for row in known if row["attempt_id"] is not None]
+            self._claim(len(known) == len(machines), "a machine costs money that the store does not know")
+            self._claim(len(served) == len(set(served)), "an attempt has two machines that cost money")
 
     def at_the_end(self, scenario: Scenario, story: Story) -> None:
         self.between()

@@ -29,7 +29,7 @@ points.install()
 from dstack_jupyter.models.home import ENV_HOME  # noqa: E402
 from tests.postgres import FAST, Server  # noqa: E402
 
-from . import scenarios, scenarios_rented, stores, trial  # noqa: E402
+from . import scenarios, scenarios_cloud, scenarios_rented, stores, trial  # noqa: E402
 
 
 class Walk:
@@ -38,7 +38,9 @@ class Walk:
     def __init__(self, store: stores.Store, seed: int, only: str = "") -> None:
         self.store = store
         self.seed = seed
-        self.stories = [each for each in (*scenarios.OWN, *scenarios_rented.RENTED) if only in ("", each.name)]
+        self.stories = [
+            each for each in (*scenarios.OWN, *scenarios_rented.RENTED, *scenarios_cloud.CLOUD) if only in ("", each.name)
+        ]
         self.visited: set[str] = set()
         self.crashed: set[str] = set()
         self.breaches: list[str] = []

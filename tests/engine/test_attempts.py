@@ -74,7 +74,7 @@ class ByHand:
                 identity=identity("0" * 16, instance_id),
                 attempt_id=self.key.id,
                 fleet=fleet,
-                run=run,
+                run_id=run.id,
                 offer=OFFER,
                 guard=Guard(kind="none", text=""),
                 host="local",

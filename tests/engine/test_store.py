@@ -281,7 +281,7 @@ async def test_gpus_are_free_when_their_instance_is_gone_and_not_before(database
             identity="dj-i",
             attempt_id=new.attempt_ids[0],
             fleet=fleet,
-            run=run,
+            run_id=run.id,
             offer=offer,
             guard=guard,
             host="here",

@@ -73,8 +73,10 @@ def test_faults_are_named(yaml: str, fault: str) -> None:
 
 
 def test_what_is_not_built_is_refused() -> None:
-    with pytest.raises(NotSupportedYet, match="nodes"):
-        checked({"type": "fleet", "nodes": "0..2"})
+    with pytest.raises(NotSupportedYet, match="blocks"):
+        checked({"type": "fleet", "nodes": "0..2", "blocks": 2})
+    with pytest.raises(NotSupportedYet, match="max_price"):
+        checked({"type": "fleet", "max_price": 1, "ssh_config": {"user": "a", "hosts": ["h"]}})
     with pytest.raises(NotSupportedYet, match="tags"):
         checked({"type": "fleet", "tags": {"a": "b"}, "ssh_config": {"user": "a", "hosts": ["h"]}})
 

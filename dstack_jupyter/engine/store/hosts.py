@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NoCapacity, NotFound
+from ...models.fleets import NodesRange
 from ...models.fleets_view import FleetView, HostView
 from ...models.states import FLEET_END, AttemptState, FleetState, InstanceState
 from . import events, leases, moves
@@ -19,7 +20,7 @@ USABLE = (InstanceState.IDLE, InstanceState.BUSY)
 LIVING = ~among(instances.c.state, [InstanceState.TERMINATED])
 
 
-def _alone(query: Select[Any]) -> Select[Any]:
+def alone(query: Select[Any]) -> Select[Any]:
     """Instances that nobody else books, frees or changes until we commit; in one order, so that no two wait for each other."""
     return query.order_by(instances.c.id).with_for_update(key_share=True)
 
@@ -74,6 +75,8 @@ def apply_fleet(
                         project=project,
                         name=name,
                         run_id=None,
+                        kind="ssh",
+                        message="",
                         configuration=configuration,
                         user=user,
                         state=FleetState.ACTIVE,
@@ -89,11 +92,13 @@ def apply_fleet(
         fleet_id = known.id
         if known.state != FleetState.ACTIVE:
             raise Conflict(f"fleet {name} is being deleted", hint="apply it again when it is gone")
+        if known.kind != "ssh":
+            raise Conflict(f"fleet {name} is one of clouds' machines", hint="choose another name, or delete that fleet first")
         connection.execute(update(fleets).where(fleets.c.id == fleet_id).values(configuration=configuration))
         _event(connection, user, project, "fleet", fleet_id, name, "updated")
     present = {
         row.instance_type: row
-        for row in connection.execute(_alone(select(instances).where(instances.c.fleet_id == fleet_id, LIVING)))
+        for row in connection.execute(alone(select(instances).where(instances.c.fleet_id == fleet_id, LIVING)))
     }
     touched: list[str] = []
     wanted = {host.hostname for host in hosts}
@@ -109,7 +114,7 @@ def apply_fleet(
         elif there.state == InstanceState.TERMINATING:
             raise Conflict(f"host {host.hostname} is being given back", hint="apply the fleet again in a moment")
         elif any(there.data.get(key) != value for key, value in host.data.items()):
-            if _booked(connection, there.id):
+            if _booked(connection, there):
                 raise Conflict(f"host {host.hostname} runs a job", hint="stop it first, then apply the fleet again")
             connection.execute(
                 update(instances)
@@ -147,34 +152,36 @@ def _event(connection: Connection, actor: str, project: str, kind: str, id: str,
     )
 
 
-def _booked(connection: Connection, instance_id: str) -> list[str]:
-    query = (
-        select(runs.c.name)
-        .join(attempts, attempts.c.run_id == runs.c.id)
-        .join(bookings, bookings.c.attempt_id == attempts.c.id)
-        .where(bookings.c.instance_id == instance_id)
-    )
-    return sorted(set(connection.execute(query).scalars()))
+def _booked(connection: Connection, row: Row[Any]) -> list[str]:
+    """The names of the runs that have a machine, or that it is made for."""
+    query = select(runs.c.name).join(attempts, attempts.c.run_id == runs.c.id)
+    held = select(bookings.c.attempt_id).where(bookings.c.instance_id == row.id)
+    return sorted(set(connection.execute(query.where((attempts.c.id == row.attempt_id) | attempts.c.id.in_(held))).scalars()))
+
+
+def refuse_if_used(connection: Connection, row: Row[Any]) -> None:
+    """Raises Conflict while a machine runs a job."""
+    running = _booked(connection, row)
+    if running:
+        what = f"host {row.instance_type}" if row.backend == "ssh" else row.identity
+        raise Conflict(f"{what} runs {', '.join(running)}", hint=f"`%dstack stop {running[0]}` first")
 
 
 def let_go(connection: Connection, row: Row[Any], why: str) -> None:
     """Begin to release a host. Raises Conflict while it runs a job."""
-    running = _booked(connection, row.id)
-    if running:
-        raise Conflict(f"host {row.instance_type} runs {', '.join(running)}", hint=f"`%dstack stop {running[0]}` first")
+    refuse_if_used(connection, row)
     moves.move_instance(connection, row.id, InstanceState.TERMINATING, message=why)
 
 
-def delete_fleet(connection: Connection, name: str, project: str, user: str) -> tuple[str, list[str]]:
-    """Begin to delete a fleet: all its hosts, or none. Returns (its id, the instances to look at). Raises NotFound, Conflict."""
-    fleet = find_fleet(connection, name, project)
-    rows = connection.execute(_alone(select(instances).where(instances.c.fleet_id == fleet.id, LIVING))).all()
+def delete_fleet(connection: Connection, fleet: Row[Any], user: str) -> list[str]:
+    """Begin to delete a fleet: all its hosts, or none. Returns the instances to look at. Raises Conflict."""
+    rows = connection.execute(alone(select(instances).where(instances.c.fleet_id == fleet.id, LIVING))).all()
     for row in rows:
         let_go(connection, row, f"fleet {fleet.name} is deleted")
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING))
-    _event(connection, user, project, "fleet", fleet.id, fleet.name, "delete")
+    _event(connection, user, fleet.project, "fleet", fleet.id, fleet.name, "delete")
     close_if_empty(connection, fleet.id)
-    return fleet.id, [row.id for row in rows]
+    return [row.id for row in rows]
 
 
 def close_if_empty(connection: Connection, fleet_id: str) -> bool:
@@ -200,7 +207,7 @@ def is_gone(connection: Connection, instance_id: str) -> bool:
 
 def note(connection: Connection, instance_id: str, *, message: str, offer: dict[str, Any], data: dict[str, Any]) -> None:
     """Store what was learned of a host; one that can be used and was not before becomes idle."""
-    row = connection.execute(_alone(select(instances).where(instances.c.id == instance_id))).one()
+    row = connection.execute(alone(select(instances).where(instances.c.id == instance_id))).one()
     values: dict[str, Any] = {"message": message, "data": {**row.data, **data}}
     if offer:
         values["offer"] = offer
@@ -213,23 +220,33 @@ def note(connection: Connection, instance_id: str, *, message: str, offer: dict[
         )
 
 
-# Written out, so that the index of hosts serves it.
-HOSTS = select(instances).where(instances.c.backend == literal_column("'ssh'"), LIVING).order_by(instances.c.created_at)
+SHARED = (
+    select(instances, fleets.c.name.label("fleet"))
+    .join(fleets, fleets.c.id == instances.c.fleet_id)
+    .where(instances.c.attempt_id.is_(None), LIVING)
+    .order_by(instances.c.created_at)
+)
+"""Machines that runs share: hosts, and what fleets have rented. An index holds them."""
 
 
 def offers(connection: Connection) -> list[dict[str, Any]]:
-    """The rows of the offers table: every host that is understood, busy ones and those in trouble with their reason."""
-    rows = connection.execute(HOSTS).all()
+    """Rows of the offers table, with their ``fleet``: every host that is understood, busy ones and those in trouble with their
+    reason; of rented machines those that are idle, for the others are no offer."""
+    rows = connection.execute(SHARED).all()
     free = free_blocks(connection, rows)
     found = []
     for row in rows:
+        if row.backend != "ssh":
+            if usable(row) and free[row.id]:
+                found.append({**row.offer, "availability": "idle", "reason": f"a machine of {row.fleet}", "fleet": row.fleet})
+            continue
         if not row.offer:
             continue
         availability, reason = "idle" if free[row.id] else "busy", row.offer.get("reason", "")
         if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
         blocks = {"blocks": len(free[row.id]), "total_blocks": int(row.data.get("blocks", 1))}
-        found.append({**row.offer, **blocks, "availability": availability, "reason": reason})
+        found.append({**row.offer, **blocks, "availability": availability, "reason": reason, "fleet": row.fleet})
     return found
 
 
@@ -255,26 +272,25 @@ def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, l
     }
 
 
-def usable_hosts(connection: Connection, project: str) -> list[Row[Any]]:
-    """Hosts that jobs may use: reached, understood and without a problem, in the order of their fleets."""
-    query = (
-        select(instances)
-        .where(
-            instances.c.backend == "ssh",
-            instances.c.project == project,
-            instances.c.message == "",
-            instances.c.state.in_(USABLE),
-        )
-        .order_by(instances.c.created_at, instances.c.id)
-    )
-    return list(connection.execute(query))
+def usable(row: Row[Any]) -> bool:
+    """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a rented one that is
+    ready, whatever its vendor's account says at the moment."""
+    if row.backend == "ssh":
+        return not row.message and row.state in USABLE
+    return row.attempt_id is None and row.state == InstanceState.IDLE
+
+
+def usable_machines(connection: Connection, project: str) -> list[Row[Any]]:
+    """Machines that jobs may use, with the name of their ``fleet``, in the order of their making; their blocks may be booked."""
+    query = SHARED.where(instances.c.project == project, fleets.c.state == FleetState.ACTIVE)
+    return [row for row in connection.execute(query) if usable(row)]
 
 
 def book(connection: Connection, wishes: Sequence[Wish]) -> None:
     """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
-    rows = connection.execute(_alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))).all()
-    if any(row.message or row.state not in USABLE for row in rows):
-        raise NoCapacity("the hosts that fit cannot be used just now")
+    rows = connection.execute(alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))).all()
+    if not all(usable(row) for row in rows):
+        raise NoCapacity("the machines that fit cannot be used just now")
     free = free_blocks(connection, rows)
     try:
         with connection.begin_nested():
@@ -285,7 +301,7 @@ def book(connection: Connection, wishes: Sequence[Wish]) -> None:
                         insert(bookings).values(instance_id=wish.instance_id, block=block, attempt_id=wish.attempt_id)
                     )
     except (IntegrityError, IndexError) as error:
-        raise NoCapacity("the hosts that fit are busy") from error
+        raise NoCapacity("the machines that fit are busy") from error
     for wish in wishes:
         connection.execute(update(attempts).where(attempts.c.id == wish.attempt_id).values(instance_id=wish.instance_id))
         moves.move_instance(connection, wish.instance_id, InstanceState.BUSY)
@@ -333,6 +349,11 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
                 state=FleetState(fleet.state),
                 user=fleet.user,
                 created_at=fleet.created_at,
+                kind=fleet.kind,
+                message=fleet.message,
+                nodes=NodesRange.model_validate(nodes).model_dump()
+                if (nodes := (fleet.configuration or {}).get("nodes"))
+                else {},
                 hosts=[_host_view(connection, row, free[row.id], fingerprint) for row in rows],
                 configuration=fleet.configuration or {},
             )
@@ -341,18 +362,21 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
 
 
 def _host_view(connection: Connection, row: Row[Any], free: list[int], fingerprint: Any) -> HostView:
-    shown = {name: row.offer[name] for name in HostView.model_fields if name in row.offer}
+    shown = {name: row.offer[name] for name in HostView.model_fields.keys() - {"blocks"} if name in row.offer}
+    shown |= {name: getattr(row, name) for name in ("backend", "region", "instance_type", "price")}
+    if row.backend == "ssh":
+        shown["price"] = None  # it is the user's own
     blocks = int(row.data.get("blocks", 1))
     return HostView(
         **shown,
         id=row.id,
-        hostname=row.instance_type,
+        hostname=row.instance_type if row.backend == "ssh" else row.identity,
         state=InstanceState(row.state),
         message=row.message,
         docker=bool(row.data.get("docker")),
         blocks=blocks,
         busy_blocks=blocks - len(free),
-        runs=_booked(connection, row.id),
+        runs=_booked(connection, row),
         host_key=fingerprint(pinned(connection, row.data.get("endpoint", ""))),
         notes=list(row.data.get("notes", [])),
     )

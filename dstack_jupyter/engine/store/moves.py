@@ -28,7 +28,7 @@ from ..steps import run as run_step
 from ..steps.attempt import End
 from . import events, leases
 from .joined import Joined
-from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, runs
+from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, rented, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))
@@ -42,7 +42,11 @@ ATTEMPT = (
 )
 WITH_FLEET = Joined(fleets, runs)
 HAS_INSTANCES = select(instances.c.id).where(instances.c.fleet_id == fleets.c.id).exists().label("has_instances")
-FLEET = WITH_FLEET.query.add_columns(HAS_INSTANCES).join(runs, runs.c.id == fleets.c.run_id).where(fleets.c.id == bindparam("id"))
+FLEET = (
+    WITH_FLEET.query.add_columns(HAS_INSTANCES)
+    .outerjoin(runs, runs.c.id == fleets.c.run_id)
+    .where(fleets.c.id == bindparam("id"))
+)
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
 BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
@@ -98,10 +102,13 @@ def _place_of(connection: Connection, attempt: Row[Any]) -> Row[Any] | None:
 
 def load_fleet(
     connection: Connection, fleet_id: str
-) -> tuple[Row[Any], Row[Any], Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
-    """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances)."""
+) -> tuple[Row[Any], Row[Any] | None, Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
+    """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances); of one that a user applied nothing
+    but itself."""
     found = connection.execute(FLEET, {"id": fleet_id}).one()
     fleet, run = WITH_FLEET.split(found)
+    if run is None:
+        return fleet, None, [], []
     tried = connection.execute(ATTEMPT_STATES, {"id": run.id}).all()
     return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all() if found.has_instances else []
 
@@ -109,6 +116,7 @@ def load_fleet(
 HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
 BOOKED = select(bookings.c.block).where(bookings.c.instance_id == bindparam("id")).limit(1)
 GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
+IDLE_AGAIN = update(rented).where(rented.c.instance_id == bindparam("b_id")).values(idle_at=now())
 BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
 CLOSE = (
     update(fleets)
@@ -238,6 +246,7 @@ def end_attempt(connection: Connection, attempt_id: str, end: End) -> RunState:
         connection.execute(BOOKABLE, {"id": instance_id})
         if connection.execute(BOOKED, {"id": instance_id}).scalar() is None:
             move_instance(connection, instance_id, InstanceState.IDLE)
+            connection.execute(IDLE_AGAIN, {"b_id": instance_id})
     return _move(connection, attempt_id, end.state, values)
 
 
@@ -249,9 +258,9 @@ def want_instance(
     *,
     instance_id: str,
     identity: str,
-    attempt_id: str,
+    attempt_id: str | None,
     fleet: Row[Any],
-    run: Row[Any],
+    run_id: str,
     offer: OfferView,
     guard: Guard,
     host: str,
@@ -294,7 +303,7 @@ def want_instance(
         project=fleet.project,
         kind="instance",
         resource_id=instance_id,
-        run_id=run.id,
+        run_id=run_id,
         name=identity,
         action="wanted",
         message=f"{offer.backend} {offer.instance_type} at " + ("?" if offer.price is None else f"${offer.price:g}/h"),

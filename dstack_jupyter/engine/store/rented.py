@@ -13,14 +13,15 @@ from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, InstanceState
 from . import accounts, costing, events, hosts, moves
 from .joined import Joined
-from .schema import attached, attempts, instances, now, rented
+from .schema import attached, attempts, bookings, instances, now, rented
 
 SEEN = ("word", "said", "address", "internal_address", "user", "port", "region", "console")
 """What is kept of ``backends.base.Instance``, beside the data of the calls."""
 
 BOTH = Joined(instances, rented)
+BOOKED_BY = select(bookings.c.attempt_id).where(bookings.c.instance_id == instances.c.id).limit(1).scalar_subquery()
 LOAD = (
-    BOTH.query.add_columns(now().label("current"))
+    BOTH.query.add_columns(now().label("current"), func.coalesce(instances.c.attempt_id, BOOKED_BY).label("held_by"))
     .join(rented, rented.c.instance_id == instances.c.id)
     .where(instances.c.id == bindparam("id"))
 )
@@ -35,19 +36,23 @@ ALONE = (
 
 @dataclass(frozen=True, slots=True)
 class Rent:
-    """One rented instance as the store has it. ``now`` is the database's time, ``things`` are its own, not shared ones."""
+    """One rented instance as the store has it. ``now`` is the database's time, ``things`` are its own, not shared ones.
+
+    ``held_by`` is the attempt that it is made for or that has booked it.
+    """
 
     instance: Row[Any]
     rented: Row[Any]
     now: float
     things: list[Row[Any]]
+    held_by: str | None
 
 
 def load(connection: Connection, instance_id: str) -> Rent:
     """Raises NoResultFound for an instance that is not rented."""
     found = connection.execute(LOAD, {"id": instance_id}).one()
     instance, row = BOTH.split(found)
-    return Rent(instance, row, found.current, list(connection.execute(THINGS, {"id": instance_id})))
+    return Rent(instance, row, found.current, list(connection.execute(THINGS, {"id": instance_id})), found.held_by)
 
 
 def want(connection: Connection, instance_id: str) -> None:

@@ -48,7 +48,12 @@ SUBMITTED = (
 )  # fmt: skip
 SAME_REQUEST = select(runs.c.id).where(runs.c.project == bindparam("project"), runs.c.request_key == bindparam("key"))
 INSERT_FLEET = insert(fleets).values(
-    place="", state=FleetState.ACTIVE, created_at=now(), **{name: bindparam(name) for name in ("id", "project", "name", "run_id")}
+    kind="run",
+    message="",
+    place="",
+    state=FleetState.ACTIVE,
+    created_at=now(),
+    **{name: bindparam(name) for name in ("id", "project", "name", "run_id")},
 )
 NEW_RUN = {"desired": Desired.RUNNING, "submitted_at": now()} | {
     name: bindparam(name) for name in ("id", "state", "next_at", *SUBMITTED)

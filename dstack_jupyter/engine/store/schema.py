@@ -170,6 +170,10 @@ fleets = Table(
     Column("name", String(64), nullable=False),
     # The run that made this fleet for itself; such a fleet goes with its last instance.
     Column("run_id", String(16)),
+    # `run`: a run's own; `ssh`, `cloud`: what a user applied.
+    Column("kind", String(8), nullable=False),
+    # Why it is short of machines.
+    Column("message", Said, nullable=False, default=""),
     # What a user applied; NULL for a run's own fleet.
     Column("configuration", Sealed("fleets.configuration")),
     Column("user", Text, nullable=False, default=""),
@@ -198,7 +202,7 @@ instances = Table(
     Column("identity", String(64), nullable=False, unique=True),
     Column("project", String(64), nullable=False),
     Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
-    # The attempt that it was made for or that books it now.
+    # The attempt that it is made for; NULL for what runs share: they book it.
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT")),
     Column("backend", String(32), nullable=False),
     Column("region", Text, nullable=False),
@@ -223,8 +227,8 @@ instances = Table(
         postgresql_where=text(f"state NOT IN ({_quoted(INSTANCE_END)})"),
     ),
     Index("instances_by_fleet", "fleet_id"),
-    # The few that are hosts, among all that ever were: every run asks for them.
-    Index("hosts", "created_at", sqlite_where=text("backend = 'ssh'"), postgresql_where=text("backend = 'ssh'")),
+    # The few that no attempt was made for, among all that ever were: every run asks for them.
+    Index("shared", "created_at", sqlite_where=text("attempt_id IS NULL"), postgresql_where=text("attempt_id IS NULL")),
 )
 
 rented = Table(

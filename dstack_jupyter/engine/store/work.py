@@ -20,7 +20,7 @@ class Work(NamedTuple):
 
 
 def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[Work]:
-    """Everything that is not finished, of all fleets or of some: runs' own fleets, their attempts, waiting runs, hosts,
+    """Everything that is not finished, of all fleets or of some: fleets that rent, runs' attempts, waiting runs, hosts,
     rented machines.
 
     Runs that wait come with the highest priority first.
@@ -32,7 +32,7 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
     found = [
         Work("fleet", row.id, row.id)
         for row in connection.execute(
-            select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END), fleets.c.run_id.is_not(None), among(fleets.c.id))
+            select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END), fleets.c.kind != "ssh", among(fleets.c.id))
         )
     ]
     unended = (

@@ -62,6 +62,8 @@ def upgrade() -> None:
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("run_id", sa.String(16)),
+        sa.Column("kind", sa.String(8), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
         sa.Column("configuration", sa.Text),
         sa.Column("user", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
@@ -168,8 +170,8 @@ def upgrade() -> None:
         postgresql_where=active_instance,
     )
     op.create_index("instances_by_fleet", "instances", ["fleet_id"])
-    host = sa.text("backend = 'ssh'")
-    op.create_index("hosts", "instances", ["created_at"], sqlite_where=host, postgresql_where=host)
+    shared = sa.text("attempt_id IS NULL")
+    op.create_index("shared", "instances", ["created_at"], sqlite_where=shared, postgresql_where=shared)
     op.create_table(
         "rented",
         sa.Column("instance_id", sa.String(16), sa.ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),

@@ -1,0 +1,190 @@
+"""Fleets of clouds' machines in the store: applied, grown, brought down. Runs book their machines as they book hosts.
+
+A machine that no attempt was made for (``instances.attempt_id`` NULL) is shared: whoever ends one proves in the same transaction
+that nobody has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ...models.errors import Conflict
+from ...models.runs import Guard, OfferView
+from ...models.states import FLEET_END, FleetState, InstanceState
+from . import events, hosts, leases, moves, rented
+from .schema import among, bookings, fleets, instances, now
+from .schema import rented as rents
+
+FORGETS = 600.0
+"""Seconds after which an offer that failed is tried for a fleet again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A fleet as the store has it. ``machines``: (instances.*, idle_at, whether a job has it), the oldest first; of those that
+    are gone, the ones that were once ready and the ones that failed a short while ago. ``now`` is the database's time."""
+
+    fleet: Row[Any]
+    machines: Sequence[Row[Any]]
+    now: float
+
+
+BOOKED = select(bookings.c.block).where(bookings.c.instance_id == instances.c.id).exists()
+MACHINES = (
+    select(instances, rents.c.idle_at, (BOOKED | instances.c.attempt_id.is_not(None)).label("taken"))
+    .join(rents, rents.c.instance_id == instances.c.id)
+    .order_by(instances.c.created_at)
+)
+
+
+def load(connection: Connection, fleet_id: str) -> Loaded:
+    fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
+    counts = hosts.LIVING | instances.c.started_at.is_not(None) | (instances.c.finished_at > now() - FORGETS)
+    machines = connection.execute(MACHINES.where(instances.c.fleet_id == fleet_id, counts)).all()
+    return Loaded(fleet, machines, connection.execute(select(now())).scalar_one())
+
+
+def _locked(connection: Connection, fleet_id: str) -> Row[Any]:
+    """The fleet; nobody else changes or grows it until we commit."""
+    return connection.execute(select(fleets).where(fleets.c.id == fleet_id).with_for_update(key_share=True)).one()
+
+
+CHANGES = {"nodes", "idle_duration"}
+"""What an apply changes in a fleet that is there."""
+
+
+def apply_fleet(
+    connection: Connection, *, fleet_id: str, name: str, project: str, user: str, configuration: dict[str, Any], owner: str = ""
+) -> tuple[str, bool]:
+    """Store a fleet, or change the active one of that name. Returns (its id, whether it is new: then ``owner`` leases it).
+
+    Raises Conflict where what was changed holds for machines that are there, and for one that is being deleted.
+    """
+    known = connection.execute(
+        select(fleets)
+        .where(fleets.c.project == project, fleets.c.name == name, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
+        .with_for_update(key_share=True)
+    ).one_or_none()
+    if known is None:
+        values = {"id": fleet_id, "project": project, "name": name, "user": user, "configuration": configuration}
+        try:
+            with connection.begin_nested():
+                connection.execute(
+                    insert(fleets).values(
+                        **values, run_id=None, kind="cloud", message="", state=FleetState.ACTIVE, place="", created_at=now()
+                    )
+                )
+        except IntegrityError as error:
+            raise Conflict(f"fleet {name} is being applied by somebody else", hint="apply it again") from error
+        leases.born(connection, fleet_id, owner)
+        _event(connection, user, project, fleet_id, name, "applied")
+        return fleet_id, True
+    if known.state != FleetState.ACTIVE:
+        raise Conflict(f"fleet {name} is being deleted", hint="apply it again when it is gone")
+    if known.kind != "cloud":
+        raise Conflict(f"fleet {name} is one of SSH hosts", hint="choose another name, or delete that fleet first")
+    before = known.configuration
+    differs = sorted(key for key in before.keys() | configuration.keys() if before.get(key) != configuration.get(key))
+    if fixed := [key for key in differs if key not in CHANGES]:
+        raise Conflict(
+            f"fleet {name} has machines that were made by other values of {', '.join(fixed)}",
+            hint=f"only {' and '.join(sorted(CHANGES))} can be changed: `%dstack fleets delete {name}`, then apply it anew",
+        )
+    if differs:
+        connection.execute(update(fleets).where(fleets.c.id == known.id).values(configuration=configuration, message=""))
+        _event(connection, user, project, known.id, name, "updated")
+    return known.id, False
+
+
+def _event(connection: Connection, actor: str, project: str, id: str, name: str, action: str, message: str = "") -> None:
+    events.record(
+        connection,
+        actor=actor,
+        project=project,
+        kind="fleet",
+        resource_id=id,
+        run_id="",
+        name=name,
+        action=action,
+        message=message,
+    )
+
+
+def delete_fleet(connection: Connection, fleet: Row[Any], user: str) -> None:
+    """It is to go, with all its machines. Raises Conflict while a run has one."""
+    if _locked(connection, fleet.id).state != FleetState.ACTIVE:
+        return
+    rows = connection.execute(hosts.alone(select(instances).where(instances.c.fleet_id == fleet.id, hosts.LIVING))).all()
+    for row in rows:
+        hosts.refuse_if_used(connection, row)
+    connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING, message=""))
+    _event(connection, user, fleet.project, fleet.id, fleet.name, "delete")
+
+
+def want(
+    connection: Connection,
+    fleet: Row[Any],
+    *,
+    instance_id: str,
+    identity: str,
+    offer: OfferView,
+    guard: Guard,
+    data: dict[str, Any],
+    most: int | None,
+    attempt_id: str | None = None,
+    run_id: str = "",
+) -> bool:
+    """Store the intent of a machine of a fleet, for one attempt or for all. False: the fleet has ``most`` by now, or is to go."""
+    if _locked(connection, fleet.id).state != FleetState.ACTIVE:
+        return False
+    stays = ~among(instances.c.state, [InstanceState.TERMINATING, InstanceState.TERMINATED])
+    living = select(func.count()).select_from(instances).where(instances.c.fleet_id == fleet.id, stays)
+    if most is not None and connection.execute(living).scalar_one() >= most:
+        return False
+    moves.want_instance(
+        connection,
+        instance_id=instance_id,
+        identity=identity,
+        attempt_id=attempt_id,
+        fleet=fleet,
+        run_id=run_id,
+        offer=offer,
+        guard=guard,
+        host=offer.backend,
+        gpus=[],
+        data=data,
+    )
+    rented.want(connection, instance_id)
+    return True
+
+
+def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: bool = True) -> bool:
+    """End a machine unless an attempt has it, or is to have it. Returns whether it is to go.
+
+    ``spared``: nothing is wrong with its offer.
+    """
+    row = connection.execute(hosts.alone(select(instances).where(instances.c.id == instance_id))).one()
+    if row.attempt_id is not None or connection.execute(moves.BOOKED, {"id": instance_id}).scalar() is not None:
+        return False
+    if spared:
+        data = {**row.data, "spared": True}
+        connection.execute(update(instances).where(instances.c.id == instance_id, hosts.LIVING).values(data=data))
+    rented.let_go(connection, instance_id, why)
+    return True
+
+
+def say(connection: Connection, fleet: Row[Any], message: str) -> None:
+    """Why it is short of machines; '' when it is not. Each new reason leaves a line."""
+    connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(message=message))
+    if message:
+        _event(connection, "engine", fleet.project, fleet.id, fleet.name, "short", message)
+
+
+def close(connection: Connection, fleet: Row[Any]) -> None:
+    moves.close_fleet(connection, fleet.id)
+    _event(connection, "engine", fleet.project, fleet.id, fleet.name, InstanceState.TERMINATED)
