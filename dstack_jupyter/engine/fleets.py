@@ -15,14 +15,16 @@ from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetSt
 from . import placement
 from .bus import Bus
 from .choice import Try, choose, nothing_left
-from .guards import guard_of, traits_of
+from .cloud_fleets import machine_now
+from .guards import guard_of, idle_of_run, traits_of
 from .making import guard_times
 from .names import identity, new_id
 from .provisioning import Provisioning
 from .queue import Key, Next
 from .steps import fleet as steps
 from .steps.attempt import End
-from .store import moves, rented
+from .steps.cloud_fleet import Release, Wait, idle_step
+from .store import cloud_fleets, moves, rented
 from .store.database import Database
 
 ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
@@ -77,11 +79,12 @@ class FleetReconciler:
             return Next()
         tried = [steps.AttemptNow(row.id, AttemptState(row.state), row.instance_id is not None) for row in attempts]
         owned = {row.id: _Owned.of(row) for row in rows}
+        idle = idle_of_run(run.configuration)
         while True:
-            now = [steps.InstanceNow(found.id, found.state, found.attempt_id, found.rented) for found in owned.values()]
+            now = [found.now(keeps=idle > 0) for found in owned.values()]
             match steps.next_step(tried, now, Desired(run.desired), run_ended=run.state in RUN_END):
                 case steps.Wait():
-                    return Next()
+                    return await self._let_idle_go(fleet, idle) if any(found.shared for found in owned.values()) else Next()
                 case steps.Want(attempt_id):
                     try:
                         wanted = await self._find_machine(fleet, run, attempt_id, tried, list(owned.values()))
@@ -99,6 +102,8 @@ class FleetReconciler:
                     return Next()
                 case steps.Release(instance_id):
                     await self._release(owned[instance_id])
+                case steps.Keep(instance_id):
+                    await self._keep(owned[instance_id])
                 case steps.Terminate(instance_id):
                     found = owned[instance_id]
                     await self._provisioning.terminate(found.backend, found.identity, found.data)
@@ -117,6 +122,26 @@ class FleetReconciler:
         else:
             await self._move(found, InstanceState.TERMINATING)
 
+    async def _keep(self, found: _Owned) -> None:
+        assert found.attempt_id is not None
+        await self._database.write(cloud_fleets.keep, found.id, found.attempt_id)
+        found.attempt_id = None
+        self._bus.publish_events()
+        self._hosts_changed()
+
+    async def _let_idle_go(self, fleet: Row[Any], idle: int) -> Next:
+        """End the machines that waited long enough for another job; a run may have taken one meanwhile: then it stays."""
+        rows, now = await self._database.read(cloud_fleets.shared_of, fleet.id)
+        free = [machine_now(row, now) for row in rows]
+        match idle_step([each for each in free if each.free], float(idle), surplus=len(free)):
+            case Release(instance_id, why):
+                await self._database.write(cloud_fleets.let_go_free, instance_id, why)
+                self._wake(Key("instance", instance_id))
+                self._wake(Key("fleet", fleet.id))
+                return Next()
+            case Wait(seconds):
+                return Next() if seconds is None else Next(guard=max(0.05, seconds))
+
     async def _move(self, found: _Owned, state: InstanceState) -> None:
         await self._database.write(moves.move_instance, found.id, state)
         found.state = state
@@ -133,7 +158,8 @@ class FleetReconciler:
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
-            if shared := placement.shared(offers):
+            begun = any(each.rented and each.attempt_id in waiting and each.state not in ENDING for each in owned)
+            if not begun and (shared := placement.shared(offers)):
                 if await self._database.read(placement.somebody_first, run):
                     raise _NotItsTurn
                 try:
@@ -173,7 +199,8 @@ class FleetReconciler:
     async def _create(self, found: _Owned) -> None:
         data = await self._provisioning.create(found.backend, found.identity, found.offer)
         await self._database.write(_created, found.id, {**found.data, **data})
-        self._wake(Key("attempt", found.attempt_id))
+        if found.attempt_id is not None:
+            self._wake(Key("attempt", found.attempt_id))
 
 
 @dataclass(slots=True)
@@ -182,7 +209,7 @@ class _Owned:
 
     id: str
     state: InstanceState
-    attempt_id: str
+    attempt_id: str | None
     backend: str
     identity: str
     offer: OfferView
@@ -197,6 +224,14 @@ class _Owned:
     @property
     def rented(self) -> bool:
         return self.backend not in ("local", "ssh")
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is for any run, and there."""
+        return self.attempt_id is None and self.state not in ENDING
+
+    def now(self, *, keeps: bool) -> steps.InstanceNow:
+        return steps.InstanceNow(self.id, self.state, self.attempt_id, self.rented, keeps and self.rented)
 
     @property
     def tried(self) -> Try:

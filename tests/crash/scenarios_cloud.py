@@ -182,4 +182,9 @@ CLOUD = (
            happens("lost", _taken_away), follow("first"), has(1), made(2), ends={"first": "failed "}),
     _story("a run dearer than it may be takes no idle machine", cloud_fleet(),
            apply("first", *LOG, max_price=0.5, **SIMULATED), follow("first"), made(1), ends={"first": "failed"}),
+    _story("a run's machine waits for the next run, then goes",
+           apply("first", *LOG, idle_duration=120, **SIMULATED), follow("first"), pause(60), planned("idle"), apply("other", *LOG, **SIMULATED), follow("other"), made(1), living(1), pause(100), living(1),
+           living(0), made(1), ends=DONE),
+    _story("a machine that is kept is lost", apply("first", *LOG, idle_duration=600, **SIMULATED), follow("first"), living(1),
+           happens("lost", _taken_away), pause(200), apply("other", *LOG, **SIMULATED), follow("other"), made(2), ends=DONE),
 )  # fmt: skip

@@ -51,7 +51,7 @@ class Renting:
                 identity=f"dj-{instance_id}",
                 attempt_id=self.new.attempt_ids[0],
                 fleet=fleet,
-                run=run,
+                run_id=run.id,
                 offer=offer,
                 guard=guard,
                 host=backend,

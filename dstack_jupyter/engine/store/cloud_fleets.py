@@ -42,6 +42,12 @@ MACHINES = (
 )
 
 
+def shared_of(connection: Connection, fleet_id: str) -> tuple[Sequence[Row[Any]], float]:
+    """(the living machines of a run's own fleet that it shares, as ``Loaded.machines``; the database's time)."""
+    query = MACHINES.where(instances.c.fleet_id == fleet_id, instances.c.attempt_id.is_(None), hosts.LIVING)
+    return connection.execute(query).all(), connection.execute(select(now())).scalar_one()
+
+
 def load(connection: Connection, fleet_id: str) -> Loaded:
     fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
     counts = hosts.LIVING | instances.c.started_at.is_not(None) | (instances.c.finished_at > now() - FORGETS)
@@ -161,6 +167,17 @@ def want(
     )
     rented.want(connection, instance_id)
     return True
+
+
+def keep(connection: Connection, instance_id: str, attempt_id: str) -> None:
+    """A machine that was made for an attempt is shared from now on: that attempt has ended, or will not have it."""
+    row = connection.execute(hosts.alone(select(instances).where(instances.c.id == instance_id))).one()
+    if row.attempt_id != attempt_id:
+        return
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(attempt_id=None))
+    if row.state == InstanceState.BUSY:
+        moves.move_instance(connection, instance_id, InstanceState.IDLE)
+        connection.execute(moves.IDLE_AGAIN, {"b_id": instance_id})
 
 
 def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: bool = True) -> bool:
