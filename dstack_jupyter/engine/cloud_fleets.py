@@ -111,7 +111,7 @@ class CloudFleetReconciler:
             return False
         instance_id = new_id()
         name = identity(self._installation, instance_id)
-        offer, most = choice.offer, size_of(fleet).most
+        offer = choice.offer
         guard = guard_of_fleet(fleet, offer, found.fleet.project)
 
         def write(connection: Any) -> bool:
@@ -123,7 +123,6 @@ class CloudFleetReconciler:
                 offer=offer,
                 guard=guard,
                 data=guard_times_of(fleet),
-                most=most,
             )
 
         if await self._database.write(write):

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 
 from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState
 
+ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceNow:
     """``rented``: the instance reconciler makes and ends it; here it is only wanted and released. ``attempt_id`` None: runs share
-    it. ``keeps``: it outlives the job that it was made for."""
+    it. ``keeps``: it outlives the job that it was made for; ``elsewhere``: since it is of another fleet, which has to end it."""
 
     id: str
     state: InstanceState
     attempt_id: str | None
     rented: bool = False
     keeps: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ def next_step(
     for instance in instances:
         if instance.attempt_id is None:
             continue
+        if instance.elsewhere and instance.state not in ENDING and instance.attempt_id not in unfinished:
+            return Keep(instance.id)
         match instance.state:
             case InstanceState.TERMINATING if not instance.rented:
                 return Terminate(instance.id)
@@ -108,5 +113,5 @@ def next_step(
     for attempt in attempts:
         if attempt.id in unfinished and attempt.id not in served and desired is Desired.RUNNING:
             return Want(attempt.id)
-    alive = any(instance.state is not InstanceState.TERMINATED for instance in instances)
+    alive = any(instance.state is not InstanceState.TERMINATED and not instance.elsewhere for instance in instances)
     return Close() if run_ended and not unfinished and not alive else Wait()
