@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from . import configurations, engine, hosts, logline, offers, runs, startup
+from . import configurations, engine, hosts, logline, machines, offers, runs, startup
 from .harness import machine
 
-PARTS = (runs, logline, startup, configurations, offers, engine, hosts)
+PARTS = (runs, logline, startup, configurations, offers, engine, hosts, machines)
 ALL = {part.__name__.rpartition(".")[2]: part for part in PARTS}
 
 

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from . import frames
-from .client import Client, Log, Run, connect
+from .client import Client, Log, Run, connect, frames
 from .models.errors import ConfigurationError
 from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 
@@ -187,7 +186,7 @@ def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
     ``rented``: also those that are rented, in the fleets that runs make for themselves too.
     """
     client = connect()
-    return frames.fleets(client.fleets(project), client.machines(project) if rented else ())
+    return frames.of_fleets(client.fleets(project), client.machines(project) if rented else [])
 
 
 def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
@@ -196,7 +195,7 @@ def machines(*, project: str = "main", all: bool = False) -> pandas.DataFrame:
     identity, fleet, runs, backend, region, instance_type, spot, state, stuck, stuck_since, price ($/h), cost ($), guard, user,
     created, rented, ending, finished, message, console, id. A price or cost that is not known is NaN.
     """
-    return frames.machines(connect().machines(project, all=all))
+    return frames.of_machines(connect().machines(project, all=all))
 
 
 def status(*, project: str = "main") -> Status:
@@ -252,7 +251,7 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
 
     ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
     """
-    return frames.runs([found.view for found in connect().runs(project, all=all, last=last)])
+    return frames.of_runs([found.view for found in connect().runs(project, all=all, last=last)])
 
 
 def backends(*, project: str = "main") -> pandas.DataFrame:

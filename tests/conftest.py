@@ -17,9 +17,10 @@ from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private
 from dstack_jupyter.models.secret import Secret
+from tests.clouds.real import real
 from tests.postgres import Server, postgres
 
-__all__ = ["postgres"]
+__all__ = ["postgres", "real"]
 
 STORES = ["sqlite", "postgresql"]
 

@@ -133,21 +133,27 @@ class Rest:
     def make(self, path: str, body: Any, *, permission: str = "") -> Any:
         """A POST that makes something, sent once. Raises an error whose ``nothing_made`` holds, else UnknownOutcome."""
         try:
-            return self._call("POST", path, body=body, permission=permission)
+            return self._call("POST", path, body=body, permission=permission, patient=True)
         except BackendError as error:
             if error.nothing_made:
                 raise
             raise UnknownOutcome(f"{error.message}; it may have been made all the same", hint=error.hint) from None
 
     def _call(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None, permission: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        permission: str = "",
+        patient: bool = False,
     ) -> Any:
         import httpx
 
-        self.pace.take()
         sent: dict[str, Any] = {} if body is None else {"json": body}
         try:
-            with self._client.stream(method, path, params=params, **sent) as answer:
+            with self.pace.call(patient=patient), self._client.stream(method, path, params=params, **sent) as answer:
                 text = self._read(answer)
         except _unsent() as error:
             raise BackendUnreachable(f"{self.name} is not reached: {_said(error)}", hint="is there a network?") from None

@@ -119,7 +119,7 @@ class InstanceReconciler:
             case steps.Delete():
                 return await self._delete(cloud, rent, times)
             case steps.Gone(why):
-                await self._gone(rent, why)
+                await self._gone(cloud, rent, why)
             case steps.Detach():
                 await self._detach(cloud, rent)
             case steps.Wait():
@@ -165,7 +165,9 @@ class InstanceReconciler:
                 except BackendError as error:
                     if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
                         raise
-                    await self._gone(rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer")
+                    await self._gone(
+                        cloud, rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
+                    )
                     return []
                 await self._database.write(rented.made, cloud.mark, need, thing)
             found.append(thing)
@@ -183,7 +185,7 @@ class InstanceReconciler:
                 if need.shared:
                     await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
-        await self._gone(rent, words(error), verdict=verdict)
+        await self._gone(cloud, rent, words(error), verdict=verdict)
         return None
 
     async def _find(self, cloud: Cloud, rent: Rent) -> None:
@@ -266,13 +268,17 @@ class InstanceReconciler:
             await self._database.write(rented.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
         return None
 
-    async def _gone(self, rent: Rent, why: str, *, verdict: str = "") -> None:
+    async def _gone(self, cloud: Cloud, rent: Rent, why: str, *, verdict: str = "") -> None:
         def store(connection: Any) -> None:
             rented.gone(connection, rent.instance.id, why, verdict=verdict)
 
         await self._database.write(store)
         await self._machines.leave(rent.instance.id)
-        self._changed(rent)
+        try:
+            # Before its fleet hears of it and closes: where engines share a store, nobody acts for it then any more.
+            await self._detach(cloud, await self._database.read(rented.load, rent.instance.id))
+        finally:
+            self._changed(rent)
 
     async def _detach(self, cloud: Cloud, rent: Rent) -> None:
         """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""

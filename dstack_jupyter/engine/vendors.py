@@ -22,7 +22,8 @@ THREADS = 32
 MANY = 4
 """Looks at machines of one account within ``AGE`` from which on one list serves them all."""
 AGE = 2.0
-"""Seconds for which a list serves."""
+"""Seconds for which a list serves, and one more for each ``PAGE`` of machines in it: a long one is many calls."""
+PAGE = 200
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Vendors:
             account.asked.popleft()
         if len(account.asked) < MANY:
             return await self.call(cloud.get, data)
-        if account.began < now - AGE or account.listing is not None:
+        if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
             if account.listing is None:
                 account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
             await asyncio.shield(account.listing)

@@ -79,7 +79,8 @@ def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         # Submitting says so too, but code need not be packed and sent to learn it.
         raise _active(connect().run(plan.active_run, args.project))
     if not plan.offers:
-        raise NoCapacity(plan_line(plan), hint="`%dstack offers` shows what there is and which filter removed it")
+        hints = "; ".join(line.hint for line in plan.missing if line.hint)
+        raise NoCapacity(plan_line(plan), hint=hints or "`%dstack offers` shows what there is and which filter removed it")
     _confirm(plan, face, yes=args.yes)
     task.name = plan.run_name
     run = api.apply(task, project=args.project, base=base)

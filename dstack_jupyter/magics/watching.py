@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .. import api, frames
-from ..client import connect
+from .. import api
+from ..client import connect, frames
 from .face import Face, Report, Result
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def ps(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     views = [run.view for run in client.runs(args.project, all=args.all, last=args.last)]
     if not args.json:
         say_money(client.machines(args.project), face, _story(views) if args.verbose else ())
-    return Result(frames.runs(views), columns=RUN_COLUMNS)
+    return Result(frames.of_runs(views), columns=RUN_COLUMNS)
 
 
 def say_money(machines: Sequence[InstanceView], face: Face, lines: Sequence[str] = ()) -> None:

@@ -9,39 +9,9 @@ import threading
 
 import pytest
 
-from dstack_jupyter.backends.pace import Pace
 from dstack_jupyter.backends.rest import Rest, _delay, endpoint
 from dstack_jupyter.models import errors
 from dstack_jupyter.models.errors import BackendError, ConfigurationError, RateLimited, from_envelope
-from tests.clouds.core import VirtualClock
-
-
-def test_the_whole_limit_can_be_used_and_never_more_of_it() -> None:
-    clock = VirtualClock()
-    pace = Pace("fake", ((10, 60.0), (25, 3600.0)), clock.now)
-    times: list[float] = []
-    for _ in range(7200):
-        try:
-            pace.take()
-            times.append(clock.now())
-        except RateLimited as error:
-            assert error.delay > 0
-        clock.advance(1.0)
-    for calls, seconds in ((10, 60.0), (25, 3600.0)):
-        assert all(later - earlier >= seconds for earlier, later in zip(times, times[calls:], strict=False))
-    assert len(times) == 50  # all of two hours' worth
-
-
-def test_a_pause_is_for_everybody_and_ends() -> None:
-    clock = VirtualClock()
-    pace = Pace("fake", clock=clock.now)
-    pace.pause(17)
-    pace.pause(3)  # never shorter than what was said before
-    with pytest.raises(RateLimited) as caught:
-        pace.take()
-    assert caught.value.delay == 17
-    clock.advance(17)
-    pace.take()
 
 
 @pytest.mark.parametrize(

@@ -58,18 +58,17 @@ for unit in MASKED; do ln -sf /dev/null "$1/etc/systemd/system/$unit"; done
 RECIPE = hashlib.sha256("\n".join([*PACKAGES, CLOUD_INIT, DOCKER, *MASKED, FINISH]).encode()).hexdigest()[:12]
 
 
-def cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "dstack-jupyter-tests"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dstack-jupyter-tests"
+"""Of who runs the tests: a test's own HOME comes later."""
 
 
 def image() -> Path:
     """The tar of the image, built if it is not there yet. Raises CalledProcessError where it cannot be built."""
-    target = cache() / f"instance-{RECIPE}.tar"
+    target = CACHE / f"instance-{RECIPE}.tar"
     if target.exists():
         return target
-    cache().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache()) as folder:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         there = Path(folder)
         (there / "cloud-init").write_text(CLOUD_INIT)
         (there / "docker").write_text(DOCKER)
@@ -93,7 +92,7 @@ def image() -> Path:
             stdin=subprocess.DEVNULL,
         )
         (there / "image.tar").replace(target)
-    for old in cache().glob("instance-*.tar"):
+    for old in CACHE.glob("instance-*.tar"):
         if old != target:
             old.unlink()
     return target

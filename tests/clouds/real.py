@@ -1,7 +1,8 @@
 """Real machines behind a face: system containers that boot systemd and run the real cloud-init on a create call's user-data.
 
-Each has an address of its own in a network that leads nowhere else, its own sshd, its own dockerd. Their Docker daemon, network
-and state belong to one test process and go with it. Needs root; see ``image.py`` for what they boot.
+Each has an address of its own in a network that leads nowhere else, another in a private network of the machines, its own sshd,
+its own dockerd. Their Docker daemon, networks and state belong to one test process and go with it. Needs root; see ``image.py``
+for what they boot.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 from tests.clouds.core import Machine
 from tests.clouds.image import RECIPE, image
+from tests.hosts.fixtures import need
 from tests.hosts.hosts import HostError, wait_for
+from tests.hosts.images import busybox_image
 
 CAPABILITIES = (
     *("AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"),
@@ -28,7 +34,14 @@ CAPABILITIES = (
     *("SYS_NICE", "SYS_PTRACE", "SYS_RAWIO", "SYS_TTY_CONFIG"),
 )
 """One by one, for a root that lacks SYS_RESOURCE may not give them all."""
-TOOLS = {"dockerd": "docker.io", "docker": "docker.io", "mmdebstrap": "mmdebstrap", "ip": "iproute2", "nsenter": "util-linux"}
+TOOLS = {
+    "dockerd": "docker.io",
+    "docker": "docker.io",
+    "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "busybox": "busybox-static",
+}
 STATE = Path("/run/dstack-jupyter-clouds")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NAME = f"local/instance:{RECIPE}"
@@ -36,12 +49,20 @@ KEEPER = r"""
 dockerd "$@" &
 read -r _
 docker ps -aq | xargs -r docker rm -f >/dev/null
-docker network rm cloud
+docker network rm cloud private
 kill $! && wait $!
 grep -o " $0/[^ ]*" /proc/mounts | sort -r | xargs -r umount -l
 rm -rf "$0"
 """
 """Runs the daemon until the end of a pipe that only the test process holds, so that no machine outlives a killed test run."""
+
+
+LOADS = f"""\
+for tar in /var/lib/images/*.tar; do
+    docker import -c 'CMD ["/bin/sh"]' -c 'ENV PATH={PATH}' "$tar" "local/$(basename "$tar" .tar)"
+done
+"""
+"""Run on a machine as a part of its Docker's start: what a registry would give is there from then on."""
 
 
 def missing_tools() -> list[str]:
@@ -51,9 +72,14 @@ def missing_tools() -> list[str]:
 
 
 class RealMachines:
-    """``core.Backing``. A context: it starts a Docker daemon of its own and ends it with every machine."""
+    """``core.Backing``. A context: it starts a Docker daemon of its own and ends it with every machine.
 
-    def __init__(self) -> None:
+    ``images`` holds tars of file systems: the Docker of a machine that boots has X.tar as the image ``local/X``.
+    """
+
+    def __init__(self, images: Path) -> None:
+        self.images = images
+        self._net = ""
         self._folder = Path(tempfile.mkdtemp(prefix="dj-cloud-"))
         self._socket = self._folder / "docker.sock"
         self._env = {**os.environ, "DOCKER_HOST": f"unix://{self._socket}"}
@@ -77,8 +103,9 @@ class RealMachines:
             raise self._faults[machine.id]
         found = self._inspect(machine)
         machine.word = "running" if found["State"]["Running"] else "stopped"
-        address = found["NetworkSettings"]["Networks"]["cloud"]["IPAddress"]
-        machine.address = machine.internal = address or machine.address  # a stopped one keeps its own at a vendor
+        networks = found["NetworkSettings"]["Networks"]
+        machine.address = networks["cloud"]["IPAddress"] or machine.address  # a stopped one keeps its own at a vendor
+        machine.internal = networks["private"]["IPAddress"] or machine.internal
 
     def end(self, machine: Machine) -> None:
         self._booting.pop(machine.id).join(120)
@@ -100,6 +127,28 @@ class RealMachines:
     def power_on(self, machine: Machine) -> None:
         self._docker("start", self._name(machine))
 
+    def power_off(self, machine: Machine) -> None:
+        """As a vendor does it to a spot machine: nothing on it is asked."""
+        self._docker("kill", self._name(machine))
+
+    @contextlib.contextmanager
+    def we_moved(self) -> Iterator[str]:
+        """This machine speaks to them from another address, and nobody has the one it had: as a laptop that changed network.
+
+        What was connected gets no answer any more, and is not told. Gives the new address.
+        """
+        (network,) = json.loads(self._docker("network", "inspect", "cloud"))
+        bridge, was, now = f"br-{network['Id'][:12]}", f"{self._net}.1", f"{self._net}.250"
+        self._address(bridge, was, now)
+        try:
+            yield now
+        finally:
+            self._address(bridge, now, was)
+
+    def _address(self, bridge: str, was: str, now: str) -> None:
+        for words in (("del", f"{was}/24"), ("add", f"{now}/24")):
+            subprocess.run(["ip", "addr", *words, "dev", bridge], check=True, env={**os.environ, "PATH": PATH}, timeout=20)
+
     # Docker.
 
     def _name(self, machine: Machine) -> str:
@@ -115,17 +164,28 @@ class RealMachines:
             (seed / "user-data").write_text(machine.user_data)
             (seed / "meta-data").write_text(f"instance-id: i-{machine.id}\nlocal-hostname: {machine.name}\n")
             self._docker(
-                *("run", "--pull", "never", "-d", "--name", self._name(machine), "--hostname", machine.name),
+                *("create", "--pull", "never", "--name", self._name(machine), "--hostname", machine.name),
                 *("--network", "cloud", "--cgroupns=private", "--cap-drop", "ALL"),
                 *(f"--cap-add={each}" for each in CAPABILITIES),
                 *(f"--security-opt={each}=unconfined" for each in ("seccomp", "apparmor", "systempaths")),
                 *("--device-cgroup-rule", "a *:* rwm", "--stop-signal", "SIGRTMIN+3"),
                 *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"),
                 *("--tmpfs", "/var/lib/docker:exec,size=4g", "--tmpfs", "/var/lib/containerd:exec"),
+                *self._loaded(),
                 *("-v", f"{seed}:/var/lib/cloud/seed/nocloud:ro", NAME),
             )
+            self._docker("network", "connect", "private", self._name(machine))
+            self._docker("start", self._name(machine))
         except Exception as error:
             self._faults[machine.id] = error
+
+    def _loaded(self) -> tuple[str, ...]:
+        given = {
+            self.images: "/var/lib/images",
+            self._folder / "loads.sh": "/var/lib/loads.sh",
+            self._folder / "loads.conf": "/etc/systemd/system/docker.service.d/loads.conf",
+        }
+        return tuple(word for here, there in given.items() for word in ("-v", f"{here}:{there}:ro"))
 
     def _inspect(self, machine: Machine) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
         (found,) = json.loads(self._docker("inspect", self._name(machine)))
@@ -140,7 +200,10 @@ class RealMachines:
 
     def __enter__(self) -> RealMachines:
         try:
-            subnet = self._take_subnet()
+            number = self._take_number()
+            self._net = f"198.19.{number}"  # no private network: the machines' firewall is for the tests too
+            (self._folder / "loads.sh").write_text(LOADS)
+            (self._folder / "loads.conf").write_text("[Service]\nExecStartPost=/bin/sh /var/lib/loads.sh\n")
             command = [
                 *("sh", "-c", KEEPER, str(self._folder), "--data-root", f"{self._folder}/data"),
                 *("--exec-root", f"{self._folder}/exec", "--pidfile", f"{self._folder}/docker.pid"),
@@ -159,7 +222,8 @@ class RealMachines:
                     pass_fds=(self._lock,) if self._lock is not None else (),  # the network is taken until it is gone
                 )
             wait_for(self._answers, 30, "the Docker daemon of the simulated cloud")
-            self._docker("network", "create", "--internal", "--subnet", subnet, "--ip-range", subnet, "cloud")
+            for name, net in (("cloud", self._net), ("private", f"10.79.{number}")):
+                self._docker("network", "create", "--internal", "--subnet", f"{net}.0/24", "--ip-range", f"{net}.0/25", name)
             changes = ("-c", 'CMD ["/sbin/init"]', "-c", "ENV container=docker")
             self._docker("import", *changes, str(image()), NAME)
         except BaseException:
@@ -170,8 +234,8 @@ class RealMachines:
     def _answers(self) -> bool:
         return subprocess.run(["docker", "version"], env=self._env, capture_output=True, timeout=20).returncode == 0
 
-    def _take_subnet(self) -> str:
-        """A network that no other test process uses: a locked file for each, freed by the kernel with its holder."""
+    def _take_number(self) -> int:
+        """The number of networks that no other test process uses: a locked file for each, freed by the kernel with its holder."""
         STATE.mkdir(mode=0o700, exist_ok=True)
         for number in range(1, 200):
             descriptor = os.open(STATE / f"net-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -181,7 +245,7 @@ class RealMachines:
                 os.close(descriptor)
                 continue
             self._lock = descriptor
-            return f"198.19.{number}.0/24"  # no private network: the machines' firewall is for the tests too
+            return number
         raise HostError("no network is free")
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -192,3 +256,13 @@ class RealMachines:
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMachines]:
+    """The session's one vendor's hall: a test ends the machines that it made. Their Docker has the image `local/busybox`."""
+    need(*missing_tools())
+    images = tmp_path_factory.mktemp("loaded")
+    busybox_image(images)
+    with RealMachines(images) as machines:
+        yield machines

@@ -6,19 +6,13 @@ call; the engine is a process of its own, found as users' clients find it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from dstack_jupyter.engine.jobs import ENV_IMAGE
-from dstack_jupyter.models.home import Home
-from tests.clouds.core import RealClock
-from tests.clouds.fixtures import TOKEN, Site, configure
+from tests.clouds.fixtures import TOKEN, configure
 from tests.clouds.journeys import MOMENTS, Journey
-from tests.clouds.real import RealMachines, missing_tools
 from tests.conftest import wait_until
-from tests.hosts.fixtures import need
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
 
@@ -26,34 +20,7 @@ SAYS = ("echo one", "sleep 1", "echo two", "sleep 1", "echo three")
 LOG = b"one\ntwo\nthree\n"
 
 
-@pytest.fixture(scope="module")
-def real() -> Iterator[RealMachines]:
-    need(*missing_tools())
-    with RealMachines() as machines:
-        yield machines
-
-
 Begin = Callable[..., Journey]
-
-
-@pytest.fixture
-def begin(real: RealMachines, home: Home, make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """A journey whose runs without an image are processes: the image of a machine is not what is tested here."""
-    monkeypatch.setenv(ENV_IMAGE, "")
-    made: list[Journey] = []
-
-    def journey(**more: Any) -> Journey:
-        found = Journey(home, make_site(backing=real, clock=RealClock()), **more)
-        made.append(found)
-        found.start()
-        return found
-
-    yield journey
-    for each in made:
-        if each.engine is not None:
-            for run in each.client.runs():
-                run.stop(abort=True)
-        each.end()
 
 
 def test_from_apply_to_gone(begin: Begin) -> None:

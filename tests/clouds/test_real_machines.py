@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,19 +23,11 @@ from dstack_jupyter.machines.userdata import Recipe, user_data
 from dstack_jupyter.models.errors import HostKeyChanged, Unreachable
 from tests.clouds.core import Machine, RealClock
 from tests.clouds.fixtures import INSTALLATION, Site
-from tests.clouds.real import RealMachines, missing_tools
-from tests.hosts.fixtures import BUSYBOX, need
-from tests.hosts.images import busybox_image
+from tests.clouds.real import RealMachines
+from tests.hosts.fixtures import BUSYBOX
 from tests.machines.conftest import Pins, ended, says, spec
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def real() -> Iterator[RealMachines]:
-    need(*missing_tools())
-    with RealMachines() as machines:
-        yield machines
 
 
 @dataclass
@@ -155,9 +147,6 @@ async def test_from_a_create_call_to_a_containers_log_and_gone(rent: Rent, image
     assert "active" in await rented.run("systemctl is-active dj-guard.timer")
 
     # A container, by the same code that runs jobs on hosts of SSH fleets.
-    rented.machines.inside(
-        rented.under, "docker", "import", "-c", 'CMD ["/bin/sh"]', "-", BUSYBOX, stdin=busybox_image(image_folder)
-    )
     machine = SSHMachine(rented.connections, rented.address, INSTALLATION, "tests")
     job = spec("echo from the container; cat /proc/1/cmdline | tr '\\0' ' '; exit 7", image=BUSYBOX)
     await machine.launch(job)

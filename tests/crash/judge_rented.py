@@ -42,7 +42,9 @@ class RentedJudge:
         self._claim(row["asked_at"] is not None, "a create was sent that was not stored as sent")
         self._claim(row["state"] != "terminated", "a machine was created that the store calls terminated")
         self._claim(now - (row["ending_at"] or now) <= IN_FLIGHT, "a create was sent for a machine that was to end")
-        others = self._store.rows("SELECT identity FROM instances WHERE attempt_id = ? AND identity <> ?", row["attempt_id"], identity)
+        others = self._store.rows(
+            "SELECT identity FROM instances WHERE attempt_id = ? AND identity <> ?", row["attempt_id"], identity
+        )
         alive = {vm.identity for vm in self._world.vms if vm.gone is None}
         self._claim(not alive & {each["identity"] for each in others}, "a second machine was asked for while the first one lives")
         stops = self._store.rows(
@@ -71,7 +73,7 @@ class RentedJudge:
         """What the store counts covers what the vendor charges, and nothing is left."""
         self._claim(all(vm.gone is not None for vm in self._world.vms), "a machine was left that costs money")
         rows = self._store.rows(
-            "SELECT i.identity, i.price, i.state, i.finished_at, r.rented_at FROM instances i JOIN rented r ON r.instance_id = i.id"
+            "SELECT i.identity, i.price, i.finished_at, r.rented_at FROM instances i JOIN rented r ON r.instance_id = i.id"
         )
         known = {row["identity"]: row for row in rows}
         for vm in self._world.vms:

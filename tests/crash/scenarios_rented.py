@@ -68,9 +68,7 @@ def _run(
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(
-        name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away
-    )
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away)
 
 
 def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
@@ -86,10 +84,12 @@ RENTED = (
     _stopped("rented, stopped at once"),
     _stopped("rented, stopped while it boots", pause(7)),
     _run("rented, stopped while it runs", *RUNNING, *REST, ends="terminated"),
-    _stopped("rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0),
+    _stopped(
+        "rented, stopped while it is being ended", pause(7), stop("first"), pause(5), stop("first", abort=True), lingers=20.0
+    ),
     # What becomes of a create.
     _run("a create without an answer", lost_answers=1),
-    _stopped("a create without an answer, and a stop", lost_answers=1),
+    _stopped("a create without an answer, and a stop", pause(1), lost_answers=1, hidden_for=9.0),
     _run("a create without an answer that comes late", late_creates=1),
     _stopped("a late create of a run that was stopped", pause(1), late_creates=1, late_by=12.0),
     _run("by token: a create without an answer", lost_answers=1, resend="token"),
@@ -100,7 +100,7 @@ RENTED = (
     _run("a new machine that is hidden at first", hidden_for=9.0),
     _run("a new machine that is hidden at first, and no answer", hidden_for=9.0, lost_answers=1),
     _run("a thing without an answer", lost_things=2),
-    _stopped("a thing without an answer, and a stop", lost_things=1),
+    _stopped("a thing without an answer, and a stop", pause(1), lost_things=1),
     _run("no quota for the things of the first offer", no_room=1),
     _run("the first offers are sold out", sold_out={"here sim-1", "there sim-1"}),
     _run("an order that is refused", refused=1),
@@ -138,6 +138,11 @@ RENTED = (
     _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
     _run("a delete without an answer", lost_deletes=1),
     _run("a delete that comes to nothing", ignored_deletes=1),
+    _run("a machine that is there again after its end", apply("first", *LOG, **CLOUD), follow("first"), pause(60), returns=1),
+    _run(
+        "no sweep without a key",
+        apply("first", *LOG, **CLOUD), follow("first"), fault("wrong_key_until", 900.0), pause(1200),
+    ),
     # More than one.
     _run("rented nodes", apply("first", *LOG, nodes=2, **CLOUD), follow("first")),
     _run(

@@ -11,6 +11,7 @@ source by name; ``--singles all`` at every visit of every point.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from . import points
 from .unvisited import UNVISITED, UNVISITED_ON
@@ -72,8 +73,23 @@ class Walk:
                 known.add(stamp)
                 yield number
 
-    def singles(self, which: str) -> dict[str, list[int]]:
-        """Crash once at all points, or those of the classes and names. Returns the points of the classes, by story."""
+    def _places(self, story: scenarios.Scenario, whole: trial.Outcome, which: str, rented: int | None) -> Iterable[int]:
+        """The points of a story at which to crash."""
+        trace, stamps = whole.traces[0], whole.stamps[0]
+        if which == "all":
+            return range(1, len(trace) + 1)
+        few = rented is not None and story in scenarios_rented.RENTED
+        names = self.classes(trace, stamps, effects=which == "effects" and not few, names=len(self.stories) > 1)
+        if not few:
+            return names
+        effects = list(self.classes(trace, stamps, names=False))
+        return itertools.chain(random.Random(self.seed).sample(effects, min(rented or 0, len(effects))), names)
+
+    def singles(self, which: str, rented: int | None = None) -> dict[str, list[int]]:
+        """Crash once at all points, or those of the classes and names. Returns the points of the classes, by story.
+
+        ``rented``: so many of the classes of each story of rented machines, at places of the dice; None: all.
+        """
         chosen: dict[str, list[int]] = {}
         later: dict[str, tuple[scenarios.Scenario, int, int]] = {}
         self.live(self.stories[0])  # what a process learns once (what this machine is) is learned now
@@ -84,13 +100,7 @@ class Walk:
             self.count["visits"] += len(trace)
             self.count["effects"] += len(set(stamps))
             chosen[story.name] = list(self.classes(trace, stamps, names=False))
-            everywhere = range(1, len(trace) + 1)
-            places = (
-                everywhere
-                if which == "all"
-                else self.classes(trace, stamps, effects=which == "effects", names=len(self.stories) > 1)
-            )
-            for number in places:
+            for number in self._places(story, whole, which, rented):
                 found = self.live(story, number)
                 assert found.traces[0] == trace[:number], f"{story.name} goes another way at {number}: not the same trial twice"
                 for place, name in enumerate(found.traces[-1], 1):
@@ -143,6 +153,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--singles", choices=["names", "effects", "all"], default="effects")
+    parser.add_argument("--rented", type=int, help="only so many effects of each story of rented machines")
     parser.add_argument("--pairs", default="0", help="a number, or `all`")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--only", default="", help="one story")
@@ -162,7 +173,7 @@ def main() -> int:
             for story in walk.stories:
                 walk.live(story, *map(int, given.crash.split(",")))
             return 1 if walk.breaches else 0
-        chosen = walk.singles(given.singles)
+        chosen = walk.singles(given.singles, given.rented)
         walk.pairs(chosen, None if given.pairs == "all" else int(given.pairs))
     finally:
         store.remove()

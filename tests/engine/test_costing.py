@@ -39,7 +39,7 @@ class Renting:
     async def want(self, *, price: float | None = 2.0, region: str = "nyc2", guard: Guard = GUARD, backend: str = "sky") -> str:
         """The intent of a machine; returns its id."""
         instance_id = new_id()
-        fleet, run, _, _ = await self.database.read(moves.load_fleet, self.new.fleet_id)
+        fleet, _, _, _ = await self.database.read(moves.load_fleet, self.new.fleet_id)
         offer = OfferView(
             backend=backend, region=region, instance_type="gpu-h100x8", cpus=8, memory_gb=64, disk_gb=100, price=price
         )
@@ -51,7 +51,7 @@ class Renting:
                 identity=f"dj-{instance_id}",
                 attempt_id=self.new.attempt_ids[0],
                 fleet=fleet,
-                run_id=run.id,
+                run_id=self.new.run_id,
                 offer=offer,
                 guard=guard,
                 host=backend,

@@ -203,8 +203,7 @@ class SimulatedCloud:
         return self._made(order, asked)
 
     def _made(self, order: Order, asked: float, *, twin: bool = False) -> VM:
-        number = len(self._world.vms) + 1
-        vm = VM(order.identity, self._now, number=number, place=order.offer.region, asked=asked, twin=twin)
+        vm = VM(order.identity, self._now, place=order.offer.region, asked=asked, twin=twin)
         vm.dead, vm.bad_boot = self._hits("dead_on_arrival"), self._hits("bad_boots")
         self._world.make(vm)
         return vm
@@ -259,6 +258,10 @@ class SimulatedCloud:
         return True
 
     def _leave(self, vm: VM) -> None:
+        if vm.gone is None and self._hits("returns"):
+            back = self._now + 30.0
+            again = replace(vm, made=back, number=0, twin=True)
+            self._world.time.at(back, lambda: self._world.make(again))
         if not self._faults.lingers:
             self._world.end(vm)
         elif not vm.ending and vm.gone is None:

@@ -28,7 +28,7 @@ class VM:
     bad_boot: bool = False
     """Its first boot fails."""
     twin: bool = False
-    """A second one of one create: the vendor's own fault."""
+    """A second one of one create, or one that came back: the vendor's own fault."""
 
 
 @dataclass
@@ -72,6 +72,8 @@ class Faults:
     """Seconds from an accepted delete to the end."""
     flickers_at_the_end: float = 0.0
     """Seconds after an accepted delete in which a machine that lingers is not found."""
+    returns: int = 0
+    """Machines that are gone, and are there again half a minute later."""
     dead_on_arrival: int = 0
     """Machines that never answer."""
     bad_boots: int = 0

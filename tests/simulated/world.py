@@ -270,6 +270,7 @@ class World:
     def make(self, vm: VM) -> None:
         """A machine is there from now on, and its guard watches from its first moment."""
         self.vms.append(vm)
+        vm.number = len(self.vms)
         self.changes += 1
         self.time.at(vm.made + SILENCE, lambda: self._guard(vm))
 

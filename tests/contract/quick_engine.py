@@ -1,0 +1,14 @@
+"""An engine that looks at its machines more often, for tests that wait for a machine to be missed."""
+
+from __future__ import annotations
+
+from dstack_jupyter.engine import __main__ as process
+from dstack_jupyter.engine import instances, watchdog
+from dstack_jupyter.engine.steps import instance as steps
+
+instances.LOOK = 2.0
+steps.YOUNG_FLICKER = 4.0
+watchdog.EVERY = 1.0
+
+if __name__ == "__main__":
+    process.main()
