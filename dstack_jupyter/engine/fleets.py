@@ -6,24 +6,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
 from ..models.fleets import FleetConfiguration
-from ..models.runs import NOT_AVAILABLE_YET, Guard, OfferView
-from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState, Reason
-from . import placement
+from ..models.runs import NOT_AVAILABLE_YET, OfferView
+from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState
+from . import placement, wanting
 from .bus import Bus
 from .choice import Try, choose, nothing_left
 from .cloud_fleets import guard_of_fleet, guard_times_of, machine_now
 from .guards import guard_of, idle_of_run, traits_of
-from .making import guard_times
 from .names import identity, new_id
 from .provisioning import Provisioning
 from .queue import Key, Next
 from .steps import fleet as steps
-from .steps.attempt import End
 from .steps.cloud_fleet import Release, Wait, idle_step
 from .store import cloud_fleets, moves, rented
 from .store.database import Database
@@ -175,7 +173,7 @@ class FleetReconciler:
                 if await self._database.read(placement.somebody_first, run):
                     raise _NotItsTurn
                 try:
-                    await self._database.write(_book, run, waiting, shared)
+                    await self._database.write(wanting.book, run, waiting, shared)
                     for each in waiting:
                         self._wake(Key("attempt", each))
                     self._hosts_changed()
@@ -203,12 +201,14 @@ class FleetReconciler:
             name = identity(self._installation, instance_id)
             if growing is not None and may_grow is not None:
                 guard, times = guard_of_fleet(may_grow, offer, fleet.project), guard_times_of(may_grow)
-                data = await self._database.write(_grow, growing, run, attempt_id, instance_id, name, offer, guard, times)
+                data = await self._database.write(wanting.grow, growing, run, attempt_id, instance_id, name, offer, guard, times)
             else:
                 guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
-                data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place)
+                data = await self._database.write(
+                    wanting.want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place
+                )
         except NoCapacity as error:
-            await self._database.write(_without, waiting, error.message)
+            await self._database.write(wanting.without, waiting, error.message)
             self._wake(Key("run", run.id))
             return None
         if data is None:
@@ -228,7 +228,7 @@ class FleetReconciler:
 
     async def _create(self, found: _Owned) -> None:
         data = await self._provisioning.create(found.backend, found.identity, found.offer)
-        await self._database.write(_created, found.id, {**found.data, **data})
+        await self._database.write(wanting.created, found.id, {**found.data, **data})
         if found.attempt_id is not None:
             self._wake(Key("attempt", found.attempt_id))
 
@@ -277,100 +277,3 @@ class _Owned:
     @property
     def tried(self) -> Try:
         return Try(self.offer, self.state not in ENDING, self.data.get("verdict", ""), self.message)
-
-
-def _book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
-    """Book machines of fleets, unless the run was ended since it was read: what an ended attempt books would never be freed."""
-    if moves.all_wait(connection, waiting):
-        placement.book_machines(connection, run, waiting, offers)
-
-
-def _without(connection: Connection, waiting: list[str], why: str) -> None:
-    """All of them at once: the rest of a run that half ended could still find a machine."""
-    for attempt_id in waiting:
-        moves.end_attempt(connection, attempt_id, End(AttemptState.FAILED, Reason.NO_CAPACITY, why))
-
-
-def _want(
-    connection: Connection,
-    fleet: Row[Any],
-    run: Row[Any],
-    attempt_id: str,
-    instance_id: str,
-    name: str,
-    offer: OfferView,
-    guard: Guard,
-    place: str,
-) -> dict[str, Any] | None:
-    """Store the intent of an instance; None if the run was ended since it was read."""
-    if not moves.all_wait(connection, [attempt_id]):
-        return None
-    bound = place if offer.backend == "local" else ""
-    host = bound[:16] or offer.backend
-    gpus = _free_gpus(connection, run, offer, host)
-    is_rented = offer.backend != "local"
-    data: dict[str, Any] = guard_times(run.configuration) if is_rented else {"place": bound} if bound else {}
-    moves.want_instance(
-        connection,
-        instance_id=instance_id,
-        identity=name,
-        attempt_id=attempt_id,
-        fleet=fleet,
-        run_id=run.id,
-        offer=offer,
-        guard=guard,
-        host=host,
-        gpus=gpus,
-        data=data,
-    )
-    if is_rented:
-        rented.want(connection, instance_id)
-    return {"gpus": gpus, **data}
-
-
-def _grow(
-    connection: Connection,
-    fleet: Row[Any],
-    run: Row[Any],
-    attempt_id: str,
-    instance_id: str,
-    name: str,
-    offer: OfferView,
-    guard: Guard,
-    times: dict[str, Any],
-) -> dict[str, Any] | None:
-    """Store the intent of a machine of a user's fleet for an attempt; None if the run was ended, or the fleet has no room."""
-    if not moves.all_wait(connection, [attempt_id]):
-        return None
-    wanted = cloud_fleets.want(
-        connection,
-        fleet,
-        instance_id=instance_id,
-        identity=name,
-        offer=offer,
-        guard=guard,
-        data=times,
-        attempt_id=attempt_id,
-        run_id=run.id,
-    )
-    return times if wanted else None
-
-
-def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView, host: str) -> list[int]:
-    """The GPUs of this machine that the run gets: none unless it asks for some. Raises NoCapacity.
-
-    Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
-    """
-    gpu = run_configuration(run.configuration).resources.gpu
-    count = (gpu.count.min or 0) if gpu is not None else 0
-    if offer.backend != "local" or count == 0:
-        return []
-    taken = moves.claimed_gpus(connection, host)
-    free = [number for number in range(offer.gpu_count) if number not in taken]
-    if len(free) < count:
-        raise NoCapacity(f"{count} GPUs are asked for, {len(free)} of {offer.gpu_count} are free")
-    return free[:count]
-
-
-def _created(connection: Connection, instance_id: str, data: dict[str, Any]) -> None:
-    moves.move_instance(connection, instance_id, InstanceState.IDLE, data=data)

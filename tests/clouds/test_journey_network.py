@@ -72,7 +72,7 @@ def test_a_log_is_whole_though_the_engine_moved_to_another_address(begin: Begin,
     with real.we_moved() as address:
         wait_until(lambda: b"\n60\n" in run.raw(), 120, "the log from the other address")
         assert address in real.inside(machine, "ss", "--no-header", "--tcp", "state", "established")
-        real.inside(machine, "touch", f"/root/.dstack_jupyter/jobs/{journey.view().attempts[-1].id}/work/go")
+        real.inside(machine, "sh", "-c", f"touch ~/.dstack_jupyter/jobs/{journey.view().attempts[-1].id}/work/go")
         assert journey.ended().state == "done"
     assert run.raw() == b"".join(b"%d\n" % number for number in range(1, 61))
     assert not any(condition.type == "unknown" for condition in journey.view().conditions)
