@@ -78,7 +78,7 @@ class Site:
         }
         command = [sys.executable, "-m", "benchmarks.rented.engine", str(self.jobs), *([] if self.limited else ["unlimited"])]
         self.process = subprocess.Popen(command, env=env, start_new_session=True)
-        until(lambda: (found := endpoint.read(self.home)) is not None and found.pid == self.process.pid, 40, "no engine")
+        until(lambda: (found := endpoint.read(self.home)) is not None and found.pid == self.process.pid, 90, "no engine")
 
     def end(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

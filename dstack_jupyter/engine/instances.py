@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..backends.base import Cloud, Instance
@@ -103,7 +104,8 @@ class InstanceReconciler:
             case steps.Find():
                 await self._find(cloud, rent)
             case steps.Look():
-                told = await self._vendors.look(cloud, instance.identity, rent.rented.vendor)
+                again = partial(self._wake, Key("instance", instance.id))
+                told = await self._vendors.look(cloud, instance.identity, rent.rented.vendor, again)
                 await self._note(rent, [told] if told is not None else [])
             case steps.Meet():
                 return await self._meet(rent)

@@ -35,6 +35,8 @@ class _Watched:
     began: float = -1e9
     """When the last complete list was begun: what was made later may be missing from it."""
     found: dict[str, list[Instance]] = field(default_factory=dict)
+    told: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Who looks at a machine, by its identity: called when a list that another's look made has it otherwise."""
 
 
 class Vendors:
@@ -56,13 +58,24 @@ class Vendors:
         """A vendor's call in the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any]) -> Instance | None:
-        """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none."""
+    async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
+        """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.
+
+        ``changed`` is called, until the machine is gone, when a list that somebody else's look made has it otherwise than the
+        list before: the next look at it may be the better part of a minute away.
+        """
         now = asyncio.get_running_loop().time()
         account = self._accounts.setdefault(cloud.mark, _Watched())
         account.asked.append(now)
+        account.told[identity] = changed
         while account.asked[0] <= now - AGE:
             account.asked.popleft()
+        found = await self._seen(cloud, account, identity, data, now)
+        if found is None:
+            account.told.pop(identity, None)
+        return found
+
+    async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
         if len(account.asked) < MANY:
             return await self.call(cloud.get, data)
         if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
@@ -78,7 +91,10 @@ class Vendors:
             found: dict[str, list[Instance]] = {}
             for each in await self.call(cloud.list_all, self._installation):
                 found.setdefault(each.identity, []).append(each)
-            account.found, account.began = found, began
+            known, account.found, account.began = account.found, found, began
+            for identity in known.keys() & account.told.keys():
+                if found.get(identity) != known[identity]:
+                    account.told[identity]()
         finally:
             account.listing = None
 
