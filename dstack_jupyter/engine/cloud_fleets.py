@@ -11,6 +11,7 @@ from ..models.runs import NOT_AVAILABLE_YET, Guard, OfferView
 from ..models.states import FleetState, InstanceState
 from .bus import Bus
 from .choice import Choice, Try, choose, nothing_left
+from .guards import guard_of, traits_of, words
 from .making import guard_times
 from .names import identity, new_id
 from .provisioning import Provisioning
@@ -58,7 +59,7 @@ class CloudFleetReconciler:
                 return Next()
             self._tell(found)
             fleet = FleetConfiguration.model_validate(found.fleet.configuration)
-            machines = [_now(row, found.now) for row in found.machines]
+            machines = [machine_now(row, found.now) for row in found.machines]
             match steps.next_step(machines, size_of(fleet), deleted=found.fleet.state != FleetState.ACTIVE):
                 case steps.Want():
                     if not await self._want(found, fleet):
@@ -110,7 +111,8 @@ class CloudFleetReconciler:
             return False
         instance_id = new_id()
         name = identity(self._installation, instance_id)
-        offer, most = choice.offer, size_of(fleet).most
+        offer = choice.offer
+        guard = guard_of_fleet(fleet, offer, found.fleet.project)
 
         def write(connection: Any) -> bool:
             return store.want(
@@ -119,9 +121,8 @@ class CloudFleetReconciler:
                 instance_id=instance_id,
                 identity=name,
                 offer=offer,
-                guard=guard_of(fleet),
+                guard=guard,
                 data=guard_times_of(fleet),
-                most=most,
             )
 
         if await self._database.write(write):
@@ -147,11 +148,12 @@ def guard_times_of(fleet: FleetConfiguration) -> dict[str, int]:
     return guard_times({"idle_duration": IDLE if idle is None else idle})
 
 
-def guard_of(fleet: FleetConfiguration) -> Guard:
-    """Which guard ends what this fleet costs (D7)."""
+def guard_of_fleet(fleet: FleetConfiguration, offer: OfferView, project: str) -> Guard:
+    """Which guard ends what a machine of this fleet costs (D7)."""
     idle = idle_of(fleet.idle_duration)
-    until = "for ever" if idle is None else f"{idle:.0f} s beyond the fleet's least number of nodes"
-    return Guard(kind="engine", text=f"the engine keeps it without a job {until}; `%dstack fleets delete` ends it")
+    until = "and ends none" if idle is None else f"and ends what is beyond that and had no job for {words(int(idle))}"
+    kept = f"the engine keeps the fleet's least number of machines {until}; `%dstack fleets delete` ends all"
+    return guard_of(offer, {"idle_duration": "off" if idle is None else int(idle)}, traits_of(offer.backend, project), kept)
 
 
 def chosen(offers: list[OfferView], tries: list[Try], fleet: FleetConfiguration) -> Choice:
@@ -174,6 +176,7 @@ def _tried(row: Any) -> Try:
     return Try(offer, alive, row.data.get("verdict", ""), row.message, used=row.started_at is not None and alive)
 
 
-def _now(row: Any, now: float) -> steps.MachineNow:
+def machine_now(row: Any, now: float) -> steps.MachineNow:
+    """A row of ``store.MACHINES`` as the steps see it."""
     since = row.idle_at if row.idle_at is not None else row.started_at
     return steps.MachineNow(row.id, InstanceState(row.state), not row.taken, None if since is None else max(0.0, now - since))

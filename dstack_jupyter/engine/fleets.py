@@ -6,23 +6,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
-from ..models.runs import NOT_AVAILABLE_YET, Guard, OfferView
-from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState, Reason
-from . import placement
+from ..models.fleets import FleetConfiguration
+from ..models.runs import NOT_AVAILABLE_YET, OfferView
+from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState
+from . import placement, wanting
 from .bus import Bus
 from .choice import Try, choose, nothing_left
-from .guards import guard_of, traits_of
-from .making import guard_times
+from .cloud_fleets import guard_of_fleet, guard_times_of, machine_now
+from .guards import guard_of, idle_of_run, traits_of
 from .names import identity, new_id
 from .provisioning import Provisioning
 from .queue import Key, Next
 from .steps import fleet as steps
-from .steps.attempt import End
-from .store import moves, rented
+from .steps.cloud_fleet import Release, Wait, idle_step
+from .store import cloud_fleets, moves, rented
 from .store.database import Database
 
 ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
@@ -77,11 +78,19 @@ class FleetReconciler:
             return Next()
         tried = [steps.AttemptNow(row.id, AttemptState(row.state), row.instance_id is not None) for row in attempts]
         owned = {row.id: _Owned.of(row) for row in rows}
+        if run.configuration.get("fleets"):
+            made = await self._database.read(cloud_fleets.made_for, fleet.id, [row.id for row in attempts])
+            owned |= {row.id: _Owned.of(row) for row in made}
+        idle = idle_of_run(run.configuration)
         while True:
-            now = [steps.InstanceNow(found.id, found.state, found.attempt_id, found.rented) for found in owned.values()]
+            now = [found.now(fleet.id, keeps=idle > 0) for found in owned.values()]
             match steps.next_step(tried, now, Desired(run.desired), run_ended=run.state in RUN_END):
                 case steps.Wait():
-                    return Next()
+                    return (
+                        await self._let_idle_go(fleet, idle)
+                        if any(found.shared(fleet.id) for found in owned.values())
+                        else Next()
+                    )
                 case steps.Want(attempt_id):
                     try:
                         wanted = await self._find_machine(fleet, run, attempt_id, tried, list(owned.values()))
@@ -99,6 +108,8 @@ class FleetReconciler:
                     return Next()
                 case steps.Release(instance_id):
                     await self._release(owned[instance_id])
+                case steps.Keep(instance_id):
+                    await self._keep(owned[instance_id])
                 case steps.Terminate(instance_id):
                     found = owned[instance_id]
                     await self._provisioning.terminate(found.backend, found.identity, found.data)
@@ -117,6 +128,27 @@ class FleetReconciler:
         else:
             await self._move(found, InstanceState.TERMINATING)
 
+    async def _keep(self, found: _Owned) -> None:
+        assert found.attempt_id is not None
+        await self._database.write(cloud_fleets.keep, found.id, found.attempt_id)
+        found.attempt_id = None
+        self._wake(Key("fleet", found.fleet_id))
+        self._bus.publish_events()
+        self._hosts_changed()
+
+    async def _let_idle_go(self, fleet: Row[Any], idle: int) -> Next:
+        """End the machines that waited long enough for another job; a run may have taken one meanwhile: then it stays."""
+        rows, now = await self._database.read(cloud_fleets.shared_of, fleet.id)
+        free = [machine_now(row, now) for row in rows]
+        match idle_step([each for each in free if each.free], float(idle), surplus=len(free)):
+            case Release(instance_id, why):
+                await self._database.write(cloud_fleets.let_go_free, instance_id, why)
+                self._wake(Key("instance", instance_id))
+                self._wake(Key("fleet", fleet.id))
+                return Next()
+            case Wait(seconds):
+                return Next() if seconds is None else Next(guard=max(0.05, seconds))
+
     async def _move(self, found: _Owned, state: InstanceState) -> None:
         await self._database.write(moves.move_instance, found.id, state)
         found.state = state
@@ -129,15 +161,19 @@ class FleetReconciler:
         None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile. Raises
         _NotItsTurn where another run has to look first.
         """
-        offers, missing = await self._provisioning.offers(run.configuration)
+        growing = await self._growing(run, tried, owned)
+        of = growing or fleet
+        may_grow = FleetConfiguration.model_validate(growing.configuration) if growing is not None else None
+        offers, missing = await self._provisioning.offers(run.configuration, may_grow)
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
-            if shared := placement.shared(offers):
+            begun = any(each.rented and each.attempt_id in waiting and each.state not in ENDING for each in owned)
+            if not begun and (shared := placement.shared(offers)):
                 if await self._database.read(placement.somebody_first, run):
                     raise _NotItsTurn
                 try:
-                    await self._database.write(_book, run, waiting, shared)
+                    await self._database.write(wanting.book, run, waiting, shared)
                     for each in waiting:
                         self._wake(Key("attempt", each))
                     self._hosts_changed()
@@ -147,6 +183,9 @@ class FleetReconciler:
             unfinished = {now.id for now in tried if now.state not in ATTEMPT_END}
             tries = [each.tried for each in owned if each.rented and each.attempt_id in unfinished]
             own = [offer for offer in offers if offer.backend != "ssh" and offer.availability != "idle"]
+            if growing is not None and may_grow is not None and may_grow.placement == "cluster":
+                there = await self._database.read(cloud_fleets.place_of, growing.id)
+                own = [offer for offer in own if there in (None, (offer.backend, offer.region))]
             choice = choose(own, tries, nodes=len(unfinished))
             if choice.release:
                 for found in owned:
@@ -160,20 +199,38 @@ class FleetReconciler:
             offer = choice.offer
             instance_id = new_id()
             name = identity(self._installation, instance_id)
-            guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
-            data = await self._database.write(_want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place)
+            if growing is not None and may_grow is not None:
+                guard, times = guard_of_fleet(may_grow, offer, fleet.project), guard_times_of(may_grow)
+                data = await self._database.write(wanting.grow, growing, run, attempt_id, instance_id, name, offer, guard, times)
+            else:
+                guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
+                data = await self._database.write(
+                    wanting.want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place
+                )
         except NoCapacity as error:
-            await self._database.write(_without, waiting, error.message)
+            await self._database.write(wanting.without, waiting, error.message)
             self._wake(Key("run", run.id))
             return None
         if data is None:
             return None
-        return _Owned(instance_id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
+        return _Owned(instance_id, of.id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
+
+    async def _growing(self, run: Row[Any], tried: list[steps.AttemptNow], owned: list[_Owned]) -> Row[Any] | None:
+        """The fleet of those that the run names that gets machines for it; None if it names none that may grow so far."""
+        if not run.configuration.get("fleets") or run.configuration.get("creation_policy") == "reuse":
+            return None
+        names = placement.fleet_names(run_configuration(run.configuration))
+        waiting = {now.id for now in tried if now.state not in ATTEMPT_END and not now.booked}
+        begun = {each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in ENDING}
+        nodes = len(waiting) - len(begun)
+        found = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
+        return next((row for row in found if not begun or row.id in begun.values()), None)
 
     async def _create(self, found: _Owned) -> None:
         data = await self._provisioning.create(found.backend, found.identity, found.offer)
-        await self._database.write(_created, found.id, {**found.data, **data})
-        self._wake(Key("attempt", found.attempt_id))
+        await self._database.write(wanting.created, found.id, {**found.data, **data})
+        if found.attempt_id is not None:
+            self._wake(Key("attempt", found.attempt_id))
 
 
 @dataclass(slots=True)
@@ -181,8 +238,9 @@ class _Owned:
     """An instance as the reconciler moves it on, in step with its row."""
 
     id: str
+    fleet_id: str
     state: InstanceState
-    attempt_id: str
+    attempt_id: str | None
     backend: str
     identity: str
     offer: OfferView
@@ -192,81 +250,30 @@ class _Owned:
     @classmethod
     def of(cls, row: Row[Any]) -> _Owned:
         offer = OfferView(**row.offer)
-        return cls(row.id, InstanceState(row.state), row.attempt_id, row.backend, row.identity, offer, row.data, row.message)
+        return cls(
+            row.id,
+            row.fleet_id,
+            InstanceState(row.state),
+            row.attempt_id,
+            row.backend,
+            row.identity,
+            offer,
+            row.data,
+            row.message,
+        )
 
     @property
     def rented(self) -> bool:
         return self.backend not in ("local", "ssh")
 
+    def shared(self, fleet_id: str) -> bool:
+        """Whether it is of this fleet, there, and for any run."""
+        return self.attempt_id is None and self.state not in ENDING and self.fleet_id == fleet_id
+
+    def now(self, fleet_id: str, *, keeps: bool) -> steps.InstanceNow:
+        elsewhere = self.fleet_id != fleet_id
+        return steps.InstanceNow(self.id, self.state, self.attempt_id, self.rented, keeps and self.rented, elsewhere)
+
     @property
     def tried(self) -> Try:
         return Try(self.offer, self.state not in ENDING, self.data.get("verdict", ""), self.message)
-
-
-def _book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
-    """Book machines of fleets, unless the run was ended since it was read: what an ended attempt books would never be freed."""
-    if moves.all_wait(connection, waiting):
-        placement.book_machines(connection, run, waiting, offers)
-
-
-def _without(connection: Connection, waiting: list[str], why: str) -> None:
-    """All of them at once: the rest of a run that half ended could still find a machine."""
-    for attempt_id in waiting:
-        moves.end_attempt(connection, attempt_id, End(AttemptState.FAILED, Reason.NO_CAPACITY, why))
-
-
-def _want(
-    connection: Connection,
-    fleet: Row[Any],
-    run: Row[Any],
-    attempt_id: str,
-    instance_id: str,
-    name: str,
-    offer: OfferView,
-    guard: Guard,
-    place: str,
-) -> dict[str, Any] | None:
-    """Store the intent of an instance; None if the run was ended since it was read."""
-    if not moves.all_wait(connection, [attempt_id]):
-        return None
-    bound = place if offer.backend == "local" else ""
-    host = bound[:16] or offer.backend
-    gpus = _free_gpus(connection, run, offer, host)
-    is_rented = offer.backend != "local"
-    data: dict[str, Any] = guard_times(run.configuration) if is_rented else {"place": bound} if bound else {}
-    moves.want_instance(
-        connection,
-        instance_id=instance_id,
-        identity=name,
-        attempt_id=attempt_id,
-        fleet=fleet,
-        run_id=run.id,
-        offer=offer,
-        guard=guard,
-        host=host,
-        gpus=gpus,
-        data=data,
-    )
-    if is_rented:
-        rented.want(connection, instance_id)
-    return {"gpus": gpus, **data}
-
-
-def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView, host: str) -> list[int]:
-    """The GPUs of this machine that the run gets: none unless it asks for some. Raises NoCapacity.
-
-    Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
-    """
-    gpu = run_configuration(run.configuration).resources.gpu
-    count = (gpu.count.min or 0) if gpu is not None else 0
-    if offer.backend != "local" or count == 0:
-        return []
-    taken = moves.claimed_gpus(connection, host)
-    free = [number for number in range(offer.gpu_count) if number not in taken]
-    if len(free) < count:
-        raise NoCapacity(f"{count} GPUs are asked for, {len(free)} of {offer.gpu_count} are free")
-    return free[:count]
-
-
-def _created(connection: Connection, instance_id: str, data: dict[str, Any]) -> None:
-    moves.move_instance(connection, instance_id, InstanceState.IDLE, data=data)

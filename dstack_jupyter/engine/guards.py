@@ -25,15 +25,20 @@ def traits_of(backend: str, project: str = "main") -> Traits | None:
         return None
 
 
-def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | None) -> Guard:
-    """The guard of a machine of this offer. ``traits``: its vendor's; None where there is none, or nobody can tell."""
+def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | None, kept: str = "") -> Guard:
+    """The guard of a machine of this offer. ``traits``: its vendor's; None where there is none, or nobody can tell.
+
+    ``kept``: what the engine does with a machine that outlives its jobs.
+    """
     longest = configuration.get("max_duration")
     limit = int(longest) if isinstance(longest, int | float) else 0
     ends = f"a timer beside the job ends it after {words(limit)}" if limit else "nothing ends the job but itself or you"
     if offer.backend in OWN:
         costs = "costs nothing; " if offer.price == 0 else ""
         return Guard(kind="host" if limit else "none", text=f"{costs}{ends}; the machine is yours and left alone")
-    engine = f"the engine ends the machine when the job has ended; {ends}"
+    if idle := idle_of_run(configuration):
+        kept = kept or f"the engine ends the machine when it had no job for {words(idle)}; {ends}"
+    engine = kept or f"the engine ends the machine when the job has ended; {ends}"
     if traits is None:
         return Guard(kind="engine", text=f"{engine}; without the engine nothing ends the machine")
     timer = _timer(configuration)
@@ -50,6 +55,15 @@ def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | N
     armed = "from its first contact on" if traits.user_data == 0 else "from its first boot on"
     text = f"{engine}; without the engine a timer on the machine, {armed}, powers it off {timer}{billed}"
     return Guard(kind="host", text=text, off_is_billed=traits.stopped_is_billed)
+
+
+def idle_of_run(configuration: dict[str, Any]) -> int:
+    """Seconds for which a machine that a run rented waits for other jobs afterwards; 0: it goes with its job.
+
+    `off` keeps none: nobody could delete the fleet that such a machine is in.
+    """
+    idle = configuration.get("idle_duration")
+    return int(idle) if isinstance(idle, int | float) and not isinstance(idle, bool) else 0
 
 
 def _timer(configuration: dict[str, Any]) -> str:

@@ -315,6 +315,8 @@ class InstanceReconciler:
 
     def _changed(self, rent: Rent) -> None:
         self._wake(Key("fleet", rent.instance.fleet_id))
+        if rent.asked_by not in (None, rent.instance.fleet_id):
+            self._wake(Key("fleet", str(rent.asked_by)))
         if rent.held_by is not None:
             self._wake(Key("attempt", rent.held_by))
         self._bus.publish_events()

@@ -19,6 +19,8 @@ AFTER_ITS_TIME = 3600
 def guard_times(configuration: dict[str, Any]) -> dict[str, int]:
     """``silence`` and ``age`` in seconds (``userdata.Recipe``) of the machine of a run or fleet; stored with its intent."""
     idle, longest = configuration.get("idle_duration"), configuration.get("max_duration")
+    if idle and idle != "off":
+        longest = None  # other jobs may follow, each ended by a timer beside it
     return {
         "silence": userdata.silence_of(None if idle == "off" else int(idle or 0)),
         "age": int(longest) + AFTER_ITS_TIME if isinstance(longest, int | float) and longest else 0,

@@ -87,10 +87,13 @@ Columns = dict[str, dict[str, list[Any]]]
 """Rows of the offers table, by backend."""
 
 
-def find(task: AnyRun, known: Columns, idle: Columns) -> tuple[list[OfferView], list[Missing]]:
+def find(
+    task: AnyRun, known: Columns, idle: Columns, grows: FleetConfiguration | None = None
+) -> tuple[list[OfferView], list[Missing]]:
     """(offers that a run can have, in the order in which they are tried; why other backends have none for it).
 
-    ``known`` are all offers of their backends, ``idle`` are machines that stand beside what their vendors offer.
+    ``known`` are all offers of their backends, ``idle`` are machines that stand beside what their vendors offer. ``grows``: a
+    fleet that gets what is rented for the run.
     Blocks, seldom for more than a moment: where nothing fits and a backend was never asked before, its first answer is awaited.
     """
     from ..backends.collect import collect  # numpy: a tenth of a second that no start needs to wait for
@@ -99,17 +102,25 @@ def find(task: AnyRun, known: Columns, idle: Columns) -> tuple[list[OfferView], 
     wanted = Requirements.of_task(task)
     for wait in (0.0, FIRST_ANSWER):
         found = collect(wanted, known, idle, seconds=wait)
-        offers, refused = _usable(task, found.rows.views())
+        offers, refused = _usable(task, found.rows.views(), grows)
         if offers or not found.pending:
             break
     return sorted(offers, key=_later), refused + found.missing
 
 
-def _usable(task: AnyRun, offers: list[OfferView]) -> tuple[list[OfferView], list[Missing]]:
+def _same(offer: OfferView) -> tuple[str, str, str, str, bool]:
+    return offer.backend, offer.region, offer.zone, offer.instance_type, offer.spot
+
+
+def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | None) -> tuple[list[OfferView], list[Missing]]:
     """(offers that the run can use, why the others cannot be had)."""
     refused: list[Missing] = []
+    fleet_s = {_same(offer) for offer in find_for_fleet(grows)[0]} if grows is not None else set()
+    if grows is not None:
+        there = [offer for offer in offers if offer.backend in OWN or offer.availability == "idle"]
+        offers = there + [offer for offer in offers if offer not in there and _same(offer) in fleet_s]
     for backend in sorted({offer.backend for offer in offers} - {"ssh"}):
-        reason = _why_not_local(task) if backend == "local" else _why_not_rented(task)
+        reason = _why_not_local(task) if backend == "local" else "" if grows is not None else _why_not_rented(task)
         if reason:
             offers = [offer for offer in offers if offer.backend != backend or offer.availability == "idle"]
             refused = [Missing(backend=backend, reason=reason), *refused]
@@ -136,7 +147,7 @@ def _why_not_rented(task: AnyRun) -> str:
     """Why no machine is rented for it, whatever its size."""
     if task.creation_policy == "reuse":
         return "creation_policy is `reuse`: no machine is rented"
-    return "the run names `fleets`: no machine is rented beside them" if task.fleets else ""
+    return "the run names `fleets`: no machine is rented beside them, and none of them may grow so far" if task.fleets else ""
 
 
 def _hosts(backend: str) -> Hosts:
@@ -166,7 +177,9 @@ class Provisioning:
     async def _blocking(self, function: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def offers(self, configuration: dict[str, Any]) -> tuple[list[OfferView], list[Missing]]:
+    async def offers(
+        self, configuration: dict[str, Any], grows: FleetConfiguration | None = None
+    ) -> tuple[list[OfferView], list[Missing]]:
         """As ``find``, with what the store knows of hosts."""
         task = run_configuration(configuration)
         names = fleet_names(task)
@@ -177,7 +190,7 @@ class Provisioning:
             elif not names or row["fleet"] in names:
                 idle.append(row)
         known = {"ssh": {name: [row[name] for row in hosts] for name in HOST_COLUMNS}}
-        return await self._blocking(find, task, known, _columns(idle))
+        return await self._blocking(find, task, known, _columns(idle), grows)
 
     async def fleet_offers(self, fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
         """As ``find_for_fleet``."""

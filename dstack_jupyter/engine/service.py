@@ -16,6 +16,7 @@ from ..machines.base import Machine
 from ..machines.docker.launcher import WORK
 from ..models.configurations import AnyRun
 from ..models.errors import ConfigurationError, Conflict, NotFound
+from ..models.fleets import FleetConfiguration
 from ..models.home import Home
 from ..models.runs import (
     ApplyRequest,
@@ -38,11 +39,12 @@ from .cleanup import Cleanup
 from .fleet_service import FleetService
 from .forwards import Forwards
 from .names import new_id, run_name
+from .placement import fleet_names
 from .policies import next_start
 from .problems import Problems
 from .provisioning import Provisioning, checked, make_plan
 from .queue import Key
-from .store import conditions, costing, events, leases, moves, runs
+from .store import cloud_fleets, conditions, costing, events, leases, moves, runs
 from .store.database import Database
 from .store.schema import now
 from .vault import Vault
@@ -90,10 +92,18 @@ class Service:
     async def plan(self, request: PlanRequest) -> Plan:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
-        offers, missing = await self._provisioning.offers(task.given())
+        offers, missing = await self._provisioning.offers(task.given(), await self._growing(task, request.project))
         plan = make_plan(task, offers, missing, request.max_offers, request.project)
         plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
         return plan
+
+    async def _growing(self, task: AnyRun, project: str) -> FleetConfiguration | None:
+        """The fleet that gets what is rented for a run, if it names one that may grow so far."""
+        names = fleet_names(task)
+        if not names or task.creation_policy == "reuse":
+            return None
+        found = await self._database.read(cloud_fleets.growable, project, names, task.node_count)
+        return FleetConfiguration.model_validate(found[0].configuration) if found else None
 
     async def apply(self, request: ApplyRequest, *, user: str) -> RunView:
         """Store the run and begin with it. The same ``request_key`` again gives the same run (R15).

@@ -57,7 +57,7 @@ def test_an_impostor_at_the_address_gets_nothing(begin: Begin, real: RealMachine
     wait_until(lambda: journey.seen("provisioning", "another machine"), 90, "the impostor to be seen")
     (machine,) = journey.site.cloud.listed()
     assert "Accepted" not in real.inside(machine, "journalctl", "--unit=ssh")
-    assert "no" in real.inside(machine, "sh", "-c", "[ -e /root/.dstack_jupyter ] || echo no")
+    assert "no" in real.inside(machine, "sh", "-c", "[ -e ~/.dstack_jupyter ] || echo no")
     assert not journey.view().ended
     run.stop()
     assert journey.ended().state == "terminated"
@@ -72,7 +72,7 @@ def test_a_log_is_whole_though_the_engine_moved_to_another_address(begin: Begin,
     with real.we_moved() as address:
         wait_until(lambda: b"\n60\n" in run.raw(), 120, "the log from the other address")
         assert address in real.inside(machine, "ss", "--no-header", "--tcp", "state", "established")
-        real.inside(machine, "touch", f"/root/.dstack_jupyter/jobs/{journey.view().attempts[-1].id}/work/go")
+        real.inside(machine, "sh", "-c", f"touch ~/.dstack_jupyter/jobs/{journey.view().attempts[-1].id}/work/go")
         assert journey.ended().state == "done"
     assert run.raw() == b"".join(b"%d\n" % number for number in range(1, 61))
     assert not any(condition.type == "unknown" for condition in journey.view().conditions)

@@ -141,10 +141,12 @@ def _restocked(world: World) -> None:
     world.faults.sold_out = set()
 
 
-def _story(name: str, *steps: Step, ends: dict[str, str] | None = None, **faults: Any) -> Scenario:
+def _story(name: str, *steps: Step, ends: dict[str, str] | None = None, stopped: bool = False, **faults: Any) -> Scenario:
+    """``stopped``: the first run may never have been executed."""
     states = ends or {}
     bodies = {run: 0 if state == "failed" else 1 for run, state in states.items()}
-    return Scenario(name, (*steps, give_back("pool"), living(0)), states, bodies, prepare=_faults(**faults))
+    open_end = frozenset({"first"} if stopped else ())
+    return Scenario(name, (*steps, give_back("pool"), living(0)), states, bodies, prepare=_faults(**faults), open_end=open_end)
 
 
 EVERYWHERE = {"here sim-1", "there sim-1", "there sim-2"}
@@ -182,4 +184,24 @@ CLOUD = (
            happens("lost", _taken_away), follow("first"), has(1), made(2), ends={"first": "failed "}),
     _story("a run dearer than it may be takes no idle machine", cloud_fleet(),
            apply("first", *LOG, max_price=0.5, **SIMULATED), follow("first"), made(1), ends={"first": "failed"}),
+    _story("a run's machine waits for the next run, then goes",
+           apply("first", *LOG, idle_duration=120, **SIMULATED), follow("first"), pause(60), planned("idle"),
+           apply("other", *LOG, **SIMULATED), follow("other"), made(1), living(1), pause(100), living(1), living(0), made(1),
+           ends=DONE),
+    _story("a machine that is kept is lost", apply("first", *LOG, idle_duration=600, **SIMULATED), follow("first"), living(1),
+           happens("lost", _taken_away), pause(200), apply("other", *LOG, **SIMULATED), follow("other"), made(2), ends=DONE),
+    _story("a run makes the fleet that it names grow", cloud_fleet(nodes="1..2", idle_duration=100),
+           apply("first", *UP, **POOL), says("first", b"up\n"), planned("available", fleets=["pool"]),
+           apply("other", *LOG, **POOL), follow("other"), made(2), has(2),
+           stop("first"), follow("first"), pause(200), has(1), living(1), made(2),
+           ends={"first": "terminated", "other": "done"}),
+    _story("a fleet grows by all nodes of a run", cloud_fleet(nodes="0..2", idle_duration=100),
+           apply("first", *LOG, nodes=2, **POOL), follow("first"), made(2), has(2), apply("other", *LOG, **POOL), follow("other"),
+           made(2), ends=DONE),
+    _story("a machine that a fleet got for a run that was stopped is the fleet's", cloud_fleet(nodes="0..1", idle_duration=600),
+           apply("first", *LOG, **POOL), pause(3), stop("first"), follow("first"), has(1), apply("other", *LOG, **POOL),
+           follow("other"), made(1), ends={"first": "terminated", "other": "done"}, stopped=True),
+    _story("a fleet that cannot grow any more has nothing for a run", cloud_fleet(nodes=1),
+           apply("first", *UP, **POOL), says("first", b"up\n"), apply("other", *LOG, **POOL), follow("other"), stop("first"),
+           follow("first"), made(1), ends={"first": "terminated", "other": "failed"}),
 )  # fmt: skip

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 
 from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState
 
+ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceNow:
-    """``rented``: the instance reconciler makes and ends it; here it is only wanted and released."""
+    """``rented``: the instance reconciler makes and ends it; here it is only wanted and released. ``attempt_id`` None: runs share
+    it. ``keeps``: it outlives the job that it was made for; ``elsewhere``: since it is of another fleet, which has to end it."""
 
     id: str
     state: InstanceState
-    attempt_id: str
+    attempt_id: str | None
     rented: bool = False
+    keeps: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """The instance is for other jobs from now on."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     """Make the vendor call that ends the instance, until the vendor says it is gone (R3)."""
 
@@ -69,7 +81,7 @@ class Close:
     """The fleet has nothing left and nothing to wait for."""
 
 
-Step = Wait | Want | Create | Release | Terminate | Close
+Step = Wait | Want | Create | Release | Keep | Terminate | Close
 
 
 def next_step(
@@ -78,9 +90,15 @@ def next_step(
     """The next step for a run's own fleet. A run that may try again keeps it."""
     unfinished = {attempt.id for attempt in attempts if attempt.state not in ATTEMPT_END}
     for instance in instances:
+        if instance.attempt_id is None:
+            continue
+        if instance.elsewhere and instance.state not in ENDING and instance.attempt_id not in unfinished:
+            return Keep(instance.id)
         match instance.state:
             case InstanceState.TERMINATING if not instance.rented:
                 return Terminate(instance.id)
+            case InstanceState.IDLE | InstanceState.BUSY if instance.keeps and instance.attempt_id not in unfinished:
+                return Keep(instance.id)
             case InstanceState.PENDING | InstanceState.PROVISIONING | InstanceState.IDLE | InstanceState.BUSY if (
                 instance.attempt_id not in unfinished
             ):
@@ -95,5 +113,5 @@ def next_step(
     for attempt in attempts:
         if attempt.id in unfinished and attempt.id not in served and desired is Desired.RUNNING:
             return Want(attempt.id)
-    alive = any(instance.state is not InstanceState.TERMINATED for instance in instances)
+    alive = any(instance.state is not InstanceState.TERMINATED and not instance.elsewhere for instance in instances)
     return Close() if run_ended and not unfinished and not alive else Wait()

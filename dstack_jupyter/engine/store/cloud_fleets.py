@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict
+from ...models.fleets import NodesRange
 from ...models.runs import Guard, OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
 from . import events, hosts, leases, moves, rented
@@ -40,6 +41,45 @@ MACHINES = (
     .join(rents, rents.c.instance_id == instances.c.id)
     .order_by(instances.c.created_at)
 )
+
+
+def growable(connection: Connection, project: str, names: Sequence[str], nodes: int) -> list[Row[Any]]:
+    """Fleets of these names that may grow by so many machines, in the order of the names."""
+    query = select(fleets).where(
+        fleets.c.project == project,
+        fleets.c.kind == "cloud",
+        fleets.c.state == FleetState.ACTIVE,
+        fleets.c.name.in_(names),
+    )
+    found = {row.name: row for row in connection.execute(query)}
+    return [found[name] for name in names if name in found and _has_room(connection, found[name], nodes)]
+
+
+def _has_room(connection: Connection, fleet: Row[Any], nodes: int) -> bool:
+    most = NodesRange.model_validate(fleet.configuration["nodes"]).max
+    stays = ~among(instances.c.state, [InstanceState.TERMINATING, InstanceState.TERMINATED])
+    living = select(func.count()).select_from(instances).where(instances.c.fleet_id == fleet.id, stays)
+    return most is None or connection.execute(living).scalar_one() + nodes <= most
+
+
+def place_of(connection: Connection, fleet_id: str) -> tuple[str, str] | None:
+    """(backend, region) of a fleet's first living machine."""
+    stays = ~among(instances.c.state, [InstanceState.TERMINATING, InstanceState.TERMINATED])
+    query = select(instances.c.backend, instances.c.region).where(instances.c.fleet_id == fleet_id, stays)
+    row = connection.execute(query.order_by(instances.c.created_at).limit(1)).one_or_none()
+    return None if row is None else (row.backend, row.region)
+
+
+def made_for(connection: Connection, fleet_id: str, attempt_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """Instances of other fleets than ``fleet_id`` that were made for these attempts, the oldest first."""
+    query = select(instances).where(instances.c.attempt_id.in_(attempt_ids), instances.c.fleet_id != fleet_id)
+    return connection.execute(query.order_by(instances.c.created_at)).all()
+
+
+def shared_of(connection: Connection, fleet_id: str) -> tuple[Sequence[Row[Any]], float]:
+    """(the living machines of a run's own fleet that it shares, as ``Loaded.machines``; the database's time)."""
+    query = MACHINES.where(instances.c.fleet_id == fleet_id, instances.c.attempt_id.is_(None), hosts.LIVING)
+    return connection.execute(query).all(), connection.execute(select(now())).scalar_one()
 
 
 def load(connection: Connection, fleet_id: str) -> Loaded:
@@ -135,16 +175,12 @@ def want(
     offer: OfferView,
     guard: Guard,
     data: dict[str, Any],
-    most: int | None,
     attempt_id: str | None = None,
     run_id: str = "",
 ) -> bool:
-    """Store the intent of a machine of a fleet, for one attempt or for all. False: the fleet has ``most`` by now, or is to go."""
-    if _locked(connection, fleet.id).state != FleetState.ACTIVE:
-        return False
-    stays = ~among(instances.c.state, [InstanceState.TERMINATING, InstanceState.TERMINATED])
-    living = select(func.count()).select_from(instances).where(instances.c.fleet_id == fleet.id, stays)
-    if most is not None and connection.execute(living).scalar_one() >= most:
+    """Store the intent of a machine of a fleet, for one attempt or for all. False: the fleet has all that it may, or is to go."""
+    now_there = _locked(connection, fleet.id)
+    if now_there.state != FleetState.ACTIVE or not _has_room(connection, now_there, 1):
         return False
     moves.want_instance(
         connection,
@@ -161,6 +197,17 @@ def want(
     )
     rented.want(connection, instance_id)
     return True
+
+
+def keep(connection: Connection, instance_id: str, attempt_id: str) -> None:
+    """A machine that was made for an attempt is shared from now on: that attempt has ended, or will not have it."""
+    row = connection.execute(hosts.alone(select(instances).where(instances.c.id == instance_id))).one()
+    if row.attempt_id != attempt_id:
+        return
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(attempt_id=None))
+    if row.state == InstanceState.BUSY:
+        moves.move_instance(connection, instance_id, InstanceState.IDLE)
+        connection.execute(moves.IDLE_AGAIN, {"b_id": instance_id})
 
 
 def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: bool = True) -> bool:

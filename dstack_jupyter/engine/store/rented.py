@@ -13,15 +13,19 @@ from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, InstanceState
 from . import accounts, costing, events, hosts, moves
 from .joined import Joined
-from .schema import attached, attempts, bookings, instances, now, rented
+from .schema import attached, attempts, bookings, instances, now, rented, runs
 
 SEEN = ("word", "said", "address", "internal_address", "user", "port", "region", "console")
 """What is kept of ``backends.base.Instance``, beside the data of the calls."""
 
 BOTH = Joined(instances, rented)
 BOOKED_BY = select(bookings.c.attempt_id).where(bookings.c.instance_id == instances.c.id).limit(1).scalar_subquery()
+HELD_BY = func.coalesce(instances.c.attempt_id, BOOKED_BY)
+FLEET_OF_RUN = (
+    select(runs.c.fleet_id).join(attempts, attempts.c.run_id == runs.c.id).where(attempts.c.id == HELD_BY).scalar_subquery()
+)
 LOAD = (
-    BOTH.query.add_columns(now().label("current"), func.coalesce(instances.c.attempt_id, BOOKED_BY).label("held_by"))
+    BOTH.query.add_columns(now().label("current"), HELD_BY.label("held_by"), FLEET_OF_RUN.label("asked_by"))
     .join(rented, rented.c.instance_id == instances.c.id)
     .where(instances.c.id == bindparam("id"))
 )
@@ -38,7 +42,7 @@ ALONE = (
 class Rent:
     """One rented instance as the store has it. ``now`` is the database's time, ``things`` are its own, not shared ones.
 
-    ``held_by`` is the attempt that it is made for or that has booked it.
+    ``held_by`` is the attempt that it is made for or that has booked it, ``asked_by`` the fleet of that one's run.
     """
 
     instance: Row[Any]
@@ -46,13 +50,16 @@ class Rent:
     now: float
     things: list[Row[Any]]
     held_by: str | None
+    asked_by: str | None
 
 
 def load(connection: Connection, instance_id: str) -> Rent:
     """Raises NoResultFound for an instance that is not rented."""
     found = connection.execute(LOAD, {"id": instance_id}).one()
     instance, row = BOTH.split(found)
-    return Rent(instance, row, found.current, list(connection.execute(THINGS, {"id": instance_id})), found.held_by)
+    return Rent(
+        instance, row, found.current, list(connection.execute(THINGS, {"id": instance_id})), found.held_by, found.asked_by
+    )
 
 
 def want(connection: Connection, instance_id: str) -> None:

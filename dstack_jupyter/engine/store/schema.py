@@ -171,7 +171,7 @@ fleets = Table(
     # The run that made this fleet for itself; such a fleet goes with its last instance.
     Column("run_id", String(16)),
     # `run`: a run's own; `ssh`, `cloud`: what a user applied.
-    Column("kind", String(8), nullable=False),
+    Column("kind", String(8), nullable=False, default="run"),
     # Why it is short of machines.
     Column("message", Said, nullable=False, default=""),
     # What a user applied; NULL for a run's own fleet.
