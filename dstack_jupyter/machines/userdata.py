@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ WHY = f"{STATE}/guard/why"
 PREPARED = f"{STATE}/prepared"
 """``ok``, or ``failed: …``; absent while the first boot goes on."""
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""The pure one takes the engine's loop 5 ms for each order, this one 0.4; both write the same."""
 KEY = re.compile(r"[a-z0-9@.-]{4,64} [A-Za-z0-9+/]{16,}={0,3}")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 MOTD = "This machine was made by dstack_jupyter and ends itself when it is not needed. Whose it is: {}\n"
@@ -132,13 +134,14 @@ def user_data(recipe: Recipe) -> str:
         ],
         "runcmd": [["sh", f"{LIBRARY}/prepare.sh"]],
     }
-    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=False, width=1000)
+    return "#cloud-config\n" + yaml.dump(config, Dumper=DUMPER, sort_keys=False, allow_unicode=False, width=1000)
 
 
 def _file(path: str, text: str) -> dict[str, str]:
     return {"path": path, "encoding": "gz+b64", "content": _packed(text), "permissions": "0644"}
 
 
+@lru_cache(16)
 def _packed(text: str) -> str:
     """Compressed, for vendors take as little as 16 KiB; the same whenever it is made, for a retry sends the same order."""
     return base64.b64encode(gzip.compress(text.encode("utf-8", "surrogatepass"), mtime=0)).decode()
