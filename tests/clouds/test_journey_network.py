@@ -57,7 +57,7 @@ def test_an_impostor_at_the_address_gets_nothing(begin: Begin, real: RealMachine
     wait_until(lambda: journey.seen("provisioning", "another machine"), 90, "the impostor to be seen")
     (machine,) = journey.site.cloud.listed()
     assert "Accepted" not in real.inside(machine, "journalctl", "--unit=ssh")
-    assert "no" in real.inside(machine, "sh", "-c", "[ -e /root/.dstack_jupyter ] || echo no")
+    assert "no" in real.inside(machine, "sh", "-c", "[ -e ~/.dstack_jupyter ] || echo no")
     assert not journey.view().ended
     run.stop()
     assert journey.ended().state == "terminated"

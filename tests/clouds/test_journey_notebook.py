@@ -13,7 +13,7 @@ from tests.clouds.fixtures import TOKEN, Site, configure
 from tests.clouds.journeys import Journey
 from tests.magics.test_kernel import Kernel
 
-CELL = """%%dstack apply -n cell -y -o run
+CELL = """%%dstack apply -n cell -y
 type: task
 backends: [digitalocean]
 image: local/busybox
@@ -51,7 +51,8 @@ def test_a_cell_rents_a_machine_and_shows_the_log_of_its_container(begin: Callab
     assert "hello from Linux" in output.view, output
     assert "cell: failed" in output.view
     assert "/h" in output.stdout
-    assert kernel.run("(run.name, run.exit_code, run.view.backend)").result == "('cell', 3, 'digitalocean')"
+    run = journey.client.run("cell")
+    assert (run.exit_code, run.view.backend, run.raw()) == (3, "digitalocean", b"hello from Linux\n")
     assert "canary" not in output.stdout + output.view + output.html
     journey.nothing_left()
 

@@ -28,6 +28,7 @@ from tests.simulated.world import World
 from .judge import ENDS, Judge
 from .scenarios import DEAF, DESK, LOG, UP, programs
 from .stores import SQLite, Store
+from .trial import left_over
 
 EXAMPLES = int(os.environ.get("DJ_MODEL_EXAMPLES", "25"))
 STEPS = int(os.environ.get("DJ_MODEL_STEPS", "20"))
@@ -48,7 +49,19 @@ PLACES: dict[str, dict[str, Any]] = {
     "desk": DESK,
     "both": {**DESK, "nodes": 2},
     "cloud": {"backends": ["simulated"]},
+    "nodes of a cloud": {"backends": ["simulated"], "nodes": 2},
 }
+VENDOR: dict[str, float] = {
+    **dict.fromkeys(("lost_answers", "late_creates", "twins", "refused", "limited", "broken", "lost_things", "no_room"), 1),
+    **dict.fromkeys(("busy", "lost_deletes", "ignored_deletes", "returns", "dead_on_arrival", "bad_boots"), 1),
+    "hidden_for": 9.0,
+    "lingers": 40.0,
+    "flicker_until": 20.0,
+    "wrong_key_until": 60.0,
+    "unreachable_until": 60.0,
+}
+"""Faults of ``tests.simulated.faults``: counted ones are whole numbers, the others seconds."""
+MACHINE_GOES = ("power_off", "interrupt", "take_away")
 STORES: list[Store] = []
 
 
@@ -111,7 +124,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.do(apply).id == first.id, "one request, two runs"
         return name
 
-    submit_another = submit
+    submit_another = submit_a_third = submit
 
     @rule(name=names, abort=st.booleans(), crash_in=st.integers(0, 40))
     def stop(self, name: str, abort: bool, crash_in: int) -> None:
@@ -167,6 +180,21 @@ class EngineMachine(RuleBasedStateMachine):
     def lose_answers(self, host: str, count: int) -> None:
         self.world.host(host).lose_launches = count
 
+    @rule(fault=st.sampled_from([*VENDOR, *MACHINE_GOES, "sold_out"]), count=st.integers(1, 2))
+    def vendor(self, fault: str, count: int) -> None:
+        """What goes wrong at the vendor from now on, or with one of its machines now."""
+        if fault in MACHINE_GOES:
+            for vm in [vm for vm in self.world.vms if vm.gone is None and not vm.ending][:1]:
+                getattr(self.world, fault)(vm)
+        elif fault == "sold_out":
+            self.world.faults.sold_out = {"here sim-1"} if count == 1 else set()
+        elif fault.endswith("_until"):
+            setattr(self.world.faults, fault, self.world.time.now + VENDOR[fault] * count)
+        elif isinstance(VENDOR[fault], float):
+            setattr(self.world.faults, fault, VENDOR[fault] * (count - 1))
+        else:
+            setattr(self.world.faults, fault, count)
+
     @rule()
     def look(self) -> None:
         async def views(engine: Engine) -> Any:
@@ -187,7 +215,8 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "judge"):
             return
         for host in self.world.hosts.values():
-            host.reachable, host.lose_launches = True, 0
+            gone = any(vm.identity == host.name and (vm.lost or vm.gone is not None) for vm in self.world.vms)
+            host.reachable, host.lose_launches = not gone, 0
 
         async def settle(engine: Engine) -> None:
             for view in await engine.service.runs(project="main"):
@@ -197,6 +226,8 @@ class EngineMachine(RuleBasedStateMachine):
             while engine.unfinished() and asyncio.get_running_loop().time() < end:
                 await asyncio.sleep(2)
             await asyncio.sleep(70)
+            while left_over(self.store, self.world) and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(60)
 
         self.do(settle)
         self.judge.of_everything()

@@ -144,7 +144,11 @@ class SimulatedCloud:
         if not need.shared and self._hits("no_room"):
             raise NoQuota("no more disks")
 
+        began = self._now
+
         def effect() -> None:
+            if self._now > began:
+                self._world.late_things.add(need.identity)
             if need.identity not in self._world.things:
                 self._world.things[need.identity] = need.kind
                 self._world.changes += 1

@@ -251,6 +251,8 @@ class World:
     vms: list[VM] = field(default_factory=list)
     things: dict[str, str] = field(default_factory=dict)
     """Identity → kind of what is attached at the vendor."""
+    late_things: set[str] = field(default_factory=set)
+    """Those that a dead engine's call made after its death."""
     faults: Faults = field(default_factory=Faults)
     resend: str = "look"
     changes: int = 0
