@@ -71,5 +71,6 @@ async def test_a_machine_that_a_list_lacks_is_news_until_it_was_looked_at(vendor
     assert await look(vendors, account, 3, told) is None
     account.machines[3] = Instance("m3", {"n": 3}, "running")
     await look(vendors, account, 0, told)
+    account.machines[3] = Instance("m3", {"n": 3}, "stopped")
     await look(vendors, account, 0, told)
     assert told == [3], "nobody looks at it any more"
