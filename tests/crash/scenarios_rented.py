@@ -17,7 +17,7 @@ NONE = {"here sim-1", "there sim-1", "there sim-2"}
 FIRST, REST = (apply("first", *UP, **CLOUD),), (stop("first"), follow("first"))
 
 
-def _prepare(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
+def prepared(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
     """``…_until`` is given in seconds from the beginning."""
 
     def prepare(world: World) -> None:
@@ -68,7 +68,7 @@ def _run(
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away)
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=prepared(resend, faults), open_end=left, away=away)
 
 
 def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
