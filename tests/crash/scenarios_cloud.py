@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from dstack_jupyter.engine.engine import Engine
@@ -12,6 +11,7 @@ from dstack_jupyter.models.runs import PlanRequest
 from tests.simulated.world import World
 
 from .scenarios import LOG, UP, Scenario
+from .scenarios_rented import with_faults
 from .story import Step, Story, apply, follow, give_back, happens, look_back, pause, says, stop, wait
 
 SIMULATED: dict[str, Any] = {"backends": ["simulated"]}
@@ -124,14 +124,6 @@ def planned(availability: str, **configuration: Any) -> Step:
     return step
 
 
-def _faults(**values: Any) -> Callable[[World], None]:
-    def prepare(world: World) -> None:
-        for name, value in values.items():
-            setattr(world.faults, name, value)
-
-    return prepare
-
-
 def _taken_away(world: World) -> None:
     next(vm for vm in world.vms if vm.gone is None).off = True
     world.end(next(vm for vm in world.vms if vm.gone is None))
@@ -146,7 +138,7 @@ def _story(name: str, *steps: Step, ends: dict[str, str] | None = None, stopped:
     states = ends or {}
     bodies = {run: 0 if state == "failed" else 1 for run, state in states.items()}
     open_end = frozenset({"first"} if stopped else ())
-    return Scenario(name, (*steps, give_back("pool"), living(0)), states, bodies, prepare=_faults(**faults), open_end=open_end)
+    return Scenario(name, (*steps, give_back("pool"), living(0)), states, bodies, prepare=with_faults(faults), open_end=open_end)
 
 
 EVERYWHERE = {"here sim-1", "there sim-1", "there sim-2"}
