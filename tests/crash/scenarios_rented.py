@@ -136,6 +136,7 @@ RENTED = (
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
     _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
+    _run("a thing that is held for a while", held=2),
     _run("a delete without an answer", lost_deletes=1),
     _run("a delete that comes to nothing", ignored_deletes=1),
     _run("a machine that is there again after its end", apply("first", *LOG, **CLOUD), follow("first"), pause(60), returns=1),
