@@ -17,8 +17,8 @@ NONE = {"here sim-1", "there sim-1", "there sim-2"}
 FIRST, REST = (apply("first", *UP, **CLOUD),), (stop("first"), follow("first"))
 
 
-def with_faults(faults: dict[str, Any], resend: str = "look") -> Callable[[World], None]:
-    """What the vendor does wrong; each trial has its own. ``…_until`` is given in seconds from the beginning."""
+def prepared(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
+    """``…_until`` is given in seconds from the beginning."""
 
     def prepare(world: World) -> None:
         world.resend = resend
@@ -68,9 +68,7 @@ def _run(
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(
-        name, begin, {"first": ends}, {"first": bodies}, prepare=with_faults(faults, resend), open_end=left, away=away
-    )
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=prepared(resend, faults), open_end=left, away=away)
 
 
 def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
@@ -138,6 +136,7 @@ RENTED = (
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
     _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
+    _run("a thing that is held for a while", held=2),
     _run("a delete without an answer", lost_deletes=1),
     _run("a delete that comes to nothing", ignored_deletes=1),
     _run("a machine that is there again after its end", apply("first", *LOG, **CLOUD), follow("first"), pause(60), returns=1),

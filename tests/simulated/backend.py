@@ -166,6 +166,8 @@ class SimulatedCloud:
         self._asked("detach")
         if any(vm.identity == thing.identity.removesuffix("-disk") and vm.gone is None for vm in self._world.vms):
             raise Busy("a machine has it")
+        if self._hits("held"):
+            raise Busy("it is still being let go")
 
         def effect() -> None:
             if self._world.things.pop(thing.id, None) is not None:

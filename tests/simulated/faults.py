@@ -64,6 +64,8 @@ class Faults:
     """Attaches for which the account has no quota."""
     busy: int = 0
     """Deletes that are refused."""
+    held: int = 0
+    """Things that cannot be taken away yet."""
     lost_deletes: int = 0
     """Deletes that take effect and are not answered."""
     ignored_deletes: int = 0
