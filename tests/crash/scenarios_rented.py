@@ -120,6 +120,10 @@ RENTED = (
         *RUNNING, fault("wrong_key_until", 400.0), *REST, ends="terminated",
     ),
     _run(
+        "the key of another account when it is to be ended",
+        *RUNNING, fault("another_account_until", 1500.0), *REST, ends="terminated",
+    ),
+    _run(
         "a vendor that finds nothing for a while",
         apply("first", *LOG, "sleep 80", **CLOUD), state("first", "running"), fault("flicker_until", 50.0), follow("first"),
     ),

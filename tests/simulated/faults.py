@@ -53,6 +53,8 @@ class Faults:
     flicker_until: float = 0.0
     """Until then nothing is found."""
     wrong_key_until: float = 0.0
+    another_account_until: float = 0.0
+    """Until then the key that is configured is of an account that has nothing."""
     unreachable_until: float = 0.0
     """Until then nothing can be sent to the vendor."""
     limited: int = 0
