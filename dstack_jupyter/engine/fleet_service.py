@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..models.errors import ConfigurationError, NotFound, NotSupportedYet
 from ..models.fleets import FleetConfiguration, ProxyJump, SSHHost, SSHParams
 from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.home import Home
-from ..models.runs import UNAVAILABLE
+from ..models.runs import UNAVAILABLE, OfferView
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
 from . import key_files
@@ -119,10 +119,8 @@ class FleetService:
         if fleet.nodes is None:
             return FleetPlan(name=name, active=known is not None)
         offers, missing = await self._provisioning.fleet_offers(fleet)
-        usable = [offer for offer in offers if offer.availability not in UNAVAILABLE]
         living = len(known.hosts) if known is not None else 0
         more = max(0, fleet.nodes.wanted - living)
-        each = usable[0].price if usable else 0.0
         return FleetPlan(
             name=name,
             active=known is not None,
@@ -130,7 +128,7 @@ class FleetService:
             total_offers=len(offers),
             missing=missing,
             more=more,
-            price=0.0 if not more else None if each is None else each * more,
+            price=price_of(offers, more),
             notes=[CLUSTER] if fleet.placement == "cluster" else [],
         )
 
@@ -182,6 +180,17 @@ class FleetService:
         self._forget(host.id)
         self._wake(Key("host", host.id))
         return view
+
+
+def price_of(offers: Sequence[OfferView], machines: int) -> float | None:
+    """Dollars per hour of so many machines of the cheapest offer that can be had; None where that is not known.
+
+    None can be had just now: a fleet tries again by itself, so what it will cost is not known, and it is not 0.
+    """
+    if not machines:
+        return 0.0
+    each = next((offer.price for offer in offers if offer.availability not in UNAVAILABLE), None)
+    return None if each is None else each * machines
 
 
 def checked(configuration: dict[str, Any]) -> FleetConfiguration:

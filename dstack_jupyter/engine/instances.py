@@ -57,6 +57,10 @@ PATIENCE = 60.0
 """Seconds for which an intent waits for a vendor that cannot be reached; then the next offer is tried. Nothing was sent."""
 ACCOUNT = (BadCredentials, PermissionMissing, NoBalance, BackendNotAvailable)
 """What stands in the way of every create of an account, not only of this offer."""
+ANOTHER_KEY = (
+    "it was made with another key, and the account of the present one has no such machine: put the key of its account back "
+    "into config.yml, or end it in the vendor's console"
+)
 ROUNDS = 12
 """Steps in a row before others have their turn."""
 
@@ -82,6 +86,10 @@ class InstanceReconciler:
         rent = await self._database.read(rented.load, key.id)
         try:
             cloud = self._vendors.cloud(rent.instance.backend, rent.instance.project)
+            if rent.rented.account not in ("", cloud.mark):
+                if not await self._is_there(cloud, rent):
+                    return Next(guard=LOOK)
+                rent = await self._database.read(rented.load, key.id)
             for _ in range(ROUNDS):
                 step = steps.next_step(_now(rent, looked, times), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
@@ -198,6 +206,26 @@ class InstanceReconciler:
             log.warning("%s: a second machine of this name is ended", rent.instance.identity)
             await self._vendors.call(cloud.terminate, each.data)
         await self._note(rent, found)
+
+    async def _is_there(self, cloud: Cloud, rent: Rent) -> bool:
+        """Whether a machine that was made with another key is in the account of the present one: what is not there may be in the
+        other, so its absence says nothing (R12)."""
+        instance, row = rent.instance, rent.rented
+        if instance.state == InstanceState.TERMINATED:
+            return False
+        if row.vendor is not None:
+            told = await self._vendors.call(cloud.get, row.vendor)
+            found = [told] if told is not None else []
+        else:
+            found = await self._vendors.call(cloud.find, instance.identity)
+        found = [each for each in found if each.identity == instance.identity]
+        if found:
+            await self._database.write(rented.moved, instance.id, cloud.mark)
+            await self._note(rent, found)
+        elif instance.message != ANOTHER_KEY:
+            await self._database.write(rented.say, instance.id, ANOTHER_KEY)
+            self._bus.publish_all()
+        return bool(found)
 
     async def _note(self, rent: Rent, found: list[Instance]) -> None:
         if not found:

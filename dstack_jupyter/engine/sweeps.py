@@ -73,7 +73,8 @@ class Sweeps:
         if wait > 0:
             if state.account.swept_at is not None:
                 self._begun.add(key.id)
-            return Next(guard=wait)
+            # At least a second: two clocks, of which one may be behind, never make it spin.
+            return Next(guard=max(1.0, wait))
         if not await self._database.write(accounts.claim, key.id, state.account.swept_at, CLAIM):
             return Next(guard=FRESH)
         self._begun.add(key.id)

@@ -80,7 +80,7 @@ class Past:
 
         def store(connection: Connection) -> None:
             fleet = {"id": values["fleet_id"], "project": "main", "name": f"run-{number}", "run_id": f"r{number:015x}"}
-            connection.execute(insert(fleets).values(state="active", created_at=now(), **fleet))
+            connection.execute(insert(fleets).values(kind="run", state="active", created_at=now(), **fleet))
             more_values = {"offer": {}, "data": {}, "guard": {}, "backend": self.site.name, "state": state}
             connection.execute(insert(instances).values(created_at=now(), **values, **more, **more_values))
             vendor = dict(machine.data) if machine is not None else None

@@ -166,9 +166,11 @@ def test_a_dev_environment_is_logged_in_to_and_ends_when_nobody_is_there(
     found = run.view.attachment
     assert found is not None
     assert found.link == "cursor://vscode-remote/ssh-remote+desk/workflow"
+    assert found.ssh_config == f"Include {subject.client.home.ssh_config}"
     config = str(subject.client.home.ssh_config)
     ssh = ["ssh", "-F", config, "desk", "until [ -e /workflow/note ]; do sleep 0.1; done; cat /workflow/note"]
     assert subprocess.run(ssh, capture_output=True, text=True, timeout=60).stdout == "prepared\n"
+    assert not (subject.client.home.root.parent / ".ssh" / "config").exists()
     assert subject.ended(run).view.reason == "inactivity_duration_exceeded"
     assert "desk" not in Path(config).read_text()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from dstack_jupyter.engine.engine import Engine
@@ -12,6 +11,7 @@ from dstack_jupyter.models.runs import PlanRequest
 from tests.simulated.world import World
 
 from .scenarios import LOG, UP, Scenario
+from .scenarios_rented import prepared
 from .story import Step, Story, apply, follow, give_back, happens, look_back, pause, says, stop, wait
 
 SIMULATED: dict[str, Any] = {"backends": ["simulated"]}
@@ -124,14 +124,6 @@ def planned(availability: str, **configuration: Any) -> Step:
     return step
 
 
-def _faults(**values: Any) -> Callable[[World], None]:
-    def prepare(world: World) -> None:
-        for name, value in values.items():
-            setattr(world.faults, name, value)
-
-    return prepare
-
-
 def _taken_away(world: World) -> None:
     next(vm for vm in world.vms if vm.gone is None).off = True
     world.end(next(vm for vm in world.vms if vm.gone is None))
@@ -146,7 +138,9 @@ def _story(name: str, *steps: Step, ends: dict[str, str] | None = None, stopped:
     states = ends or {}
     bodies = {run: 0 if state == "failed" else 1 for run, state in states.items()}
     open_end = frozenset({"first"} if stopped else ())
-    return Scenario(name, (*steps, give_back("pool"), living(0)), states, bodies, prepare=_faults(**faults), open_end=open_end)
+    return Scenario(
+        name, (*steps, give_back("pool"), living(0)), states, bodies, prepare=prepared("look", faults), open_end=open_end
+    )
 
 
 EVERYWHERE = {"here sim-1", "there sim-1", "there sim-2"}
@@ -195,6 +189,9 @@ CLOUD = (
            apply("other", *LOG, **POOL), follow("other"), made(2), has(2),
            stop("first"), follow("first"), pause(200), has(1), living(1), made(2),
            ends={"first": "terminated", "other": "done"}),
+    _story("a cluster grows where it is", cloud_fleet(nodes="1..2", idle_duration=100, placement="cluster"),
+           apply("first", *UP, **POOL), says("first", b"up\n"), apply("other", *LOG, **POOL), follow("other"), made(2),
+           stop("first"), follow("first"), ends={"first": "terminated", "other": "done"}, sold_out={"here sim-1"}),
     _story("a fleet grows by all nodes of a run", cloud_fleet(nodes="0..2", idle_duration=100),
            apply("first", *LOG, nodes=2, **POOL), follow("first"), made(2), has(2), apply("other", *LOG, **POOL), follow("other"),
            made(2), ends=DONE),

@@ -17,7 +17,7 @@ NONE = {"here sim-1", "there sim-1", "there sim-2"}
 FIRST, REST = (apply("first", *UP, **CLOUD),), (stop("first"), follow("first"))
 
 
-def _prepare(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
+def prepared(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
     """``…_until`` is given in seconds from the beginning."""
 
     def prepare(world: World) -> None:
@@ -68,7 +68,7 @@ def _run(
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=_prepare(resend, faults), open_end=left, away=away)
+    return Scenario(name, begin, {"first": ends}, {"first": bodies}, prepare=prepared(resend, faults), open_end=left, away=away)
 
 
 def _stopped(name: str, *steps: Any, **more: Any) -> Scenario:
@@ -120,6 +120,10 @@ RENTED = (
         *RUNNING, fault("wrong_key_until", 400.0), *REST, ends="terminated",
     ),
     _run(
+        "the key of another account when it is to be ended",
+        *RUNNING, fault("another_account_until", 1500.0), *REST, ends="terminated",
+    ),
+    _run(
         "a vendor that finds nothing for a while",
         apply("first", *LOG, "sleep 80", **CLOUD), state("first", "running"), fault("flicker_until", 50.0), follow("first"),
     ),
@@ -136,6 +140,7 @@ RENTED = (
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
     _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),
+    _run("a thing that is held for a while", held=2),
     _run("a delete without an answer", lost_deletes=1),
     _run("a delete that comes to nothing", ignored_deletes=1),
     _run("a machine that is there again after its end", apply("first", *LOG, **CLOUD), follow("first"), pause(60), returns=1),

@@ -78,7 +78,7 @@ class Walk:
         trace, stamps = whole.traces[0], whole.stamps[0]
         if which == "all":
             return range(1, len(trace) + 1)
-        few = rented is not None and story in scenarios_rented.RENTED
+        few = rented is not None and story not in scenarios.OWN
         names = self.classes(trace, stamps, effects=which == "effects" and not few, names=len(self.stories) > 1)
         if not few:
             return names

@@ -6,6 +6,7 @@ import pytest
 
 from dstack_jupyter.engine.choice import Choice, Try
 from dstack_jupyter.engine.cloud_fleets import chosen
+from dstack_jupyter.engine.fleet_service import price_of
 from dstack_jupyter.engine.steps.cloud_fleet import Close, MachineNow, Release, Size, Wait, Want, next_step
 from dstack_jupyter.models.fleets import FleetConfiguration
 from dstack_jupyter.models.runs import OfferView
@@ -97,6 +98,14 @@ def test_a_cluster_stays_in_one_region_and_moves_as_a_whole() -> None:
     assert chosen([HERE, THERE], [Try(THERE, alive=True)], fleet("cluster")) == Choice(THERE)
     tries = [Try(HERE, alive=True), Try(HERE, alive=False, message="sold out")]
     assert chosen([HERE, THERE], tries, fleet("cluster")).release
+
+
+def test_a_plan_whose_offers_are_all_taken_is_not_free() -> None:
+    """A price of 0 never asks, and the fleet would rent later by itself."""
+    taken = HERE.model_copy(update={"availability": "not_available"})
+    assert price_of([taken], 2) is None
+    assert price_of([HERE, THERE], 2) == 2.0
+    assert price_of([HERE], 0) == 0.0
 
 
 def test_a_cluster_that_is_in_use_stays_short_where_it_is() -> None:

@@ -105,6 +105,7 @@ async def test_the_end_of_a_job_makes_its_machine_idle_from_then_on(database: Da
     _, (machine,) = await pool(database)
     run, attempts = await submitted(database, "first")
     assert await book(database, run, attempts)
+    assert not await database.write(cloud_fleets.let_go_free, machine, "it had no job")
     await database.write(moves.end_attempt, attempts[0], End(AttemptState.DONE, Reason.DONE_BY_RUNNER))
     assert (await one(database, instances, id=machine)).state == InstanceState.IDLE
     assert (await one(database, rented, instance_id=machine)).idle_at is not None
@@ -120,8 +121,6 @@ async def test_a_machine_that_a_run_took_meanwhile_is_not_let_go(database: Datab
     assert booked is not gone
     expected = InstanceState.BUSY if booked else InstanceState.TERMINATING
     assert (await one(database, instances, id=machine)).state == expected
-    if booked:
-        assert not await database.write(cloud_fleets.let_go_free, machine, "it had no job")
 
 
 async def test_a_machine_that_is_made_for_a_run_is_not_let_go_by_its_fleet(database: Database) -> None:

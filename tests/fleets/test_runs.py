@@ -1,9 +1,8 @@
-"""Runs on hosts: containers, nodes, dev environments, retries."""
+"""Runs on hosts, beyond what `tests/contract` asks of every place: containers, nodes, waiting for a host."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def test_a_process_and_a_container_give_log_exit_code_and_files(client: Client, 
         assert [path.read_text() for path in run.pull("out.txt", tmp)] == ["result\n"]
 
 
-def test_two_nodes_reach_each_other_by_name_and_ssh(client: Client, fleet: Apply) -> None:
+def test_two_nodes_in_containers_reach_each_other_by_name_and_ssh(client: Client, fleet: Apply) -> None:
     fleet()
     script = (
         "echo $DSTACK_NODE_RANK of $DSTACK_NODES_NUM; cat $DSTACK_MPI_HOSTFILE; "
@@ -37,14 +36,13 @@ def test_two_nodes_reach_each_other_by_name_and_ssh(client: Client, fleet: Apply
         "ssh $DSTACK_RUN_NAME-1 'echo over there'; ssh node-1 touch /tmp/told; fi; "
         "[ $DSTACK_NODE_RANK = 0 ] || until [ -e /tmp/told ]; do sleep 0.1; done; rm -f /tmp/told"
     )
-    for more in ({}, {"image": DEBIAN}):
-        run = submit(client, script, nodes=2, name="pair", **more).wait(60)
-        master, worker = run.raw(0).decode(), run.raw(1).decode()
-        assert run.state == "done", (run.view.message, master, worker)
-        addresses = [line.split()[0] for line in master.splitlines() if "slots=" in line]
-        assert sorted({attempt.host for attempt in run.view.attempts}) == sorted(addresses)
-        assert "over there" in master
-        assert worker.startswith("1 of 2")
+    run = submit(client, script, nodes=2, name="pair", image=DEBIAN).wait(60)
+    master, worker = run.raw(0).decode(), run.raw(1).decode()
+    assert run.state == "done", (run.view.message, master, worker)
+    addresses = [line.split()[0] for line in master.splitlines() if "slots=" in line]
+    assert sorted({attempt.host for attempt in run.view.attempts}) == sorted(addresses)
+    assert "over there" in master
+    assert worker.startswith("1 of 2")
 
 
 def test_a_failed_master_ends_its_workers(client: Client, fleet: Apply) -> None:
@@ -131,29 +129,6 @@ def test_ports_of_a_container_are_here_while_it_runs(client: Client, fleet: Appl
     run.stop(abort=True).wait(30)
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=5)
-
-
-def test_a_dev_environment_is_logged_in_to_and_ends_when_nobody_is_there(client: Client, home: Home, fleet: Apply) -> None:
-    fleet()
-    run = submit(
-        client,
-        type="dev-environment",
-        name="desk-dev",
-        ide="cursor",
-        image=DEBIAN,
-        init=["echo prepared > note"],
-        inactivity_duration="5s",
-    )
-    wait_until(lambda: run.refresh().view.attachment is not None, 30)
-    found = run.view.attachment
-    assert found is not None
-    assert found.link == "cursor://vscode-remote/ssh-remote+desk-dev/workflow"
-    assert found.ssh_config == f"Include {home.ssh_config}"
-    ssh = ["ssh", "-F", str(home.ssh_config), "desk-dev", "until [ -e /workflow/note ]; do sleep 0.1; done; cat /workflow/note"]
-    assert subprocess.run(ssh, capture_output=True, text=True, timeout=30).stdout == "prepared\n"
-    assert not (Path(home.root).parent / ".ssh" / "config").exists()
-    assert run.wait(60).view.reason == "inactivity_duration_exceeded"
-    assert "desk-dev" not in home.ssh_config.read_text()
 
 
 def test_an_overdue_job_ends_on_its_host_while_the_engine_is_away(

@@ -87,12 +87,14 @@ class SimulatedBackend:
 class SimulatedCloud:
     """``backends.base.Cloud``. With ``resend`` "look" a second create is a second machine; with "token" it gives the first."""
 
-    mark = "one"
-
     def __init__(self, world: World) -> None:
         self._world = world
         self._faults = world.faults
         self.traits = replace(TRAITS, resend=world.resend)  # type: ignore[arg-type]
+
+    @property
+    def mark(self) -> str:
+        return "another" if self._now < self._faults.another_account_until else "one"
 
     @property
     def _now(self) -> float:
@@ -109,7 +111,7 @@ class SimulatedCloud:
 
     def _asked(self, name: str) -> None:
         _point(f"vendor.{name}: asked")
-        if self._now < max(self._faults.unreachable_until, self._faults.wrong_key_until):
+        if self._now < max(self._faults.unreachable_until, self._faults.wrong_key_until, self._faults.another_account_until):
             self._faults.over = self._now
         if self._now < self._faults.unreachable_until:
             raise BackendUnreachable("no network")
@@ -166,6 +168,8 @@ class SimulatedCloud:
         self._asked("detach")
         if any(vm.identity == thing.identity.removesuffix("-disk") and vm.gone is None for vm in self._world.vms):
             raise Busy("a machine has it")
+        if self._hits("held"):
+            raise Busy("it is still being let go")
 
         def effect() -> None:
             if self._world.things.pop(thing.id, None) is not None:
@@ -228,7 +232,7 @@ class SimulatedCloud:
         )
 
     def _visible(self, vm: VM) -> bool:
-        if vm.gone is not None or self._now < self._faults.flicker_until:
+        if vm.gone is not None or self._now < max(self._faults.flicker_until, self._faults.another_account_until):
             return False
         if vm.ending and self._now < vm.flickers_until:
             return False

@@ -53,6 +53,8 @@ class Faults:
     flicker_until: float = 0.0
     """Until then nothing is found."""
     wrong_key_until: float = 0.0
+    another_account_until: float = 0.0
+    """Until then the key that is configured is of an account that has nothing."""
     unreachable_until: float = 0.0
     """Until then nothing can be sent to the vendor."""
     limited: int = 0
@@ -64,6 +66,8 @@ class Faults:
     """Attaches for which the account has no quota."""
     busy: int = 0
     """Deletes that are refused."""
+    held: int = 0
+    """Things that cannot be taken away yet."""
     lost_deletes: int = 0
     """Deletes that take effect and are not answered."""
     ignored_deletes: int = 0

@@ -139,6 +139,13 @@ def renewed(connection: Connection, instance_id: str, *, next_key: str = "", hos
     connection.execute(update(instances).where(instances.c.id == instance_id).values(data=data))
 
 
+def moved(connection: Connection, instance_id: str, account: str) -> None:
+    """It was found with another key than the one that it was made with."""
+    row = connection.execute(ALONE, {"id": instance_id}).one()
+    accounts.used(connection, account, row.backend, row.project)
+    _set(connection, instance_id, account=account)
+
+
 def absent(connection: Connection, instance_id: str) -> None:
     """The vendor says that it has none, now."""
     _set(connection, instance_id, absent_since=func.coalesce(rented.c.absent_since, now()))
