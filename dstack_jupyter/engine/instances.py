@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..backends.base import Cloud, Instance
+from ..backends.base import Cloud, Instance, Order, Thing
 from ..machines.ssh.facts import Hello
 from ..models.errors import (
     BackendError,
@@ -140,14 +141,14 @@ class InstanceReconciler:
 
     async def _create(self, cloud: Cloud, rent: Rent, *, first: bool) -> Next | None:
         instance = rent.instance
-        things = await self._attach(cloud, rent)
+        order = self._maker.order(instance, first=first)
+        things = await self._attach(cloud, rent, order)
         wanted = await self._database.write(rented.ask, instance.id, cloud.mark)
         self._wake(Key("sweep", cloud.mark))
         if not wanted:
             return None
-        order = self._maker.order(instance, things, first=first)
         try:
-            told = await self._vendors.call(cloud.create, order)
+            told = await self._vendors.call(cloud.create, replace(order, things=tuple(things)))
         except BackendError as error:
             if not error.nothing_made:
                 await self._database.write(rented.say, instance.id, f"it is not known whether it was made: {words(error)}")
@@ -158,11 +159,11 @@ class InstanceReconciler:
         self._changed(rent)
         return Next(guard=SOON)
 
-    async def _attach(self, cloud: Cloud, rent: Rent) -> list[Any]:
+    async def _attach(self, cloud: Cloud, rent: Rent, order: Order) -> list[Thing]:
         """What the machine needs beside itself, each stored before it is made."""
         instance = rent.instance
         found = []
-        for need in cloud.needs(self._maker.order(instance)):
+        for need in cloud.needs(order):
 
             def store(connection: Any, need: Any = need) -> Any:
                 where = {"backend": instance.backend, "project": instance.project, "instance_id": instance.id}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row
 
-from ..backends.base import Order, Thing
+from ..backends.base import Order
 from ..machines import userdata
 from ..models.runs import OfferView
 from .keys import KeyPair, Keys
@@ -38,7 +37,8 @@ class Maker:
         """The key that a machine shows at its first contact: derived, so it is known before there is a machine (D6)."""
         return self._keys.of_run(instance_id, "host key")
 
-    def order(self, instance: Row[Any], things: Sequence[Thing] = (), *, first: bool = False) -> Order:
+    def order(self, instance: Row[Any], *, first: bool = False) -> Order:
+        """Without the things that it needs: those are told by the vendor, of this order."""
         login = " ".join(self._keys.public.split()[:2])
         host = self.host_key(instance.id)
         tags = {
@@ -58,4 +58,4 @@ class Maker:
             labels={**tags, "identity": instance.identity},
         )
         offer = OfferView(**instance.offer)
-        return Order(instance.identity, offer, userdata.user_data(recipe), login, tuple(things), first=first, tags=tags)
+        return Order(instance.identity, offer, userdata.user_data(recipe), login, first=first, tags=tags)
