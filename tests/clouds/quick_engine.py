@@ -9,11 +9,10 @@ from dstack_jupyter.engine import instances, making
 from dstack_jupyter.engine.steps import instance as steps
 from dstack_jupyter.machines import userdata
 
-userdata.LEAST_SILENCE = 8
-making.userdata.Recipe = partial(userdata.Recipe, tick=1)  # type: ignore[assignment,misc]
-instances.VISIT = 2.0
-instances.LOOK = 2.0
-steps.YOUNG_FLICKER = 4.0
-
 if __name__ == "__main__":
+    userdata.LEAST_SILENCE = 8
+    making.userdata.Recipe = partial(userdata.Recipe, tick=1)  # type: ignore[assignment,misc]
+    instances.VISIT = 2.0
+    instances.LOOK = 2.0
+    steps.YOUNG_FLICKER = 4.0
     process.main()

@@ -91,4 +91,5 @@ class FolderMachines(Machines):
 hosting._import_engine = lambda: partial(Engine, machines=FolderMachines)  # type: ignore[assignment,return-value]
 
 if __name__ == "__main__":
+    quick_engine.hurry()
     quick_engine.process.main()
