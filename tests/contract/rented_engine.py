@@ -88,8 +88,7 @@ class FolderMachines(Machines):
             await machine.close()
 
 
-hosting._import_engine = lambda: partial(Engine, machines=FolderMachines)  # type: ignore[assignment,return-value]
-
 if __name__ == "__main__":
+    hosting._import_engine = lambda: partial(Engine, machines=FolderMachines)  # type: ignore[assignment,return-value]
     quick_engine.hurry()
     quick_engine.process.main()
