@@ -300,11 +300,11 @@ def test_a_plan_waits_for_a_first_answer_only_if_nothing_else_fits(home: Home) -
     # Local would fit, but cannot be had by a run that asks for a container.
     large = TaskConfiguration.model_validate({"image": "cuda", "backends": ["local", "acme"]})
     with vendor("acme", row("acme"), feed=Feed(deadline=20.0), answers=False) as acme:
-        offers, missing = find(small, {"ssh": no_hosts})
+        offers, missing = find(small, {"ssh": no_hosts}, {})
         assert [offer.backend for offer in offers] == ["local"]
         assert [line.reason for line in missing] == ["its offers are being asked for"]
         found: list[str] = []
-        plan = threading.Thread(target=lambda: found.extend(offer.backend for offer in find(large, {"ssh": no_hosts})[0]))
+        plan = threading.Thread(target=lambda: found.extend(offer.backend for offer in find(large, {"ssh": no_hosts}, {})[0]))
         plan.start()
         wait_until(lambda: acme.asked, what="the question")
         acme.gate.set()
