@@ -124,6 +124,11 @@ RENTED = (
         *RUNNING, fault("another_account_until", 1500.0), *REST, ends="terminated",
     ),
     _run(
+        "the key of another account while it is not known whether it was made",
+        apply("first", *LOG, **CLOUD), pause(0.5), fault("another_account_until", 30.0), follow("first"), lost_answers=1,
+    ),
+    _run("a new key of the same account", *RUNNING, fault("renewed_key", True), *REST, ends="terminated"),
+    _run(
         "a vendor that finds nothing for a while",
         apply("first", *LOG, "sleep 80", **CLOUD), state("first", "running"), fault("flicker_until", 50.0), follow("first"),
     ),

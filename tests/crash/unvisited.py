@@ -26,7 +26,6 @@ UNVISITED = {
     "service:Service.pull": NOT_ASKED,
     "watchdog:": "looks only, and condemns in memory (tests/engine/test_policies.py)",
     "rotation:": NOT_ASKED,
-    "sweeps:Sweeps._cloud": "an account whose key or address was changed: tests/clouds/test_sweeps.py",
     "sweeps:Sweeps.detach": "asked for by cleanup only",
     "service:Service.rotate_key": NOT_ASKED,
 }

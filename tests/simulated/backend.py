@@ -94,7 +94,9 @@ class SimulatedCloud:
 
     @property
     def mark(self) -> str:
-        return "another" if self._now < self._faults.another_account_until else "one"
+        if self._now < self._faults.another_account_until:
+            return "another"
+        return "renewed" if self._faults.renewed_key else "one"
 
     @property
     def _now(self) -> float:

@@ -55,6 +55,8 @@ class Faults:
     wrong_key_until: float = 0.0
     another_account_until: float = 0.0
     """Until then the key that is configured is of an account that has nothing."""
+    renewed_key: bool = False
+    """The key that is configured is a new one of the same account."""
     unreachable_until: float = 0.0
     """Until then nothing can be sent to the vendor."""
     limited: int = 0

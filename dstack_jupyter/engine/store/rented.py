@@ -140,10 +140,11 @@ def renewed(connection: Connection, instance_id: str, *, next_key: str = "", hos
 
 
 def moved(connection: Connection, instance_id: str, account: str) -> None:
-    """It was found with another key than the one that it was made with."""
+    """It was found with another key than the one that it was made with, and so will be what goes with it."""
     row = connection.execute(ALONE, {"id": instance_id}).one()
     accounts.used(connection, account, row.backend, row.project)
     _set(connection, instance_id, account=account)
+    connection.execute(update(attached).where(attached.c.instance_id == instance_id).values(account=account))
 
 
 def absent(connection: Connection, instance_id: str) -> None:
