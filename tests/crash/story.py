@@ -248,9 +248,11 @@ async def look_back(engine: Engine, story: Story) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1):
             async for event in engine.service.follow_events(project="main", after=0):
-                raise AssertionError(f"nothing happened, and a follower heard {event}")
+                # A machine may still be on its way out.
+                assert event.seq > found[-1].seq, f"a follower of what is new heard {event}"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1):
             async for event in engine.service.follow_events(project="main", after=found[0].seq):
                 seen.append(event.seq)
-    assert seen == [event.seq for event in found[1:]]
+    known = [event.seq for event in found[1:]]
+    assert seen[: len(known)] == known

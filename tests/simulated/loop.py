@@ -230,7 +230,8 @@ class Statements(LRUCache[Any, Any]):
         super().__setitem__((key[0].name, *key[1:]), value)
 
 
-STATEMENTS = Statements(2000)
+STATEMENTS: dict[str, Statements] = {}
+"""By store: what is sealed in a statement's values is sealed with the keys of one store."""
 _listening = threading.Lock()
 _attached = False
 
@@ -252,7 +253,8 @@ def attach() -> None:
     @event.listens_for(Engine, "engine_connect")
     def engine_connect(connection: Connection) -> None:
         if current() is not None:
-            connection.engine._compiled_cache = STATEMENTS  # type: ignore[assignment]
+            store = str(connection.engine.url)
+            connection.engine._compiled_cache = STATEMENTS.setdefault(store, Statements(2000))  # type: ignore[assignment]
 
     @event.listens_for(Engine, "begin")
     def begin(connection: Connection) -> None:
