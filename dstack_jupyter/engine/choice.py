@@ -19,7 +19,7 @@ class Try:
     """An offer that was tried for one of a run's present attempts, or for a fleet. ``alive``: there may be a machine of it.
 
     ``verdict`` is ``account`` where it failed for what holds for every offer of that backend; ``message`` says what came of it.
-    ``used``: its machine has been ready, so what runs there does not move.
+    ``used``: a run has its machine, and does not move.
     """
 
     offer: OfferView

@@ -173,7 +173,7 @@ def _failed(row: Any) -> bool:
 def _tried(row: Any) -> Try:
     alive = row.state not in steps.ENDING
     offer = OfferView(**row.offer)
-    return Try(offer, alive, row.data.get("verdict", ""), row.message, used=row.started_at is not None and alive)
+    return Try(offer, alive, row.data.get("verdict", ""), row.message, used=alive and bool(row.taken))
 
 
 def machine_now(row: Any, now: float) -> steps.MachineNow:

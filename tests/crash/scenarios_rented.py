@@ -125,7 +125,7 @@ RENTED = (
     ),
     _run(
         "the key of another account while it is not known whether it was made",
-        apply("first", *LOG, **CLOUD), pause(0.5), fault("another_account_until", 30.0), follow("first"), lost_answers=1,
+        apply("first", *LOG, **CLOUD), pause(0.5), fault("another_account_until", 30.0), follow("first"), late_creates=1,
     ),
     _run("a new key of the same account", *RUNNING, fault("renewed_key", True), *REST, ends="terminated"),
     _run(
