@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
+from dstack_jupyter.backends.digitalocean.cloud import DigitalOceanCloud
 from dstack_jupyter.engine import __main__ as process
 from dstack_jupyter.engine import instances, making
 from dstack_jupyter.engine.steps import instance as steps
@@ -14,5 +16,6 @@ if __name__ == "__main__":
     making.userdata.Recipe = partial(userdata.Recipe, tick=1)  # type: ignore[assignment,misc]
     instances.VISIT = 2.0
     instances.LOOK = 2.0
-    steps.YOUNG_FLICKER = 4.0
+    steps.YOUNG_FLICKER = steps.FLICKER = 4.0
+    DigitalOceanCloud.traits = replace(DigitalOceanCloud.traits, absent_after=15.0)
     process.main()
