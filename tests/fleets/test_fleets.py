@@ -175,6 +175,7 @@ def test_blocks_share_a_host_and_no_more(client: Client, fleet: Apply, three_hos
     try:
         fleet([host.ip], blocks=4)
         runs = [submit(client, "sleep 60") for _ in range(3)]
+        wait_until(lambda: all(run.refresh().state == "running" for run in runs), 30)
         pair = submit(client, "sleep 60", resources={"cpu": "2.."})
         assert "busy" in pair.wait(30).view.message
         fourth = submit(client, "sleep 60")
