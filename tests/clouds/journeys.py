@@ -118,8 +118,8 @@ class Journey:
     def nothing_left(self, *, machines: int = 1, heard: bool = True) -> None:
         """Every machine was made once and is gone; the shared key is all that stays.
 
-        ``heard``: the engine heard the vendor accept its end. Else 'not found' is no word about a machine younger than ten minutes
-        (R3), and it stands as being ended for so long.
+        ``heard``: the engine heard the vendor accept its end. Else 'not found' is no word about a machine younger than ten
+        minutes (R3), and it stands as being ended for so long.
         """
         wait_until(lambda: not self.left(), 60, "the machines to go")
         if heard:
