@@ -256,9 +256,9 @@ class InstanceReconciler:
                 return await self._not_yet(rent, "its first boot goes on")
             if data["host_key"] == self._maker.host_key(instance.id).public:
                 key = await guest.next_host_key()
-                await self._database.write(_next_key(instance.id, key))
+                await self._database.write(partial(rented.renewed, instance_id=instance.id, next_key=key))
                 await guest.use_host_key()
-                await self._database.write(_shown(instance.id, key))
+                await self._database.write(partial(rented.renewed, instance_id=instance.id, host_key=key))
             hello = await guest.greet()
             await guest.visit()
         except HostKeyChanged:
@@ -275,7 +275,8 @@ class InstanceReconciler:
         try:
             await guest.prepared()
         except HostKeyChanged:
-            await self._database.write(_shown(rent.instance.id, rent.instance.data["next_key"]))
+            shown = rent.instance.data["next_key"]
+            await self._database.write(partial(rented.renewed, instance_id=rent.instance.id, host_key=shown))
 
     async def _not_yet(self, rent: Rent, what: str) -> Next:
         if rent.instance.message != what:
@@ -369,14 +370,6 @@ def words(error: BackendError) -> str:
 def facts_of(hello: Hello) -> dict[str, Any]:
     """What a job needs to know of a rented machine: all of it is one block."""
     return {"docker": bool(hello.docker_socket), "blocks": 1, "notes": list(hello.facts.notes)}
-
-
-def _next_key(instance_id: str, key: str) -> Callable[[Any], None]:
-    return lambda connection: rented.renewed(connection, instance_id, next_key=key)
-
-
-def _shown(instance_id: str, key: str) -> Callable[[Any], None]:
-    return lambda connection: rented.renewed(connection, instance_id, host_key=key)
 
 
 def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:
