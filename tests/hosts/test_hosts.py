@@ -189,7 +189,8 @@ def test_containers_of_both_images(three_hosts: HostSet) -> None:
     assert "from inside" in output
 
 
-def test_dockerd_ends_and_comes_back(three_hosts: HostSet) -> None:
+def test_dockerd_ends_and_comes_back(three_hosts: HostSet, private_registry: Registry) -> None:
+    """The registry is filled before: a host that goes takes its link, and the others notice late where the bridge is then."""
     host = three_hosts[2]
     host.do(f"docker run --pull never --detach --name one {BUSYBOX} sleep 900")
     host.stop_docker()
