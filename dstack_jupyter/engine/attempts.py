@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Row
 
 from ..machines.base import Ending, JobReport, JobSpec, Machine
 from ..models.errors import ConfigurationError, Unreachable
-from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, InstanceState, Reason
+from ..models.runs import OWN_MACHINES
+from ..models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, InstanceState, Reason
 from .bus import Bus
 from .nodes import Siblings, ends_with, must_wait
 from .queue import Key, Next
@@ -25,7 +26,6 @@ ASK_AGAIN = 0.1
 """Seconds until a job that could not be told to end, or could not be reached yet, is tried again."""
 KILL_AGAIN = 1.0
 """Seconds until a job that was told to die and has not is told again."""
-ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
 REMEMBERED = 4096
 """Ended attempts that are known to be done with."""
 GUARD = 30.0
@@ -75,7 +75,7 @@ class AttemptReconciler:
         if attempt.state in ATTEMPT_END:
             return await self._finish(key, attempt, instance)
         report = JobReport(started=False)
-        if instance is not None and is_rented(instance) and instance.state in ENDING:
+        if instance is not None and is_rented(instance) and instance.state in INSTANCE_ENDING:
             # Its end was decided while we had it: it is gone, or about to be, and the job with it.
             report = JobReport(started=True, lost=f"the machine was lost: {instance.message}", interrupted=True)
         elif instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
@@ -136,11 +136,11 @@ class AttemptReconciler:
     async def _let_go(self, attempt_id: str, instance: Row[Any]) -> None:
         """A rented machine that goes takes what the job held with it."""
         try:
-            if not (is_rented(instance) and instance.state in ENDING):
+            if not (is_rented(instance) and instance.state in INSTANCE_ENDING):
                 await self._machine(instance).finish(attempt_id)
         except Unreachable:
             _, _, now = await self._database.read(moves.load_attempt, attempt_id)
-            if now is None or not is_rented(now) or now.state not in ENDING:
+            if now is None or not is_rented(now) or now.state not in INSTANCE_ENDING:
                 raise
 
     async def _after(
@@ -214,13 +214,13 @@ class AttemptReconciler:
 
 
 def is_rented(instance: Row[Any]) -> bool:
-    return instance.backend not in ("local", "ssh")
+    return instance.backend not in OWN_MACHINES
 
 
 def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:
     """(attempt, run, instance, all jobs of the run, the blocks that the attempt has booked)."""
     attempt, run, instance = moves.load_attempt(connection, attempt_id)
-    if instance is not None and attempt.instance_id is None and is_rented(instance) and instance.state in ENDING:
+    if instance is not None and attempt.instance_id is None and is_rented(instance) and instance.state in INSTANCE_ENDING:
         instance = None  # it never had the job: the fleet finds another
     alone = run.configuration.get("nodes", 1) in (None, 1)
     siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..models.fleets import FleetConfiguration
 from ..models.runs import NOT_AVAILABLE_YET, Guard, OfferView
-from ..models.states import FleetState, InstanceState
+from ..models.states import INSTANCE_ENDING, FleetState, InstanceState
 from .bus import Bus
 from .choice import Choice, Try, choose, nothing_left
 from .guards import guard_of, traits_of, words
@@ -94,11 +94,11 @@ class CloudFleetReconciler:
     async def _want(self, found: store.Loaded, fleet: FleetConfiguration) -> bool:
         """Store the intent of one more machine, of the next offer; False where none can be had for now."""
         offers, missing = await self._provisioning.fleet_offers(fleet)
-        tries = [_tried(row) for row in found.machines if row.state not in steps.ENDING or _failed(row)]
+        tries = [_tried(row) for row in found.machines if row.state not in INSTANCE_ENDING or _failed(row)]
         choice = chosen(offers, tries, fleet)
         if choice.release:
             for row in found.machines:
-                if row.state not in steps.ENDING:
+                if row.state not in INSTANCE_ENDING:
                     await self._let_go(row.id, choice.release, spared=False)
             return True
         if choice.offer is None:
@@ -171,7 +171,7 @@ def _failed(row: Any) -> bool:
 
 
 def _tried(row: Any) -> Try:
-    alive = row.state not in steps.ENDING
+    alive = row.state not in INSTANCE_ENDING
     offer = OfferView(**row.offer)
     return Try(offer, alive, row.data.get("verdict", ""), row.message, used=alive and bool(row.taken))
 

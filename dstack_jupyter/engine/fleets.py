@@ -11,8 +11,8 @@ from sqlalchemy import Row
 from ..models.configurations import run_configuration
 from ..models.errors import NoCapacity
 from ..models.fleets import FleetConfiguration
-from ..models.runs import NOT_AVAILABLE_YET, OfferView
-from ..models.states import ATTEMPT_END, RUN_END, AttemptState, Desired, FleetState, InstanceState
+from ..models.runs import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
+from ..models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, FleetState, InstanceState
 from . import placement, wanting
 from .bus import Bus
 from .choice import Try, choose, nothing_left
@@ -26,7 +26,6 @@ from .steps.cloud_fleet import Release, Wait, idle_step
 from .store import cloud_fleets, moves, rented
 from .store.database import Database
 
-ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
 ITS_TURN = 0.1
 """Seconds until a run looks again whether those that come before it have found a machine."""
 
@@ -168,7 +167,7 @@ class FleetReconciler:
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
-            begun = any(each.rented and each.attempt_id in waiting and each.state not in ENDING for each in owned)
+            begun = any(each.rented and each.attempt_id in waiting and each.state not in INSTANCE_ENDING for each in owned)
             if not begun and (shared := placement.shared(offers)):
                 if await self._database.read(placement.somebody_first, run):
                     raise _NotItsTurn
@@ -189,7 +188,7 @@ class FleetReconciler:
             choice = choose(own, tries, nodes=len(unfinished))
             if choice.release:
                 for found in owned:
-                    if found.rented and found.attempt_id in unfinished and found.state not in ENDING:
+                    if found.rented and found.attempt_id in unfinished and found.state not in INSTANCE_ENDING:
                         await self._release(found, choice.release)
                 return None
             if choice.offer is None:
@@ -221,7 +220,9 @@ class FleetReconciler:
             return None
         names = placement.fleet_names(run_configuration(run.configuration))
         waiting = {now.id for now in tried if now.state not in ATTEMPT_END and not now.booked}
-        begun = {each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in ENDING}
+        begun = {
+            each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in INSTANCE_ENDING
+        }
         nodes = len(waiting) - len(begun)
         found = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
         return next((row for row in found if not begun or row.id in begun.values()), None)
@@ -264,11 +265,11 @@ class _Owned:
 
     @property
     def rented(self) -> bool:
-        return self.backend not in ("local", "ssh")
+        return self.backend not in OWN_MACHINES
 
     def shared(self, fleet_id: str) -> bool:
         """Whether it is of this fleet, there, and for any run."""
-        return self.attempt_id is None and self.state not in ENDING and self.fleet_id == fleet_id
+        return self.attempt_id is None and self.state not in INSTANCE_ENDING and self.fleet_id == fleet_id
 
     def now(self, fleet_id: str, *, keeps: bool) -> steps.InstanceNow:
         elsewhere = self.fleet_id != fleet_id
@@ -276,4 +277,4 @@ class _Owned:
 
     @property
     def tried(self) -> Try:
-        return Try(self.offer, self.state not in ENDING, self.data.get("verdict", ""), self.message)
+        return Try(self.offer, self.state not in INSTANCE_ENDING, self.data.get("verdict", ""), self.message)

@@ -17,7 +17,7 @@ from ..backends.base import Hosts
 from ..models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ..models.errors import BackendNotAvailable, NotSupportedYet
 from ..models.fleets import FleetConfiguration
-from ..models.runs import UNAVAILABLE, Guard, Missing, OfferView, Plan
+from ..models.runs import OWN_MACHINES, UNAVAILABLE, Guard, Missing, OfferView, Plan
 from ..models.yaml_reader import Source
 from ..models.yaml_source import validate
 from .guards import guard_of, traits_of
@@ -29,8 +29,6 @@ Result = TypeVar("Result")
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
-OWN = frozenset({"local", "ssh"})
-"""Backends whose machines are there already: none is rented."""
 HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
@@ -77,10 +75,10 @@ def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Mis
     wanted = Requirements.of_fleet(fleet)
     for wait in (0.0, FIRST_ANSWER):
         found = collect(wanted, {"ssh": {name: [] for name in HOST_COLUMNS}}, seconds=wait)
-        offers = [offer for offer in found.rows.views() if offer.backend not in OWN]
+        offers = [offer for offer in found.rows.views() if offer.backend not in OWN_MACHINES]
         if offers or not found.pending:
             break
-    return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN]
+    return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN_MACHINES]
 
 
 Columns = dict[str, dict[str, list[Any]]]
@@ -117,7 +115,7 @@ def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | N
     refused: list[Missing] = []
     fleet_s = {_same(offer) for offer in find_for_fleet(grows)[0]} if grows is not None else set()
     if grows is not None:
-        there = [offer for offer in offers if offer.backend in OWN or offer.availability == "idle"]
+        there = [offer for offer in offers if offer.backend in OWN_MACHINES or offer.availability == "idle"]
         offers = there + [offer for offer in offers if offer not in there and _same(offer) in fleet_s]
     for backend in sorted({offer.backend for offer in offers} - {"ssh"}):
         reason = _why_not_local(task) if backend == "local" else "" if grows is not None else _why_not_rented(task)
@@ -130,7 +128,7 @@ def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | N
 def _later(offer: OfferView) -> tuple[bool, bool, float, bool]:
     """The order in which offers are tried: what is there already before what has to be rented, then by price. At the same price
     what is in a fleet comes first: the user set it up for runs."""
-    there = offer.backend in OWN or offer.availability == "idle"
+    there = offer.backend in OWN_MACHINES or offer.availability == "idle"
     return offer.availability in UNAVAILABLE, not there, inf if offer.price is None else offer.price, offer.backend == "local"
 
 

@@ -49,6 +49,8 @@ class OfferView(WireModel):
     total_blocks: int = 1
 
 
+OWN_MACHINES = ("local", "ssh")
+"""Backends whose machines are there already: none is rented, and the defaults of cpu, memory and disk do not filter them."""
 UNAVAILABLE = frozenset({"not_available", "no_quota", "no_balance", "busy"})
 """Availabilities of offers that cannot be had now: they are shown last, with the reason."""
 

@@ -59,6 +59,7 @@ class Desired(StrEnum):
 RUN_END: Final = frozenset({RunState.TERMINATED, RunState.FAILED, RunState.DONE})
 ATTEMPT_END: Final = frozenset({AttemptState.TERMINATED, AttemptState.ABORTED, AttemptState.FAILED, AttemptState.DONE})
 INSTANCE_END: Final = frozenset({InstanceState.TERMINATED})
+INSTANCE_ENDING: Final = INSTANCE_END | {InstanceState.TERMINATING}
 FLEET_END: Final = frozenset({FleetState.TERMINATED})
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..models.configurations import AnyRun
     from ..models.fleets import FleetConfiguration
 
-OWN_MACHINES = ("local", "ssh")
-"""Backends whose machines are the user's: the defaults of cpu, memory and disk do not filter them."""
 
 SPOT = {"spot": True, "on-demand": False, "auto": None, None: False}
 """What a ``spot_policy`` asks of an offer; None: nothing."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..models.runs import UNAVAILABLE
-from .requirements import OWN_MACHINES, Filter, Requirements, filters
+from ..models.runs import OWN_MACHINES, UNAVAILABLE
+from .requirements import Filter, Requirements, filters
 from .rows import Array, Index, Rows, Text
 
 COLUMNS = (

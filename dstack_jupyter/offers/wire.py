@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import ceil, isnan
 from typing import Any
 
-from .requirements import OWN_MACHINES, Requirements
+from ..models.runs import OWN_MACHINES
+from .requirements import Requirements
 from .rows import Rows
 
 MIB = 1024

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...models.states import InstanceState
-
-ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
+from ...models.states import INSTANCE_ENDING, InstanceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class MachineNow:
 
     @property
     def living(self) -> bool:
-        return self.state not in ENDING
+        return self.state not in INSTANCE_ENDING
 
 
 @dataclass(frozen=True, slots=True)

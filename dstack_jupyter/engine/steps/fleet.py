@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState
-
-ENDING = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
+from ...models.states import ATTEMPT_END, INSTANCE_ENDING, AttemptState, Desired, InstanceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def next_step(
     for instance in instances:
         if instance.attempt_id is None:
             continue
-        if instance.elsewhere and instance.state not in ENDING and instance.attempt_id not in unfinished:
+        if instance.elsewhere and instance.state not in INSTANCE_ENDING and instance.attempt_id not in unfinished:
             return Keep(instance.id)
         match instance.state:
             case InstanceState.TERMINATING if not instance.rented:
