@@ -125,8 +125,7 @@ class InstanceReconciler:
                 except Unreachable as error:
                     log.info("%s: %s", instance.identity, error.message)
             case steps.LetGo(why):
-                await self._database.write(rented.let_go, instance.id, why)
-                self._changed(rent)
+                await self._let_go(rent, why)
             case steps.Delete():
                 return await self._delete(cloud, rent, times)
             case steps.Gone(why):

@@ -1,19 +1,32 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.engine.store.database import Database
+from dstack_jupyter.engine.vendors import Vendors
 from dstack_jupyter.models.home import Home
+from tests.clouds.accounts import Make, Past, hour_ago
 from tests.clouds.core import Backing, RealClock
-from tests.clouds.fixtures import OFFERS, Site, make_site
+from tests.clouds.fixtures import INSTALLATION, OFFERS, Site, make_site
 from tests.clouds.journeys import Journey
 from tests.clouds.real import RealMachines
 from tests.hosts.fixtures import image_folder
 
 __all__ = ["image_folder", "make_site"]
+
+
+@pytest.fixture
+async def past(make_site: Make, database: Database) -> AsyncIterator[Past]:
+    """An account that this installation used an hour ago, and what the store knows of it."""
+    vendors = Vendors(INSTALLATION)
+    found = Past(make_site(clock=hour_ago()), database, vendors)
+    await found.use()
+    yield found
+    vendors.close()
 
 
 @pytest.fixture(params=sorted(OFFERS))

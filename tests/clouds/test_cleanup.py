@@ -7,15 +7,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 
 from dstack_jupyter.client import connect
-from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attached
 from dstack_jupyter.engine.store.schema_accounts import strays
-from dstack_jupyter.engine.vendors import Vendors
 from dstack_jupyter.models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, ThingRef
 from dstack_jupyter.models.errors import NotFound
 from dstack_jupyter.models.home import Home
@@ -24,15 +21,6 @@ from tests.clouds.fixtures import INSTALLATION
 
 FOREVER = float("inf")
 KEY = f"dj-{INSTALLATION[:8]}-key"
-
-
-@pytest.fixture
-async def past(make_site: Make, database: Database) -> AsyncIterator[Past]:
-    vendors = Vendors(INSTALLATION)
-    found = Past(make_site(clock=hour_ago()), database, vendors)
-    await found.use()
-    yield found
-    vendors.close()
 
 
 async def look(past: Past) -> AccountView:

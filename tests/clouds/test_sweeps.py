@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,11 @@ from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_tab
 from dstack_jupyter.engine.store.schema_accounts import strays
 from dstack_jupyter.engine.sweeps import EVERY, SELDOM, SOON
 from dstack_jupyter.engine.vendors import Vendors
-from tests.clouds.accounts import Make, Past, hour_ago
+from tests.clouds.accounts import Past
 from tests.clouds.fixtures import INSTALLATION, configure
 
 FOREVER = float("inf")
 KEY = f"dj-{INSTALLATION[:8]}-key"
-
-
-@pytest.fixture
-async def past(make_site: Make, database: Database) -> AsyncIterator[Past]:
-    vendors = Vendors(INSTALLATION)
-    found = Past(make_site(clock=hour_ago()), database, vendors)
-    await found.use()
-    yield found
-    vendors.close()
 
 
 async def test_r10_a_machine_whose_row_has_ended_is_ended_again_and_nobody_elses(past: Past) -> None:
