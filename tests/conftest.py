@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,13 +83,26 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Sec
     server.drop(name)
 
 
-@pytest.fixture(autouse=True)
-def _backends_of_the_test_only() -> Iterator[None]:
-    """A backend that a test registers is gone after it."""
+@contextmanager
+def _backends_taken_back() -> Iterator[None]:
     before = set(registry.entries)
     yield
     for name in set(registry.entries) - before:
         registry.unregister(name)
+
+
+@pytest.fixture(autouse=True)
+def _backends_of_the_test_only() -> Iterator[None]:
+    """A backend that a test registers is gone after it."""
+    with _backends_taken_back():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _backends_of_the_module_only() -> Iterator[None]:
+    """So is one of a fixture that a whole module shares: it is set up before the fixture above looks."""
+    with _backends_taken_back():
+        yield
 
 
 @pytest.fixture
