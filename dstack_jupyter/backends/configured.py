@@ -33,14 +33,20 @@ class Configured:
 
     def current(self) -> ServerConfig:
         """What the file says now. Blocks for one stat, and for reading after a change. Raises nothing."""
-        # Imported here: most commands of a user without that file need none of the models of all backends.
-        from .config_file import ServerConfig
+        found = self._now()
+        if found is None:
+            from .config_file import ServerConfig
 
+            return ServerConfig()
+        return found
+
+    def _now(self) -> ServerConfig | None:
+        """None without a file: most commands of a user who has none need none of the models of all backends."""
         try:
             found = self.path.stat()
-            state = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
         except OSError:
-            return ServerConfig()
+            return None
+        state = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
         with self._lock:
             if self._config is None or state != self._state:
                 self._config, self._state = self._read(), state
@@ -56,22 +62,15 @@ class Configured:
         except DstackJupyterError as error:
             return ServerConfig(problems=[Problem(error.message, error.hint, "", str(self.path))])
 
-    def project(self, name: str = "main") -> str:
-        """The project of the file that ``name`` means: itself, or the only one where the file has no other."""
-        projects = self.current().backends
-        return next(iter(projects)) if name == "main" and name not in projects and len(projects) == 1 else name
-
     def backends(self, project: str = "main") -> Mapping[str, BackendConfig]:
         """The backends of a project that are configured rightly, by name."""
-        if not self.path.exists():
-            return {}
-        return self.current().backends.get(self.project(project), {})
+        found = self._now()
+        return found.backends.get(_project(found, project), {}) if found is not None else {}
 
     def faults(self, project: str = "main") -> Mapping[str, Problem]:
         """The first fault of each backend that is configured wrongly, by name."""
-        if not self.path.exists():
-            return {}
-        return self.current().faulty.get(self.project(project), {})
+        found = self._now()
+        return found.faulty.get(_project(found, project), {}) if found is not None else {}
 
     def warnings(self) -> list[str]:
         """Standing warnings about the file itself."""
@@ -82,6 +81,12 @@ class Configured:
         if mode & 0o077:
             return [f"others can read {self.path}, which holds keys in clear text: `%dstack doctor --fix` (chmod 600) mends it"]
         return []
+
+
+def _project(config: ServerConfig, name: str) -> str:
+    """The project of the file that ``name`` means: itself, or the only one where the file has no other."""
+    projects = config.backends
+    return next(iter(projects)) if name == "main" and name not in projects and len(projects) == 1 else name
 
 
 _configured: dict[Path, Configured] = {}

@@ -272,13 +272,8 @@ class Engine:
     async def _reconcile(self, key: Key) -> Next:
         """Every call of a reconciler, under the fence of what it is for; a key of another engine's is told, not handled."""
         if key.kind in OWN:
-            # It may have been woken, and its task begun, by a reconciler that acts for a fleet: this one does not.
-            mark = acting.set(None)
-            try:
-                found = await self._reconcilers[key.kind](key)
-                await self._problems.clear(key)
-            finally:
-                acting.reset(mark)
+            found = await self._reconcilers[key.kind](key)
+            await self._problems.clear(key)
             return found
         fence = await self._leases.of(key)
         if fence is None:

@@ -13,14 +13,12 @@ from functools import partial
 from typing import Any
 
 from ..backends.base import Cloud, Instance, Order, Thing
-from ..machines.ssh.facts import Hello
 from ..models.errors import (
     BackendError,
     BackendNotAvailable,
     BackendUnreachable,
     BadCredentials,
     Busy,
-    HostKeyChanged,
     NoBalance,
     PermissionMissing,
     RateLimited,
@@ -31,7 +29,8 @@ from ..models.states import InstanceState
 from .bus import Bus
 from .machines import Machines
 from .making import Maker
-from .queue import Key, Next
+from .meeting import FirstBootFailed, Meeting, NotYet
+from .queue import Key, Next, aside
 from .steps import instance as steps
 from .store import rented
 from .store.database import Database
@@ -77,6 +76,7 @@ class InstanceReconciler:
         self._vendors = vendors
         self._machines = machines
         self._maker = maker
+        self._meeting = Meeting(database, machines, maker)
         self._wake = wake
         self._times: dict[str, _Times] = {}
 
@@ -121,7 +121,8 @@ class InstanceReconciler:
             case steps.Visit():
                 times.visited = asyncio.get_running_loop().time()
                 try:
-                    await self._machines.guest(instance).visit()
+                    with aside():
+                        await self._machines.guest(instance).visit()
                 except Unreachable as error:
                     log.info("%s: %s", instance.identity, error.message)
             case steps.LetGo(why):
@@ -147,7 +148,7 @@ class InstanceReconciler:
         if not wanted:
             return None
         try:
-            told = await self._vendors.call(cloud.create, replace(order, things=tuple(things)))
+            told = await self._vendors.call(cloud.mark, cloud.create, replace(order, things=tuple(things)))
         except BackendError as error:
             if not error.nothing_made:
                 await self._database.write(rented.say, instance.id, f"it is not known whether it was made: {words(error)}")
@@ -171,7 +172,7 @@ class InstanceReconciler:
             thing = await self._database.write(store)
             if thing is None:
                 try:
-                    thing = await self._vendors.call(cloud.attach, need)
+                    thing = await self._vendors.call(cloud.mark, cloud.attach, need)
                 except BackendError as error:
                     if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
                         raise
@@ -200,11 +201,11 @@ class InstanceReconciler:
 
     async def _find(self, cloud: Cloud, rent: Rent) -> None:
         """What became of a create. More than one machine of an identity: the oldest is kept."""
-        found = sorted(await self._vendors.call(cloud.find, rent.instance.identity), key=lambda each: each.created_at)
+        found = sorted(await self._vendors.call(cloud.mark, cloud.find, rent.instance.identity), key=lambda each: each.created_at)
         for each in found[1:]:
             # Before the first one is known: then nobody looks for others any more.
             log.warning("%s: a second machine of this name is ended", rent.instance.identity)
-            await self._vendors.call(cloud.terminate, each.data)
+            await self._vendors.call(cloud.mark, cloud.terminate, each.data)
         await self._note(rent, found)
 
     async def _is_there(self, cloud: Cloud, rent: Rent) -> bool:
@@ -214,10 +215,10 @@ class InstanceReconciler:
         if instance.state == InstanceState.TERMINATED:
             return False
         if row.vendor is not None:
-            told = await self._vendors.call(cloud.get, row.vendor)
+            told = await self._vendors.call(cloud.mark, cloud.get, row.vendor)
             found = [told] if told is not None else []
         else:
-            found = await self._vendors.call(cloud.find, instance.identity)
+            found = await self._vendors.call(cloud.mark, cloud.find, instance.identity)
         found = [each for each in found if each.identity == instance.identity]
         if found:
             await self._database.write(rented.moved, instance.id, cloud.mark)
@@ -241,41 +242,17 @@ class InstanceReconciler:
     # --- its first boot -------------------------------------------------------------------------------------------------
 
     async def _meet(self, rent: Rent) -> Next | None:
-        """The first, verified contact: the host key that user-data held is replaced by one that nobody else ever had."""
-        instance, data = rent.instance, rent.instance.data
-        guest = self._machines.guest(instance)
         try:
-            if data.get("next_key") and data.get("host_key") == self._maker.host_key(instance.id).public:
-                await self._take_next_key(guest, rent)
-            said = await guest.prepared()
-            if said.startswith("failed"):
-                await self._let_go(rent, f"its first boot {said}")
-                return None
-            if said != "ok":
-                return await self._not_yet(rent, "its first boot goes on")
-            if data["host_key"] == self._maker.host_key(instance.id).public:
-                key = await guest.next_host_key()
-                await self._database.write(partial(rented.renewed, instance_id=instance.id, next_key=key))
-                await guest.use_host_key()
-                await self._database.write(partial(rented.renewed, instance_id=instance.id, host_key=key))
-            hello = await guest.greet()
-            await guest.visit()
-        except HostKeyChanged:
-            return await self._not_yet(rent, "another machine, or a renewed sshd, answers at its address: nothing was sent")
-        except Unreachable as error:
-            return await self._not_yet(rent, f"waiting for its first log in: {error.message}")
-        for attempt_id in await self._database.write(rented.ready, instance.id, facts_of(hello)):
+            facts = await self._meeting.meet(rent)
+        except FirstBootFailed as error:
+            await self._let_go(rent, str(error))
+            return None
+        except NotYet as error:
+            return await self._not_yet(rent, str(error))
+        for attempt_id in await self._database.write(rented.ready, rent.instance.id, facts):
             self._wake(Key("attempt", attempt_id))
         self._changed(rent)
         return None
-
-    async def _take_next_key(self, guest: Any, rent: Rent) -> None:
-        """An engine died while the key was renewed: whichever of the two the machine shows is the right one."""
-        try:
-            await guest.prepared()
-        except HostKeyChanged:
-            shown = rent.instance.data["next_key"]
-            await self._database.write(partial(rented.renewed, instance_id=rent.instance.id, host_key=shown))
 
     async def _not_yet(self, rent: Rent, what: str) -> Next:
         if rent.instance.message != what:
@@ -293,7 +270,7 @@ class InstanceReconciler:
         times.deletes += 1
         times.deleted = asyncio.get_running_loop().time()
         try:
-            if await self._vendors.call(cloud.terminate, rent.rented.vendor):
+            if await self._vendors.call(cloud.mark, cloud.terminate, rent.rented.vendor):
                 await self._database.write(rented.told, rent.instance.id)
         except Busy as error:
             await self._database.write(rented.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
@@ -315,7 +292,7 @@ class InstanceReconciler:
         """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
         for row in rent.things:
             if row.thing:
-                await self._vendors.call(cloud.detach, rented.thing_of(row))
+                await self._vendors.call(cloud.mark, cloud.detach, rented.thing_of(row))
                 await self._database.write(rented.detached, row.account, row.kind, row.identity)
 
     # --- between --------------------------------------------------------------------------------------------------------
@@ -364,11 +341,6 @@ class _Times:
 
 def words(error: BackendError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
-
-
-def facts_of(hello: Hello) -> dict[str, Any]:
-    """What a job needs to know of a rented machine: all of it is one block."""
-    return {"docker": bool(hello.docker_socket), "blocks": 1, "notes": list(hello.facts.notes)}
 
 
 def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:

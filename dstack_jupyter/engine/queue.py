@@ -2,14 +2,21 @@
 
 Level-triggered: a key says where to look, never what happened, so wakes may be lost, doubled or merged without harm. Idle
 means no task and no timer but the guards: the engine sleeps.
+
+Each kind of key has slots of its own, so a thousand new fleets keep no machine waiting that is to go; and a handler that waits
+for somebody outside lends its slot meanwhile (``aside``), so a vendor that does not answer keeps nobody waiting but itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 log = logging.getLogger(__name__)
@@ -39,6 +46,8 @@ class Next:
 
 @dataclass(slots=True)
 class _Entry:
+    waiting: bool = False
+    """For a slot: it will look at everything that happens until then."""
     running: bool = False
     again: bool = False
     failures: int = 0
@@ -51,12 +60,52 @@ class _Entry:
 Handler = Callable[[Key], Awaitable[Next]]
 
 
+@dataclass(slots=True)
+class _Lane:
+    """The keys of one kind. ``free`` is below zero while more have come back from outside than there are slots."""
+
+    free: int
+    waiting: deque[Key] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What a running handler holds."""
+
+    give: Callable[[], None]
+    take: Callable[[], None]
+    held: bool = True
+
+
+_slot: ContextVar[_Slot | None] = ContextVar("slot", default=None)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """For what a handler awaits of somebody outside, who may never answer: its slot is another's meanwhile.
+
+    It goes on at once when it comes back; nobody new begins until the slots suffice again. Nothing happens outside of a handler,
+    and in one that has lent its slot already.
+    """
+    slot = _slot.get()
+    if slot is None or not slot.held:
+        yield
+        return
+    slot.held = False
+    slot.give()
+    try:
+        yield
+    finally:
+        slot.take()
+        slot.held = True
+
+
 class WorkQueue:
-    """Use it from the engine's loop only. ``parallel`` handlers run at once; ``failed`` hears of every exception."""
+    """Use it from the engine's loop only. ``parallel`` handlers of a kind run at once; ``failed`` hears of every exception."""
 
     def __init__(self, handler: Handler, *, parallel: int = 32, failed: Callable[[Key, Exception], None] | None = None) -> None:
         self._handler = handler
-        self._slots = asyncio.Semaphore(parallel)
+        self._lanes = defaultdict[str, _Lane](lambda: _Lane(parallel))
         self._failed = failed
         self._entries: dict[Key, _Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,6 +116,8 @@ class WorkQueue:
         if self._closed:
             return
         entry = self._entries.setdefault(key, _Entry())
+        if entry.waiting:
+            return
         if entry.running:
             entry.again = True
             return
@@ -85,6 +136,7 @@ class WorkQueue:
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
+        entry.waiting = False  # its place in the lane is passed over
         if not entry.running:
             del self._entries[key]
 
@@ -106,16 +158,38 @@ class WorkQueue:
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
-        entry.running = True
-        entry.again = False
-        task = asyncio.get_running_loop().create_task(self._run(key, entry), name=f"reconcile {key.kind} {key.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        entry.waiting = True
+        lane = self._lanes[key.kind]
+        lane.waiting.append(key)
+        self._serve(lane)
 
-    async def _run(self, key: Key, entry: _Entry) -> None:
+    def _serve(self, lane: _Lane) -> None:
+        """Begin with those that wait, as far as there are slots."""
+        while lane.free > 0 and lane.waiting and not self._closed:
+            key = lane.waiting.popleft()
+            entry = self._entries.get(key)
+            if entry is None or not entry.waiting:
+                continue  # it was dropped
+            entry.waiting, entry.running, entry.again = False, True, False
+            lane.free -= 1
+            # In a context of its own: whoever woke it, or made room for it, may act for something else.
+            work = self._run(key, entry, lane)
+            task = asyncio.get_running_loop().create_task(work, name=f"reconcile {key.kind} {key.id}", context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _give(self, lane: _Lane) -> None:
+        lane.free += 1
+        self._serve(lane)
+
+    def _take(self, lane: _Lane) -> None:
+        lane.free -= 1
+
+    async def _run(self, key: Key, entry: _Entry, lane: _Lane) -> None:
+        slot = _Slot(partial(self._give, lane), partial(self._take, lane))
+        _slot.set(slot)
         try:
-            async with self._slots:
-                found = await self._handler(key)
+            found = await self._handler(key)
             entry.failures = 0
         except Exception as error:
             # One resource's fault never stops the others (F28, F29): it is aged, retried, and shown by `failed`.
@@ -127,7 +201,8 @@ class WorkQueue:
             # A wake may well mean that the cause is gone: it is heard after a second.
             found = Next(rest=min(delay, 1.0), guard=delay)
         finally:
-            entry.running = False
+            entry.running = slot.held = False
+            self._give(lane)
         if self._closed:
             return
         entry.not_before = asyncio.get_running_loop().time() + found.rest

@@ -111,8 +111,8 @@ class Sweeps:
         Raises BackendError if any list failed: then nothing is known, and nothing was changed.
         """
         cloud = await self._cloud(account)
-        listed = await self._vendors.call(cloud.list_all, self._installation)
-        there = await self._vendors.call(cloud.list_attached, self._installation)
+        listed = await self._vendors.call(cloud.mark, cloud.list_all, self._installation)
+        there = await self._vendors.call(cloud.mark, cloud.list_attached, self._installation)
         known = await self._database.read(accounts.known, account, [each.identity for each in listed], there)
         gate = steps.gate(cloud.traits)
         machines = steps.machines(listed, known.owners, known.first_seen(), known.now, gate)
@@ -156,14 +156,14 @@ class Sweeps:
         """Ask the vendor once. Raises BackendError."""
         machine = stray.machine
         log.warning("%s %s is ended: %s", look.account.backend, machine.identity, why)
-        if await self._vendors.call(look.cloud.terminate, machine.data):
+        if await self._vendors.call(look.cloud.mark, look.cloud.terminate, machine.data):
             where = ("instance", stray.key, machine.identity)
             await self._database.write(accounts.told, look.account, *where, actor, why)
             self._bus.publish_events()
 
     async def detach(self, look: Look, thing: Thing, actor: str) -> None:
         """Take away a thing that nobody needs. Raises BackendError."""
-        await self._vendors.call(look.cloud.detach, thing)
+        await self._vendors.call(look.cloud.mark, look.cloud.detach, thing)
         where = (thing.kind, steps.key_of(thing.id), thing.identity)
         await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")
         self._bus.publish_events()
@@ -171,7 +171,7 @@ class Sweeps:
     async def _detach(self, look: Look, row: steps.Row, thing: Thing | None) -> None:
         try:
             if thing is not None and row.ours:
-                await self._vendors.call(look.cloud.detach, thing)
+                await self._vendors.call(look.cloud.mark, look.cloud.detach, thing)
         except BackendError as error:
             log.info("%s %s: %s", row.kind, row.identity, error.message)
             return

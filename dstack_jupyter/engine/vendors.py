@@ -1,6 +1,7 @@
-"""The calls to vendors, for the engine's loop: in a bounded pool, and one list for all who look at the same account.
+"""The calls to vendors, for the engine's loop: in a bounded pool for each account, and one list for all who look at it.
 
-Vendor code blocks (D5). A call that does not come back keeps one thread, not the engine.
+Vendor code blocks (D5). A call that does not come back keeps one thread of its account's, and no slot of the work queue: a vendor
+that does not answer holds up nothing but itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any, TypeVar
 from ..backends import registry
 from ..backends.base import Cloud, Clouds, Instance
 from ..models.errors import BackendNotAvailable
+from .queue import aside
 
 Result = TypeVar("Result")
 
 THREADS = 32
+"""Calls of one account that are on their way at once."""
 MANY = 4
 """Looks at machines of one account within ``AGE`` from which on one list serves them all."""
 AGE = 2.0
@@ -44,7 +47,7 @@ class Vendors:
 
     def __init__(self, installation: str) -> None:
         self._installation = installation
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
+        self._threads: dict[str, ThreadPoolExecutor] = {}
         self._accounts: dict[str, _Watched] = {}
 
     def cloud(self, backend: str, project: str) -> Cloud:
@@ -54,9 +57,13 @@ class Vendors:
             raise BackendNotAvailable(f"{backend} rents no machines")
         return found.cloud(project)
 
-    async def call(self, function: Callable[..., Result], *args: object) -> Result:
-        """A vendor's call in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+    async def call(self, account: str, function: Callable[..., Result], *args: object) -> Result:
+        """A vendor's call in the pool of its account (``Cloud.mark``)."""
+        threads = self._threads.get(account)
+        if threads is None:
+            threads = self._threads[account] = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
+        with aside():
+            return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
 
     async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
         """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.
@@ -77,19 +84,20 @@ class Vendors:
 
     async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
         if len(account.asked) < MANY:
-            return await self.call(cloud.get, data)
+            return await self.call(cloud.mark, cloud.get, data)
         if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
             if account.listing is None:
                 account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
-            await asyncio.shield(account.listing)
+            with aside():
+                await asyncio.shield(account.listing)
         same = [each for each in account.found.get(identity, []) if each.data == data]
         # One that is not in the list may be younger than it, or there under other data: asked for itself.
-        return same[0] if same else await self.call(cloud.get, data)
+        return same[0] if same else await self.call(cloud.mark, cloud.get, data)
 
     async def _list(self, cloud: Cloud, account: _Watched, began: float) -> None:
         try:
             found: dict[str, list[Instance]] = {}
-            for each in await self.call(cloud.list_all, self._installation):
+            for each in await self.call(cloud.mark, cloud.list_all, self._installation):
                 found.setdefault(each.identity, []).append(each)
             known, account.found, account.began = account.found, found, began
             for identity in known.keys() & account.told.keys():
@@ -99,4 +107,5 @@ class Vendors:
             account.listing = None
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
-from dstack_jupyter.engine.queue import Key, Next, WorkQueue
+from dstack_jupyter.engine.queue import Key, Next, WorkQueue, aside
 
 
 async def until(*events: asyncio.Event) -> None:
@@ -113,3 +114,122 @@ async def test_idle_means_no_timer_and_no_memory_of_the_key() -> None:
     await asyncio.sleep(0)
     assert queue._entries == {}
     await queue.close()
+
+
+async def test_each_kind_has_slots_of_its_own() -> None:
+    gate, other = asyncio.Event(), asyncio.Event()
+
+    async def handler(key: Key) -> Next:
+        if key.kind == "fleet":
+            await gate.wait()
+        else:
+            other.set()
+        return Next()
+
+    queue = WorkQueue(handler, parallel=1)
+    queue.add(Key("fleet", "1"))
+    queue.add(Key("fleet", "2"))
+    queue.add(Key("instance", "1"))
+    await until(other)
+    gate.set()
+    await queue.close()
+
+
+async def test_a_handler_that_waits_for_somebody_outside_lends_its_slot_and_goes_on_at_once_when_it_is_back() -> None:
+    gate, second, back = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    order: list[str] = []
+
+    async def handler(key: Key) -> Next:
+        if key.id == "1":
+            with aside(), aside():  # within itself it lends nothing more
+                await gate.wait()
+            order.append("1")
+            back.set()
+        elif key.id == "2":
+            second.set()
+            await back.wait()
+            order.append("2")
+        else:
+            order.append(key.id)
+        return Next()
+
+    queue = WorkQueue(handler, parallel=1)
+    for id in ("1", "2", "3"):
+        queue.add(Key("instance", id))
+    await until(second)
+    assert order == [], "the third has no slot: only one was lent"
+    gate.set()
+    await until(back)
+    while len(order) < 3:
+        await asyncio.sleep(0)
+    assert order == ["1", "2", "3"]
+    await queue.close()
+
+
+async def test_outside_of_a_handler_there_is_no_slot_to_lend() -> None:
+    with aside():
+        pass
+
+
+async def test_wakes_while_it_waits_for_a_slot_are_one_look() -> None:
+    gate, looks = asyncio.Event(), list[str]()
+
+    async def handler(key: Key) -> Next:
+        looks.append(key.id)
+        await gate.wait()
+        return Next()
+
+    queue = WorkQueue(handler, parallel=1)
+    queue.add(Key("attempt", "1"))
+    for _ in range(5):
+        queue.add(Key("attempt", "2"))
+        await asyncio.sleep(0)
+    gate.set()
+    while queue._entries:
+        await asyncio.sleep(0)
+    assert looks == ["1", "2"]
+    await queue.close()
+
+
+async def test_what_is_dropped_while_it_waits_for_a_slot_is_not_handled_until_it_is_added_again() -> None:
+    gate, looks = asyncio.Event(), list[str]()
+
+    async def handler(key: Key) -> Next:
+        looks.append(key.id)
+        await gate.wait()
+        return Next()
+
+    queue = WorkQueue(handler, parallel=1)
+    for id in ("1", "2", "3"):
+        queue.add(Key("attempt", id))
+    queue.drop(Key("attempt", "2"))
+    queue.drop(Key("attempt", "3"))
+    queue.add(Key("attempt", "3"))
+    gate.set()
+    while queue._entries:
+        await asyncio.sleep(0)
+    assert looks == ["1", "3"]
+    await queue.close()
+
+
+async def test_a_handler_inherits_nothing_from_who_woke_it() -> None:
+    """What a reconciler acts for (`store.fence.acting`) would else be taken for what the woken one acts for."""
+    said: ContextVar[str] = ContextVar("said", default="nothing")
+    heard: list[str] = []
+    done = asyncio.Event()
+
+    async def handler(key: Key) -> Next:
+        heard.append(said.get())
+        said.set(key.id)
+        if key.id == "1":
+            queue.add(Key("attempt", "2"))
+        else:
+            done.set()
+        return Next()
+
+    queue = WorkQueue(handler)
+    said.set("the test")
+    queue.add(Key("attempt", "1"))
+    await until(done)
+    await queue.close()
+    assert heard == ["nothing", "nothing"]

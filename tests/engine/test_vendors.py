@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from dstack_jupyter.backends.base import Instance
 from dstack_jupyter.engine import vendors as module
+from dstack_jupyter.engine.queue import Key, Next, WorkQueue
 from dstack_jupyter.engine.vendors import Vendors
 
 
@@ -74,3 +77,40 @@ async def test_a_machine_that_a_list_lacks_is_news_until_it_was_looked_at(vendor
     account.machines[3] = Instance("m3", {"n": 3}, "stopped")
     await look(vendors, account, 0, told)
     assert told == [3], "nobody looks at it any more"
+
+
+class Silent(Account):
+    """A vendor that does not answer until the gate opens."""
+
+    mark = "silent"
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.gate = threading.Event()
+
+    def create(self, identity: str) -> None:
+        self.gate.wait(60)
+
+
+async def test_a_vendor_that_does_not_answer_holds_up_nobody_but_itself(vendors: Vendors) -> None:
+    """Neither with its threads, however many calls it has, nor with the slots of the work queue."""
+    silent, other, ended = Silent(), Account(1), asyncio.Event()
+
+    async def handler(key: Key) -> Next:
+        if key.id == "other":
+            assert await vendors.call(other.mark, other.get, {"n": 0}) is not None
+            ended.set()
+        else:
+            await vendors.call(silent.mark, silent.create, key.id)
+        return Next()
+
+    queue = WorkQueue(handler, parallel=2)
+    try:
+        for number in range(2 * module.THREADS):
+            queue.add(Key("instance", f"silent {number}"))
+        queue.add(Key("instance", "other"))
+        async with asyncio.timeout(10):
+            await ended.wait()
+    finally:
+        silent.gate.set()
+        await queue.close()
