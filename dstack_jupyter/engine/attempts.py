@@ -76,8 +76,10 @@ class AttemptReconciler:
             return await self._finish(key, attempt, instance)
         report = JobReport(started=False)
         if instance is not None and is_rented(instance) and instance.state in INSTANCE_ENDING:
-            # Its end was decided while we had it: it is gone, or about to be, and the job with it.
-            report = JobReport(started=True, lost=f"the machine was lost: {instance.message}", interrupted=True)
+            # Its end was decided while we had it: it is gone, or about to be, and the job with it. Nobody knows how much more its
+            # log had: a gap without a length (R13).
+            lost = f"the machine was lost: {instance.message}; its log was read up to byte {attempt.log_offset}"
+            report = JobReport(started=True, lost=lost, interrupted=True)
         elif instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
             report = await self._machine(instance).look(key.id, attempt.log_offset, READ)
         desired, because = Desired(run.desired), None

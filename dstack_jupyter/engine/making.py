@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import Any
 
 from sqlalchemy import Row
@@ -13,6 +14,9 @@ from .keys import KeyPair, Keys
 
 AFTER_ITS_TIME = 3600
 """Seconds beyond ``max_duration`` after which a machine ends itself whatever runs: starting and a job's last words take time."""
+
+REMEMBERED = 1024
+"""Host keys that are not derived anew: a machine's is needed at each look until it is met."""
 
 
 def guard_times(configuration: dict[str, Any]) -> dict[str, int]:
@@ -32,10 +36,11 @@ class Maker:
     def __init__(self, keys: Keys, installation: str) -> None:
         self._keys = keys
         self._installation = installation
+        self._derived = lru_cache(REMEMBERED)(partial(keys.of_run, use="host key"))
 
     def host_key(self, instance_id: str) -> KeyPair:
         """The key that a machine shows at its first contact: derived, so it is known before there is a machine (D6)."""
-        return self._keys.of_run(instance_id, "host key")
+        return self._derived(instance_id)
 
     def order(self, instance: Row[Any], *, first: bool = False) -> Order:
         """Without the things that it needs: those are told by the vendor, of this order."""

@@ -90,6 +90,7 @@ class RentedJudge:
         self._claim(not counted, "a machine is counted that never was")
         self._stops()
         self._things()
+        self._truncated()
 
     def _stops(self) -> None:
         """A stop that was answered wins: what was asked for before it is gone soon after, and nothing was asked for later."""
@@ -102,6 +103,12 @@ class RentedJudge:
             if vm.identity in asked and vm.gone is not None:
                 late = max(asked[vm.identity], self._world.faults.over)
                 self._claim(vm.gone <= late + WITHIN, "ten minutes after its stop a run still costs")
+
+    def _truncated(self) -> None:
+        """A log whose rest went with its machine says where it ends (R13)."""
+        for row in self._store.rows("SELECT log_offset, message FROM attempts"):
+            said = not row["message"].startswith("the machine was lost") or f"up to byte {row['log_offset']}" in row["message"]
+            self._claim(said, "a log whose rest was lost does not say where it ends")
 
     def _things(self) -> None:
         told = self._world.late_things & {row["identity"] for row in self._store.rows("SELECT identity FROM strays")}
