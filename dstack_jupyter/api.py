@@ -46,6 +46,7 @@ __all__ = [
     "events",
     "find_offers",
     "fleets",
+    "forget_machine",
     "logs",
     "machines",
     "offers",
@@ -225,6 +226,14 @@ def clean(account: AccountView, made: Sequence[MadeView]) -> list[EndedView]:
 
     things = [ThingRef(kind=each.kind, thing=each.thing) for each in made]
     return connect().clean(CleanupRequest(account=account.mark, things=things))
+
+
+def forget_machine(name: str) -> EndedView:
+    """Count a machine as ended although no vendor says so: its account cannot be asked any more. It may go on to cost money.
+
+    ``name`` is its name at the vendor. Raises NotFound; Conflict where the vendor can be asked.
+    """
+    return connect().forget_machine(name)
 
 
 def _session() -> str:

@@ -9,7 +9,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..models.cleanup_view import AccountView, CleanupRequest, EndedView
+from ..models.cleanup_view import AccountView, CleanupRequest, EndedView, ForgetRequest
 from ..models.errors import EngineUnavailable, LostLease
 from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.home import Home
@@ -128,6 +128,10 @@ class Client:
     def clean(self, wanted: CleanupRequest) -> list[EndedView]:
         """End what nobody needs. Asked twice it is ended once. Raises NotFound, BackendError."""
         return [EndedView(**view) for view in self.call("POST", "/cleanup", wanted)]
+
+    def forget_machine(self, name: str) -> EndedView:
+        """End the row of a machine whose account cannot be asked any more. Raises NotFound, Conflict where it can."""
+        return EndedView(**self.call("POST", "/cleanup/forget", ForgetRequest(name=name)))
 
     def machines(self, project: str = "main", all: bool = False) -> list[InstanceView]:
         """Rented machines, oldest first; with ``all`` those that ended in the last day too."""

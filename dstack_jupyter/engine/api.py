@@ -10,7 +10,7 @@ from typing import Any
 
 from tornado import web
 
-from ..models.cleanup_view import CleanupRequest
+from ..models.cleanup_view import CleanupRequest, ForgetRequest
 from ..models.endpoint import API_ROOT
 from ..models.errors import ConfigurationError
 from ..models.fleets_view import FleetRequest
@@ -86,6 +86,12 @@ class CleanupHandler(Handler):
     async def post(self) -> None:
         service = await self.context.service()
         self.answer(await service.cleanup.end(self.body(CleanupRequest), user=self.user))
+
+
+class ForgetHandler(Handler):
+    async def post(self) -> None:
+        service = await self.context.service()
+        self.answer(await service.cleanup.forget(self.body(ForgetRequest).name, user=self.user))
 
 
 class MachinesHandler(Handler):
@@ -212,6 +218,7 @@ ROUTES: tuple[tuple[str, type[Handler]], ...] = (
     (f"/fleets/{REF}", FleetHandler),
     (f"/fleets/{REF}/hosts/{REF}/trust", TrustHandler),
     ("/cleanup", CleanupHandler),
+    ("/cleanup/forget", ForgetHandler),
     ("/machines", MachinesHandler),
     ("/runs/plan", PlanHandler),
     ("/runs", RunsHandler),

@@ -6,13 +6,16 @@ Each answer is a look of its own at the vendors. A machine that a run or fleet h
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
 from ..backends.base import Instance, Thing
 from ..models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, Standing
-from ..models.errors import BackendError, NotFound
+from ..models.errors import BackendError, BackendUnreachable, Conflict, NotFound, RateLimited
+from .bus import Bus
+from .queue import Key
 from .steps import sweep as steps
 from .store import accounts, rented
 from .store.database import Database
@@ -26,9 +29,11 @@ WHY = {
 
 
 class Cleanup:
-    def __init__(self, database: Database, sweeps: Sweeps) -> None:
+    def __init__(self, database: Database, sweeps: Sweeps, bus: Bus, wake: Callable[[Key], None]) -> None:
         self._database = database
         self._sweeps = sweeps
+        self._bus = bus
+        self._wake = wake
 
     async def accounts(self) -> list[AccountView]:
         """Each account with what stands in it, the vendors asked now."""
@@ -85,6 +90,42 @@ class Cleanup:
                 except BackendError as error:
                     answer.message = error.message
         return ended
+
+    async def forget(self, name: str, *, user: str) -> EndedView:
+        """End the row of a machine by its user's word alone, where its account cannot be asked any more (R3).
+
+        Should the account be there again one day, its sweep finds the machine and ends it.
+
+        Raises NotFound; Conflict where the vendor can be asked, or may be soon.
+        """
+        account, row = await self._living(name)
+        try:
+            await self._sweeps.look(account)
+        except (BackendUnreachable, RateLimited) as error:
+            raise Conflict(f"{name} is not forgotten: {error.message}", hint="that may pass; then the vendor ends it") from None
+        except BackendError as error:
+            why = error.message
+        else:
+            raise Conflict(f"{name} is not forgotten: its vendor answers", hint="`%dstack stop` ends the run that has it")
+        rent = await self._database.write(rented.forget, row.id, user, why)
+        for fleet_id in {rent.instance.fleet_id, rent.asked_by} - {None}:
+            self._wake(Key("fleet", fleet_id))
+        if rent.held_by is not None:
+            self._wake(Key("attempt", rent.held_by))
+        self._bus.publish_events()
+        self._bus.publish_all()
+        return EndedView(kind="instance", thing=row.id, name=name, done=True, message="forgotten")
+
+    async def _living(self, name: str) -> tuple[Row[Any], Row[Any]]:
+        """(the account of a machine that has not ended, its row as ``accounts.Known`` has it). Raises NotFound."""
+        for account in await self._database.read(accounts.every):
+            known = await self._database.read(accounts.known, account, [], [])
+            for row in known.living:
+                if row.identity == name and row.account in ("", account.mark):
+                    return account, row
+        raise NotFound(
+            f"no machine of this installation that has not ended is named {name!r}", hint="`%dstack cleanup` lists them"
+        )
 
     async def _detach(self, look: Look, thing: Thing, user: str) -> tuple[bool, str]:
         """Take a thing away. What its row says is mended first: whoever needs it next makes it anew."""

@@ -198,7 +198,7 @@ class Engine:
                 owner,
                 self._applied,
             ),
-            cleanup=Cleanup(self._database, sweeps),
+            cleanup=Cleanup(self._database, sweeps, self._bus, wake),
             vault=self._vault,
         )
 

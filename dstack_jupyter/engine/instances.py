@@ -59,7 +59,7 @@ ACCOUNT = (BadCredentials, PermissionMissing, NoBalance, BackendNotAvailable)
 """What stands in the way of every create of an account, not only of this offer."""
 ANOTHER_KEY = (
     "it was made with another key, and the account of the present one has no such machine: put the key of its account back "
-    "into config.yml, or end it in the vendor's console"
+    "into config.yml, or end it in the vendor's console and say so: `%dstack cleanup --forget NAME`"
 )
 ROUNDS = 12
 """Steps in a row before others have their turn."""
@@ -88,6 +88,9 @@ class InstanceReconciler:
         try:
             cloud = self._vendors.cloud(rent.instance.backend, rent.instance.project)
             if rent.rented.account not in ("", cloud.mark):
+                if rent.instance.state == InstanceState.TERMINATED:
+                    self._times.pop(key.id, None)
+                    return Next()
                 if not await self._is_there(cloud, rent):
                     return Next(guard=LOOK)
                 rent = await self._database.read(rented.load, key.id)
@@ -212,8 +215,6 @@ class InstanceReconciler:
         """Whether a machine that was made with another key is in the account of the present one: what is not there may be in the
         other, so its absence says nothing (R12)."""
         instance, row = rent.instance, rent.rented
-        if instance.state == InstanceState.TERMINATED:
-            return False
         if row.vendor is not None:
             told = await self._vendors.call(cloud.mark, cloud.get, row.vendor)
             found = [told] if told is not None else []
@@ -314,6 +315,10 @@ class InstanceReconciler:
         """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
+        if rent.instance.state == InstanceState.TERMINATED and isinstance(error, ACCOUNT):
+            # What stands beside it is the sweeps' business, as soon as the account can be asked again.
+            self._times.pop(key.id, None)
+            return Next()
         times.troubles += 1
         await self._database.write(rented.say, key.id, words(error))
         self._bus.publish_all()

@@ -27,6 +27,8 @@ HEAD = ("account", "what", "name", "is", "price", "used by", "why")
 
 def cleanup(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     """Exit code 1 if an account could not be asked, or if something was to be ended and stands."""
+    if args.forget:
+        return _forget(args.forget, face, ask=not args.yes)
     found = api.cleanup()
     if not args.delete:
         return _result(found)
@@ -47,6 +49,16 @@ def cleanup(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         stands += _end(account, made, face)
     left = _wait(chosen, face)
     return _result(left, failed=stands > 0)
+
+
+def _forget(name: str, face: Face, *, ask: bool) -> Result:
+    face.say(f"{ansi.strip(name)}: nobody will look for this machine any more, and if it is there it goes on to cost money.")
+    face.say("End it in the vendor's console first.")
+    if ask and not face.ask("Forget it?"):
+        raise ConfirmationNeeded("nothing was forgotten", hint="`%dstack cleanup` lists what there is")
+    api.forget_machine(name)
+    face.say("forgotten")
+    return _result(api.cleanup())
 
 
 def _end(account: AccountView, made: list[MadeView], face: Face) -> int:
@@ -100,6 +112,8 @@ def _result(found: list[AccountView], *, failed: bool = False) -> Result:
             hint = f" → {account.hint}" if account.hint else ""
             lines.append(f"  cannot be asked: {account.problem}{hint}")
             rows.append((place, "", "", "cannot be asked", "", "", f"{account.problem}{hint}"))
+            if any(each.kind == "instance" and each.state for each in account.made):
+                lines.append("  if this account is gone for good: end its machines there, then `%dstack cleanup --forget NAME`")
         for each in account.made:
             cost = price(each.price) if each.kind == "instance" else ""
             by = f", for {each.user}" if each.user else ""

@@ -209,6 +209,9 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 def _cleanup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="end what nobody needs; never what a run or fleet has")
+    parser.add_argument(
+        "--forget", metavar="NAME", help="count a machine as ended whose account is gone for good: it may go on to cost money"
+    )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask before anything is ended")
     _output(parser, "the report")
 

@@ -60,6 +60,12 @@ class CleanupRequest(WireModel):
     things: list[ThingRef]
 
 
+class ForgetRequest(WireModel):
+    """A machine whose account cannot be asked any more, by its name at the vendor."""
+
+    name: str
+
+
 class EndedView(WireModel):
     """What came of it. ``done``: the vendor accepted; for a machine it takes a while until it is gone."""
 

@@ -26,6 +26,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/backends", ("GET",), "dstack_jupyter:backends"),
     ("/events", ("GET",), "dstack_jupyter:events"),
     ("/cleanup", ("GET", "POST"), "dstack_jupyter:cleanup"),
+    ("/cleanup/forget", ("POST",), "dstack_jupyter:cleanup"),
     ("/fleets", ("GET", "POST"), "dstack_jupyter:fleets"),
     ("/fleets/plan", ("POST",), "dstack_jupyter:fleets"),
     (f"/fleets/{REF}", ("GET", "DELETE"), "dstack_jupyter:fleets"),

@@ -41,7 +41,7 @@ class Past:
         return Sweeps(self.database, Bus(), vendors or self.vendors, INSTALLATION, self.woken.append)
 
     def cleanup(self) -> Cleanup:
-        return Cleanup(self.database, self.sweeps())
+        return Cleanup(self.database, self.sweeps(), Bus(), self.woken.append)
 
     @property
     def mark(self) -> str:

@@ -11,10 +11,11 @@ import sys
 import pytest
 
 from dstack_jupyter.client import connect
-from dstack_jupyter.engine.store.schema import attached
+from dstack_jupyter.engine.queue import Key
+from dstack_jupyter.engine.store.schema import attached, instances
 from dstack_jupyter.engine.store.schema_accounts import strays
 from dstack_jupyter.models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, ThingRef
-from dstack_jupyter.models.errors import NotFound
+from dstack_jupyter.models.errors import Conflict, NotFound
 from dstack_jupyter.models.home import Home
 from tests.clouds.accounts import Make, Past, hour_ago
 from tests.clouds.fixtures import INSTALLATION
@@ -140,6 +141,43 @@ async def test_an_end_that_the_vendor_refuses_is_told_and_the_rest_goes_on(past:
 async def test_an_account_that_was_never_used_is_not_touched(past: Past) -> None:
     with pytest.raises(NotFound):
         await past.cleanup().end(CleanupRequest(account="elsewhere", things=[]), user="ada")
+
+
+async def test_a_machine_whose_account_is_gone_for_good_is_forgotten_by_its_name(past: Past) -> None:
+    """Its row ends by a user's word; were the account there again, the sweep would find the machine and end it (R3)."""
+    machine = past.machine(1)
+    await past.row(1, "terminating", machine)
+    with pytest.raises(Conflict, match="its vendor answers"):
+        await past.cleanup().forget(machine.identity, user="ada")
+    tokens = dict(past.site.face.tokens)
+    past.site.face.tokens.clear()
+    with pytest.raises(NotFound, match="named 'dj-other'"):
+        await past.cleanup().forget("dj-other", user="ada")
+    answer = await past.cleanup().forget(machine.identity, user="ada")
+    assert (answer.name, answer.done) == (machine.identity, True)
+    (row,) = await past.rows(instances)
+    assert (row.state, row.message.partition(",")[0]) == ("terminated", "forgotten by ada")
+    assert ("ada", machine.identity, "forgotten") in await past.deeds()
+    assert Key("fleet", row.fleet_id) in past.woken, "its run ends"
+    assert [each.name for each in (await look(past)).made if each.kind == "instance"] == []
+    with pytest.raises(NotFound):
+        await past.cleanup().forget(machine.identity, user="ada")
+    past.site.face.tokens.update(tokens)
+    await past.sweep()
+    await past.later()
+    await past.sweep()
+    assert past.names() == []
+
+
+async def test_nothing_is_forgotten_for_a_network_that_is_away(past: Past) -> None:
+    machine = past.machine(1)
+    await past.row(1, "terminating", machine)
+    past.site.server.close()
+    past.site.account.rest.close()
+    with pytest.raises(Conflict, match="is not reached"):
+        await past.cleanup().forget(machine.identity, user="ada")
+    (row,) = await past.rows(instances)
+    assert row.state == "terminating"
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -190,11 +190,13 @@ class Host:
                 loop.call_soon(changed)
 
     def launch(self, spec: JobSpec) -> None:
-        """The job's folder is there from now on, and its supervisor soon."""
+        """The job's folder is there from now on, and its supervisor soon: unless the host goes down before, which a second launch
+        makes good. Of two supervisors the second one ends at once.
+        """
         self.launches.append(spec.attempt_id)
-        if spec.attempt_id in self.jobs:
+        job = self.jobs.setdefault(spec.attempt_id, Job(self, spec))
+        if job.began is not None or job.over:
             return
-        job = self.jobs[spec.attempt_id] = Job(self, spec)
         boot = self.boot
         self.time.at(self.time.now + self.begin_delay, lambda: job.begin() if self.boot == boot else None)
         self.time.at(self.time.now + self.begin_delay, lambda: self.tell(spec.attempt_id))

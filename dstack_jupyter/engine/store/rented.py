@@ -209,6 +209,25 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
         )
 
 
+def forget(connection: Connection, instance_id: str, user: str, why: str) -> Rent:
+    """Its end by a user's word: nobody can ask for it any more, and ``why``. Returns it as it stood."""
+    rent = load(connection, instance_id)
+    if rent.instance.state != InstanceState.TERMINATED:
+        gone(connection, instance_id, f"forgotten by {user}, whether or not it goes on to cost money: {why}")
+        events.record(
+            connection,
+            actor=user,
+            project=rent.instance.project,
+            kind="instance",
+            resource_id=instance_id,
+            run_id="",
+            name=rent.instance.identity,
+            action="forgotten",
+            message=why,
+        )
+    return rent
+
+
 def say(connection: Connection, instance_id: str, message: str) -> None:
     """What it does or lacks at the moment, for people."""
     living = (instances.c.id == instance_id) & (instances.c.state != InstanceState.TERMINATED)
