@@ -221,3 +221,7 @@ def test_the_command_from_a_shell(make_site: Make, home: Home, monkeypatch: pyte
     assert account["made"] == []
     assert [machine.name for machine in site.cloud.machines.values()] == ["web-1"]
     assert "nothing of ours" in shell("cleanup").stdout
+    refused = shell("cleanup", "--forget", name)
+    assert refused.returncode == 1 and "End it in the vendor's console first." in refused.stderr
+    refused = shell("cleanup", "--forget", name, "-y")
+    assert refused.returncode == 1 and f"is named '{name}'" in refused.stderr
