@@ -85,12 +85,14 @@ class InstanceReconciler:
         times = self._times.setdefault(key.id, _Times())
         looked = False
         rent = await self._database.read(rented.load, key.id)
+        if rent.instance.state == InstanceState.TERMINATED and not rent.things:
+            self._times.pop(key.id, None)
+            return Next()
         try:
             cloud = self._vendors.cloud(rent.instance.backend, rent.instance.project)
             if rent.rented.account not in ("", cloud.mark):
                 if rent.instance.state == InstanceState.TERMINATED:
-                    self._times.pop(key.id, None)
-                    return Next()
+                    return Next()  # what stands beside it is the sweeps' business, by whichever key
                 if not await self._is_there(cloud, rent):
                     return Next(guard=LOOK)
                 rent = await self._database.read(rented.load, key.id)
@@ -208,7 +210,7 @@ class InstanceReconciler:
         for each in found[1:]:
             # Before the first one is known: then nobody looks for others any more.
             log.warning("%s: a second machine of this name is ended", rent.instance.identity)
-            await self._vendors.call(cloud.mark, cloud.terminate, each.data)
+            await self._vendors.call(cloud.mark, cloud.terminate, each.data, ends=True)
         await self._note(rent, found)
 
     async def _is_there(self, cloud: Cloud, rent: Rent) -> bool:
@@ -271,7 +273,7 @@ class InstanceReconciler:
         times.deletes += 1
         times.deleted = asyncio.get_running_loop().time()
         try:
-            if await self._vendors.call(cloud.mark, cloud.terminate, rent.rented.vendor):
+            if await self._vendors.call(cloud.mark, cloud.terminate, rent.rented.vendor, ends=True):
                 await self._database.write(rented.told, rent.instance.id)
         except Busy as error:
             await self._database.write(rented.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
@@ -293,7 +295,7 @@ class InstanceReconciler:
         """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
         for row in rent.things:
             if row.thing:
-                await self._vendors.call(cloud.mark, cloud.detach, rented.thing_of(row))
+                await self._vendors.call(cloud.mark, cloud.detach, rented.thing_of(row), ends=True)
                 await self._database.write(rented.detached, row.account, row.kind, row.identity)
 
     # --- between --------------------------------------------------------------------------------------------------------
@@ -315,10 +317,6 @@ class InstanceReconciler:
         """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
-        if rent.instance.state == InstanceState.TERMINATED and isinstance(error, ACCOUNT):
-            # What stands beside it is the sweeps' business, as soon as the account can be asked again.
-            self._times.pop(key.id, None)
-            return Next()
         times.troubles += 1
         await self._database.write(rented.say, key.id, words(error))
         self._bus.publish_all()

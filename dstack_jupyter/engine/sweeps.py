@@ -156,14 +156,14 @@ class Sweeps:
         """Ask the vendor once. Raises BackendError."""
         machine = stray.machine
         log.warning("%s %s is ended: %s", look.account.backend, machine.identity, why)
-        if await self._vendors.call(look.cloud.mark, look.cloud.terminate, machine.data):
+        if await self._vendors.call(look.cloud.mark, look.cloud.terminate, machine.data, ends=True):
             where = ("instance", stray.key, machine.identity)
             await self._database.write(accounts.told, look.account, *where, actor, why)
             self._bus.publish_events()
 
     async def detach(self, look: Look, thing: Thing, actor: str) -> None:
         """Take away a thing that nobody needs. Raises BackendError."""
-        await self._vendors.call(look.cloud.mark, look.cloud.detach, thing)
+        await self._vendors.call(look.cloud.mark, look.cloud.detach, thing, ends=True)
         where = (thing.kind, steps.key_of(thing.id), thing.identity)
         await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")
         self._bus.publish_events()
@@ -171,7 +171,7 @@ class Sweeps:
     async def _detach(self, look: Look, row: steps.Row, thing: Thing | None) -> None:
         try:
             if thing is not None and row.ours:
-                await self._vendors.call(look.cloud.mark, look.cloud.detach, thing)
+                await self._vendors.call(look.cloud.mark, look.cloud.detach, thing, ends=True)
         except BackendError as error:
             log.info("%s %s: %s", row.kind, row.identity, error.message)
             return

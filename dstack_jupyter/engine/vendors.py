@@ -7,6 +7,7 @@ that does not answer holds up nothing but itself.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,12 +43,54 @@ class _Watched:
     """Who looks at a machine, by its identity: called when a list that another's look made has it otherwise."""
 
 
+class _Line:
+    """The threads of an account, and who waits for one: what ends something before all else, since it costs until then."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
+        self._free = THREADS
+        self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    async def call(self, function: Callable[..., Result], *args: object, ends: bool) -> Result:
+        await self._turn(ends)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        finally:
+            self._next()
+
+    async def _turn(self, ends: bool) -> None:
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._waiting, (not ends, self._count, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._next()  # it came together with the end of who waited
+            raise
+
+    def _next(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class Vendors:
     """Use it from the engine's loop. Errors are ``models.errors``."""
 
     def __init__(self, installation: str) -> None:
         self._installation = installation
-        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._lines: dict[str, _Line] = {}
         self._accounts: dict[str, _Watched] = {}
 
     def cloud(self, backend: str, project: str) -> Cloud:
@@ -57,13 +100,13 @@ class Vendors:
             raise BackendNotAvailable(f"{backend} rents no machines")
         return found.cloud(project)
 
-    async def call(self, account: str, function: Callable[..., Result], *args: object) -> Result:
-        """A vendor's call in the pool of its account (``Cloud.mark``)."""
-        threads = self._threads.get(account)
-        if threads is None:
-            threads = self._threads[account] = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
+    async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
+        """A vendor's call in the pool of its account (``Cloud.mark``). ``ends``: it ends something, and goes first."""
+        line = self._lines.get(account)
+        if line is None:
+            line = self._lines[account] = _Line()
         with aside():
-            return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+            return await line.call(function, *args, ends=ends)
 
     async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
         """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.
@@ -107,5 +150,5 @@ class Vendors:
             account.listing = None
 
     def close(self) -> None:
-        for threads in self._threads.values():
-            threads.shutdown(wait=False, cancel_futures=True)
+        for line in self._lines.values():
+            line.close()

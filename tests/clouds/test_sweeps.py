@@ -91,10 +91,10 @@ async def test_what_is_made_while_a_sweep_begins_is_no_stray(past: Past) -> None
     """The cloud is listed first: rows that are read before know nothing of what is made in between."""
 
     class Meanwhile(Vendors):
-        async def call(self, account: str, function: Callable[..., Any], *args: object) -> Any:
+        async def call(self, account: str, function: Callable[..., Any], *args: object, ends: bool = False) -> Any:
             if function.__name__ == "list_all" and not await past.rows(strays):
                 await past.row(1, "provisioning", past.machine(1))
-            return await super().call(account, function, *args)
+            return await super().call(account, function, *args, ends=ends)
 
     vendors = Meanwhile(INSTALLATION)
     await past.sweep(past.sweeps(vendors))

@@ -114,3 +114,27 @@ async def test_a_vendor_that_does_not_answer_holds_up_nobody_but_itself(vendors:
     finally:
         silent.gate.set()
         await queue.close()
+
+
+async def test_what_ends_something_waits_behind_nothing_else(vendors: Vendors) -> None:
+    """A thousand creates at a slow vendor must not keep a machine that is to go: it costs until it does."""
+    mark, order, turns = "slow", list[str](), threading.Semaphore(0)
+
+    def note(what: str) -> None:
+        order.append(what)
+
+    slow = [asyncio.ensure_future(vendors.call(mark, turns.acquire, True, 60)) for _ in range(module.THREADS)]
+    late = [asyncio.ensure_future(vendors.call(mark, note, f"create {number}")) for number in range(3)]
+    await asyncio.sleep(0)
+    late[0].cancel()
+    late.append(asyncio.ensure_future(vendors.call(mark, note, "delete", ends=True)))
+    await asyncio.sleep(0)
+    assert order == []
+    turns.release()  # one thread is free
+    await asyncio.gather(*late, return_exceptions=True)
+    assert order == ["delete", "create 1", "create 2"]
+    turns.release(module.THREADS)
+    await asyncio.gather(*slow)
+    every = [vendors.call(mark, note, "again") for _ in range(2 * module.THREADS)]
+    await asyncio.gather(*every)
+    assert order.count("again") == len(every), "who was cancelled took no turn with it"
