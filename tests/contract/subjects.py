@@ -47,10 +47,11 @@ class Engine:
         self._home, self._module = home, module
         self._process = start_engine(home, module)
 
-    def dies(self) -> None:
-        """SIGKILL, and the next one begins where it was."""
+    def dies(self, meanwhile: Callable[[], None]) -> None:
+        """SIGKILL, and the next one begins where it was, once ``meanwhile`` has returned."""
         self._process.kill()
         self._process.wait(10)
+        meanwhile()
         self._process = start_engine(self._home, self._module)
 
     def end(self) -> None:
@@ -70,8 +71,8 @@ class Subject:
     lacks: dict[str, str] = field(default_factory=dict)
     dies: Callable[[Run], None] = lambda run: None
     """Ends the machine of a run without asking anything on it."""
-    engine_dies: Callable[[], None] = lambda: None
-    """Kills the engine and starts the next one."""
+    engine_dies: Callable[[Callable[[], None]], None] = lambda meanwhile: None
+    """Kills the engine, calls, and starts the next one."""
     processes: Callable[[], str] = processes_here
     """The command lines of everything that runs in this place, asked past the engine."""
 

@@ -125,14 +125,19 @@ def test_followers_come_and_go_and_miss_no_byte(subject: Subject) -> None:
 
 
 def test_a_run_and_who_follows_it_outlive_the_engine(subject: Subject) -> None:
-    run = subject.apply("seq 500; sleep 3; seq 501 1000; exit 9")
+    said, rest = mark(), " of it"  # together they are in no command line before the job is so far
+    run = subject.apply(f"seq 500; sleep 1; seq 501 1000; rest='{rest}'; sh -c \"sleep 2; : {said}$rest\"; seq 1001 1500; exit 9")
+
+    def goes_on_alone() -> None:
+        wait_until(lambda: f"{said}{rest}" in subject.processes(), SECONDS, "the job to write what no engine reads")
+
     log = b""
     for frame in run.stream(timeout=SECONDS):
         if isinstance(frame, LogFrame):
             before, log = log, log + base64.b64decode(frame.data)
             if b"\n500\n" in log and b"\n500\n" not in before:
-                subject.engine_dies()
-    assert log == run.raw() == b"".join(b"%d\n" % number for number in range(1, 1001))
+                subject.engine_dies(goes_on_alone)
+    assert log == run.raw() == b"".join(b"%d\n" % number for number in range(1, 1501))
     assert (run.state, run.exit_code, len(run.view.attempts)) == ("failed", 9, 1)
 
 
