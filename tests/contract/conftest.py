@@ -124,7 +124,8 @@ def _vendor(
 ) -> Iterator[Subject]:
     engine = Engine(home, module)
     client = connect(home, start=False)
-    yield Subject(kind, client, folder, {"backends": [site.name]}, {}, dies, engine.dies, processes)
+    lacks = {"files after the end": "the machine of run '.*' is gone, and its files with it"}
+    yield Subject(kind, client, folder, {"backends": [site.name]}, lacks, dies, engine.dies, processes)
     _end(client)
     wait_until(lambda: not site.account.list_all(home.installation()), 60, "the machines to go")
     engine.end()

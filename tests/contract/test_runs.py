@@ -80,6 +80,12 @@ def test_a_name_is_one_run_at_a_time_and_a_stop_leaves_it_its_last_words(subject
     assert (run.state, run.view.reason) == ("terminated", "stopped_by_user")
     log = run.raw()
     assert (log[:3], log[-4:]) == (b"up\n", b"bye\n")
+    wait_until(lambda: not run.refresh().view.machines, SECONDS, "its machine to go, if it is rented")
+    if "files after the end" in subject.lacks:
+        with pytest.raises(NotFound, match=subject.lacks["files after the end"]):
+            run.pull("out", subject.folder / "late")
+    else:
+        assert len(run.pull("out", subject.folder / "late")) == 2
     again = subject.apply("true", name="one")
     assert again.id != run.id
     subject.ended(again.stop(abort=True))
