@@ -39,13 +39,22 @@ def answers(url: str) -> bool:
         return False
 
 
+def listens(port: int) -> bool:
+    """Whether anybody takes a connection here: a listener whose job is gone takes it, and then drops it."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_a_port_of_a_job_is_here_while_it_runs(subject: Subject) -> None:
     port = free_port()
     run = subject.apply(f"echo hello > index.html; exec python3 -m http.server --bind 127.0.0.1 {port}", ports=[f"*:{port}"])
-    url = attached(run).forwards[0].url
-    wait_until(lambda: answers(url), 30, "the job's answer")
+    forward = attached(run).forwards[0]
+    wait_until(lambda: answers(forward.url), 30, "the job's answer")
     subject.ended(run.stop(abort=True))
-    wait_until(lambda: not answers(url), 10, "the port to be closed")
+    wait_until(lambda: not listens(forward.local_port), 10, "the port to be closed")
     assert run.refresh().view.attachment is None
 
 
