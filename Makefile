@@ -38,7 +38,7 @@ test-machines: $(READY) tools/node_modules/.ready ## real hosts (sshd, Docker) a
 	@tools/ensure-chromium
 	$(BIN)/python -m pytest -m machines
 
-mutants: $(READY) ## plant each known defect of tests/mutants in a copy of the tree and show which test catches it (PATCH=file: yours)
+mutants: $(READY) ## plant each known defect of tests/mutants in a copy of the tree and show which test catches it (PATCH=file: yours, or --machines)
 	@$(BIN)/python tools/mutants.py $(PATCH)
 
 soak: $(READY) ## hours: all pairs of crashes, 200 kills a database, long models, a day of virtual and an hour of real time (DJ_SOAK_*: tests/crash/soak.py)

@@ -19,6 +19,7 @@ from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.fleets import FleetConfiguration
 from ..models.home import Home
 from ..models.runs import (
+    OWN_MACHINES,
     ApplyRequest,
     Attachment,
     AttemptView,
@@ -31,7 +32,7 @@ from ..models.runs import (
     PlanRequest,
     RunView,
 )
-from ..models.states import RUN_END, AttemptState
+from ..models.states import INSTANCE_ENDING, RUN_END, AttemptState
 from . import doctor, place, rotation, streams
 from .archives import Archives
 from .bus import Bus
@@ -193,6 +194,9 @@ class Service:
         attempt, _, instance = await self._database.read(moves.load_attempt, _attempt_of(view, job))
         if instance is None:
             raise NotFound(f"run {view.name!r} never had a machine, so it left no files")
+        if instance.backend not in OWN_MACHINES and instance.state in INSTANCE_ENDING:
+            # Its address may be a stranger's by now.
+            raise NotFound(f"the machine of run {view.name!r} is gone, and its files with it", hint="pull while a run goes on")
         async for chunk in self._machine(instance).pull(attempt.id, path):
             yield chunk
 

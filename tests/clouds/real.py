@@ -118,6 +118,12 @@ class RealMachines:
         """Run a command on the machine, past its sshd."""
         return self._docker("exec", *(("-i",) if stdin else ()), self._name(machine), *command, stdin=stdin)
 
+    def on_disk(self, machine: Machine, path: str) -> str:
+        """A file of a machine that is off."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            self._docker("cp", f"{self._name(machine)}:{path}", folder)
+            return (Path(folder) / Path(path).name).read_text()
+
     def console(self, machine: Machine) -> str:
         """What cloud-init wrote: for a test that failed."""
         with contextlib.suppress(HostError):

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
+from dstack_jupyter.machines import userdata
 from tests.clouds.fixtures import TOKEN, configure
-from tests.clouds.journeys import MOMENTS, UNHEARD, Journey
+from tests.clouds.journeys import BOOT, MOMENTS, UNHEARD, Hold, Journey
+from tests.clouds.real import RealMachines
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
@@ -78,7 +80,7 @@ def test_a_wrong_key_in_the_middle_of_a_run_concludes_nothing(begin: Begin) -> N
     wait_until(lambda: journey.seen("terminating", "key"), 60, "the vendor's refusal")
     assert len(journey.site.cloud.listed()) == 1
     configure("digitalocean", TOKEN)
-    journey.ended()
+    assert journey.ended().state == "terminated"
     journey.nothing_left()
 
 
@@ -93,23 +95,34 @@ def test_a_machine_that_was_deleted_by_hand_is_an_interruption(begin: Begin, mon
     journey.nothing_left()
 
 
-def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin) -> None:
-    """The guard on the machine; the engine that comes in the end says so and ends what is still billed."""
+def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin, real: RealMachines) -> None:
+    """The guard lets the job finish; the engine that comes in the end says what is still billed, and ends it."""
     journey = begin(module="tests.clouds.quick_engine")
-    journey.apply("echo up; sleep 2")
+    journey.apply("echo up; sleep 15")  # the machine's patience is 8 s
     wait_until(lambda: b"up\n" in journey.client.run("journey").raw(), 60, "the job")
+    (machine,) = journey.site.cloud.listed()
+    (attempt,) = journey.view().attempts
     journey.kill()
     wait_until(lambda: [each.word for each in journey.left()] == ["stopped"], 120, "the guard")
+    assert real.on_disk(machine, f"/root/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["0", "-"]
+    assert "no job under way" in real.on_disk(machine, userdata.WHY)
+    hold = Hold(journey.site, "DELETE", "/v2/droplets/", answered=False)
     journey.start()
+    assert hold.reached.wait(BOOT), f"it is not ended: {journey.rows()}"
+    (shown,) = journey.view().machines
+    assert (shown.stuck, shown.billed) == ("off, still billed", True)
+    assert "the vendor says that it is off" in shown.message
+    hold.release()
     assert journey.ended().state == "failed"
-    assert journey.seen("", "off")
     journey.nothing_left()
 
 
-def test_two_nodes_reach_each_other(begin: Begin) -> None:
+def test_two_nodes_have_a_machine_each(begin: Begin) -> None:
     journey = begin()
-    journey.apply('echo "$DSTACK_NODE_RANK of $DSTACK_NODES_NUM"', nodes=2)
+    journey.apply('echo "$DSTACK_NODE_RANK of $DSTACK_NODES_NUM on $(hostname)"', nodes=2)
     assert journey.ended().state == "done"
     run = journey.client.run("journey")
-    assert [run.raw(job) for job in (0, 1)] == [b"0 of 2\n", b"1 of 2\n"]
+    said = [run.raw(job).decode().split(" on ") for job in (0, 1)]
+    assert [words[0] for words in said] == ["0 of 2", "1 of 2"]
+    assert sorted(words[1].strip() for words in said) == sorted(journey.made())
     journey.nothing_left(machines=2)

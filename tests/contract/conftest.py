@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -17,12 +18,13 @@ from tests.clouds.fixtures import Site, make_site
 from tests.clouds.real import RealMachines
 from tests.conftest import wait_until
 from tests.contract.rented_engine import power_off
-from tests.contract.subjects import PROCESSES_ONLY, Subject, start_engine
+from tests.contract.subjects import EVERYTHING_THAT_RUNS, PROCESSES_ONLY, Engine, Subject, processes_here
 from tests.hosts.fixtures import image_folder, private_registry, three_hosts
-from tests.hosts.hosts import HostSet
+from tests.hosts.hosts import HostError, HostSet
 
 __all__ = ["image_folder", "make_site", "private_registry", "three_hosts"]
 
+QUICK = "tests.contract.quick_engine"
 KINDS = [
     "local",
     pytest.param("rented", marks=pytest.mark.timeout(180)),
@@ -30,11 +32,15 @@ KINDS = [
     pytest.param("droplet", marks=[pytest.mark.machines, pytest.mark.timeout(300)]),
 ]
 
+REAL = pytest.mark.parametrize("subject", [kind for kind in KINDS if "rented" not in str(kind)], indirect=True)
+"""For what a machine that is a folder has not: Docker, and an address of its own."""
+
 
 @pytest.fixture(params=KINDS)
 def subject(request: pytest.FixtureRequest, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
     """Each place in turn. Runs without an image are processes. At the end nothing of it costs anything any more."""
     monkeypatch.setenv(ENV_IMAGE, "")
+    monkeypatch.setenv("CANARY", "of the engine's own")  # as a key that its user has in the environment
     folder = tmp_path / "notebooks"
     folder.mkdir()
     make: Callable[..., Iterator[Subject]] = {"local": _local, "rented": _rented, "ssh": _ssh, "droplet": _droplet}[request.param]
@@ -48,21 +54,25 @@ def _end(client: Client) -> None:
 
 def _local(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterator[Subject]:
     lacks = {"containers": PROCESSES_ONLY, "nodes": "it is one machine, and the run has several nodes"}
+    lacks["somebody who is counted"] = "its ports are this machine's own: nobody sees who is connected"
     lacks["another machine"] = "the job's supervisor is gone: it was killed, or this machine was restarted"
-    client = connect(home)
+    engine = Engine(home, QUICK)
+    client = connect(home, start=False)
 
     def dies(run: Run) -> None:
         """What is left of it when this machine goes down: nothing runs, nothing was written."""
         pid = int((home.jobs / run.view.attempts[-1].id / "pid").read_text().split()[0])
         os.killpg(pid, signal.SIGKILL)
 
-    yield Subject("local", client, folder, {"backends": ["local"]}, lacks, dies)
+    yield Subject("local", client, folder, {"backends": ["local"]}, lacks, dies, engine.dies)
     _end(client)
+    engine.end()
 
 
 def _ssh(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterator[Subject]:
     hosts: HostSet = request.getfixturevalue("three_hosts")
-    client = connect(home)
+    engine = Engine(home, QUICK)
+    client = connect(home, start=False)
     config = {"user": "root", "identity_file": str(hosts.key), "hosts": [host.ip for host in hosts]}
     client.apply_fleet(FleetRequest(configuration={"type": "fleet", "name": "desk", "ssh_config": config}))
     wait_until(lambda: all(host.state == "idle" for host in client.fleet("desk").hosts), 60, "the hosts")
@@ -70,10 +80,14 @@ def _ssh(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterator[S
     def dies(run: Run) -> None:
         next(host for host in hosts if host.ip == run.view.attempts[-1].host).reboot()
 
-    yield Subject("ssh", client, folder, {"fleets": ["desk"]}, {}, dies)
+    def processes() -> str:
+        return "".join(host.run(EVERYTHING_THAT_RUNS)[1] for host in hosts)
+
+    yield Subject("ssh", client, folder, {"fleets": ["desk"]}, {}, dies, engine.dies, processes)
     _end(client)
     client.delete_fleet("desk")
     wait_until(lambda: not client.fleets(), 60, "the fleet to be gone")
+    engine.end()
 
 
 def _droplet(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterator[Subject]:
@@ -83,7 +97,15 @@ def _droplet(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterat
     def dies(run: Run) -> None:
         site.cloud.delete(_machine(site, home, run).id)
 
-    yield from _vendor("droplet", "tests.contract.quick_engine", site, home, folder, dies)
+    def processes() -> str:
+        """A machine that is gone has none."""
+        found = []
+        for machine in site.cloud.listed():
+            with contextlib.suppress(HostError):
+                found.append(real.inside(machine, "sh", "-c", EVERYTHING_THAT_RUNS))
+        return "".join(found)
+
+    yield from _vendor("droplet", QUICK, site, home, folder, dies, processes)
 
 
 def _rented(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterator[Subject]:
@@ -94,17 +116,19 @@ def _rented(request: pytest.FixtureRequest, home: Home, folder: Path) -> Iterato
         power_off(home, machine.name)
         site.cloud.delete(machine.id)
 
-    yield from _vendor("rented", "tests.contract.rented_engine", site, home, folder, dies)
+    yield from _vendor("rented", "tests.contract.rented_engine", site, home, folder, dies, processes_here)
 
 
-def _vendor(kind: str, module: str, site: Site, home: Home, folder: Path, dies: Callable[[Run], None]) -> Iterator[Subject]:
-    engine = start_engine(home, module)
+def _vendor(
+    kind: str, module: str, site: Site, home: Home, folder: Path, dies: Callable[[Run], None], processes: Callable[[], str]
+) -> Iterator[Subject]:
+    engine = Engine(home, module)
     client = connect(home, start=False)
-    yield Subject(kind, client, folder, {"backends": [site.name]}, {}, dies)
+    lacks = {"files after the end": "the machine of run '.*' is gone, and its files with it"}
+    yield Subject(kind, client, folder, {"backends": [site.name]}, lacks, dies, engine.dies, processes)
     _end(client)
     wait_until(lambda: not site.account.list_all(home.installation()), 60, "the machines to go")
-    engine.terminate()
-    engine.wait(60)
+    engine.end()
 
 
 def _machine(site: Site, home: Home, run: Run) -> Machine:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,40 @@ SECONDS = 120.0
 """That a run may take from its apply to its end, a machine's first boot included; it takes far less where nothing else runs."""
 
 PROCESSES_ONLY = "it runs processes only, and the run asks for a container"
+EVERYTHING_THAT_RUNS = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"
+
+
+def processes_here() -> str:
+    """The command lines of everything that runs on this machine."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(each.read_text(errors="replace").replace("\0", " "))
+    return "\n".join(found)
+
+
+def mark() -> str:
+    """An argument that nothing else on any machine has: the command of a job that holds it can be looked for."""
+    return f"job-{secrets.token_hex(8)}"
+
+
+class Engine:
+    """The engine of a home in a process of its own, started as ``module``, for clients to find."""
+
+    def __init__(self, home: Home, module: str) -> None:
+        self._home, self._module = home, module
+        self._process = start_engine(home, module)
+
+    def dies(self, meanwhile: Callable[[], None]) -> None:
+        """SIGKILL, and the next one begins where it was, once ``meanwhile`` has returned."""
+        self._process.kill()
+        self._process.wait(10)
+        meanwhile()
+        self._process = start_engine(self._home, self._module)
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
 
 
 @dataclass
@@ -35,6 +71,10 @@ class Subject:
     lacks: dict[str, str] = field(default_factory=dict)
     dies: Callable[[Run], None] = lambda run: None
     """Ends the machine of a run without asking anything on it."""
+    engine_dies: Callable[[Callable[[], None]], None] = lambda meanwhile: None
+    """Kills the engine, calls, and starts the next one."""
+    processes: Callable[[], str] = processes_here
+    """The command lines of everything that runs in this place, asked past the engine."""
 
     def apply(self, *commands: str, **more: Any) -> Run:
         configuration = {"type": "task", "commands": list(commands), **self.where, **more}
@@ -55,6 +95,10 @@ class Subject:
             return False
 
         wait_until(there, SECONDS, f"{text!r} of {run.name}")
+
+    def leaves_nothing(self, mark: str) -> None:
+        """Wait until no process of a job is left; ``mark`` is a word of its command."""
+        wait_until(lambda: mark not in self.processes(), 10, f"the processes of {mark} to be gone")
 
     def refuses(self, what: str, *commands: str, **more: Any) -> bool:
         """Whether this is a place that lacks ``what``; then it was asked for, and refused in the product's own words."""

@@ -123,7 +123,8 @@ def test_the_guard_is_armed_before_anything_else_and_not_where_it_is_off() -> No
     assert next(iter(config)) == "bootcmd"
     (command,) = config["bootcmd"]
     assert command[:2] == ["sh", "-c"]
-    assert command[2].index("dj-guard.timer") < command[2].index("firewall.sh")
+    started = command[2].index("systemctl start --no-block dj-guard.timer")
+    assert command[2].index("systemctl enable dj-guard.timer") < started < command[2].index("firewall.sh")
     assert "echo '3600 7200'" in command[2]
     assert "dj-guard" not in user_data(recipe(silence=silence_of(None)))
     assert (silence_of(0), silence_of(300), silence_of(7200), silence_of(None)) == (1800, 1800, 7200, 0)
