@@ -85,6 +85,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     indirect=["place"],
 )
 def test_r7_a_lease_that_is_lost_during_a_vendor_s_call_makes_no_second_machine_and_leaves_none(place: Place, story: str) -> None:
+    """F02 dstack#707, F15 kuberay#715."""
     scenario = next(each for each in (*scenarios_rented.RENTED, *scenarios_cloud.CLOUD) if each.name == story)
     whole = place.tell(scenario)
     assert whole.breaches == []
