@@ -79,6 +79,7 @@ class Raw:
 
 @pytest.mark.parametrize("whole", [b"HTTP/1.1 202 Accepted\r\nContent-Length: 99999999\r\n\r\n", b"HTTP/1.1 500 No\r\n\r\n"])
 def test_an_answer_that_drips_is_left_and_a_create_is_unknown_then(whole: bytes) -> None:
+    """F30 dstack#1241."""
     server = Raw(whole)
     rest = Rest("fake", server.url, "", {}, lambda answer: None)
     rest.whole_within = 0.3

@@ -187,7 +187,10 @@ def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_from_a_shell(make_site: Make, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an engine of its own: nothing is ended without a yes, then what nobody needs goes, and the rest is listed."""
+    """With an engine of its own: nothing is ended without a yes, then what nobody needs goes, and the rest is listed.
+
+    F54 dask-cloudprovider#220.
+    """
     site = make_site(clock=hour_ago())
     assert "never made anything at a vendor" in shell("cleanup").stdout
     name = f"dj-{home.installation()[:8]}-{1:012x}"

@@ -48,7 +48,10 @@ def test_a_stop_ends_the_job_and_the_machine(begin: Begin) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_engine_that_is_killed_loses_nothing(begin: Begin, moment: str) -> None:
-    """kill -9 at a named moment; the next engine brings the run to its end on the one machine that was ever made."""
+    """kill -9 at a named moment; the next engine brings the run to its end on the one machine that was ever made.
+
+    F55 terraform-provider-aws#18051.
+    """
     journey = begin()
     come = MOMENTS[moment](journey)
     journey.apply(*SAYS)
@@ -60,6 +63,7 @@ def test_an_engine_that_is_killed_loses_nothing(begin: Begin, moment: str) -> No
 
 
 def test_a_stop_while_nobody_knows_whether_the_machine_was_made(begin: Begin) -> None:
+    """F22 dstack#2068."""
     journey = begin()
     come = MOMENTS["the machine is made, and not answered"](journey)
     run = journey.apply("sleep 600")
@@ -96,7 +100,10 @@ def test_a_machine_that_was_deleted_by_hand_is_an_interruption(begin: Begin, mon
 
 
 def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin, real: RealMachines) -> None:
-    """The guard lets the job finish; the engine that comes in the end says what is still billed, and ends it."""
+    """The guard lets the job finish; the engine that comes in the end says what is still billed, and ends it.
+
+    F54 dask-cloudprovider#220.
+    """
     journey = begin(module="tests.clouds.quick_engine")
     journey.apply("echo up; sleep 15")  # the machine's patience is 8 s
     wait_until(lambda: b"up\n" in journey.client.run("journey").raw(), 60, "the job")

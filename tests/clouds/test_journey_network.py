@@ -52,6 +52,7 @@ def no_docker(config: dict[str, Any]) -> None:
 
 
 def test_an_impostor_at_the_address_gets_nothing(begin: Begin, real: RealMachines) -> None:
+    """F46 dstack#2637."""
     journey = begin(backing=Changed(real, another_host_key))
     run = journey.apply("echo secret", env={"TOKEN": "canary-7f21"})
     wait_until(lambda: journey.seen("provisioning", "another machine"), 90, "the impostor to be seen")

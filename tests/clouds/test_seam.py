@@ -25,6 +25,7 @@ FOREVER = float("inf")
 
 
 def test_a_machine_from_order_to_gone(site: Site) -> None:
+    """F26 cluster-api#5483."""
     order = site.order()
     made = site.account.create(order)
     assert (made.identity, made.word, made.address) == (order.identity, "starting", "")
@@ -42,6 +43,7 @@ def test_a_machine_from_order_to_gone(site: Site) -> None:
 
 
 def test_a_list_has_pages(site: Site) -> None:
+    """F41 libcloud#1120."""
     site.cloud.quota = 1000
     for number in range(450):
         site.stranger(f"dj-{INSTALLATION[:8]}-{number:012x}" if number % 9 < 5 else f"web-{number}")
@@ -68,6 +70,7 @@ def test_a_list_that_fails_is_an_error_and_no_answer(site: Site) -> None:
 
 
 def test_other_installations_and_names_that_only_look_like_ours_are_not_ours(site: Site) -> None:
+    """F12 comfyui-mcp#251."""
     order = site.order()
     for name in (f"dj-ffffffff-{1:012x}", order.identity.upper(), "web-1"):
         site.stranger(name)
@@ -77,6 +80,7 @@ def test_other_installations_and_names_that_only_look_like_ours_are_not_ours(sit
 
 @pytest.mark.parametrize("fault", ["made, answer lost", "made, answers 500", "made, answers nonsense"])
 def test_a_create_without_a_clear_answer_is_unknown_and_found_by_its_name(site: Site, fault: str) -> None:
+    """F02 dstack#707, F11 transformerlab-app#2305."""
     order = site.order()
     site.cloud.faults.arm(fault)
     with pytest.raises(UnknownOutcome):
@@ -91,6 +95,7 @@ def test_a_create_without_a_clear_answer_is_unknown_and_found_by_its_name(site: 
 
 @pytest.mark.parametrize("fault", ["not made, connection cut", "not made, answers 500"])
 def test_a_create_that_may_have_failed_is_unknown_too(site: Site, fault: str) -> None:
+    """F07 terraform-provider-aws#27543."""
     order = site.order()
     site.cloud.faults.arm(fault)
     with pytest.raises(UnknownOutcome) as caught:
@@ -175,6 +180,7 @@ def test_one_delete_is_sent_and_a_second_says_that_it_is_under_way(site: Site) -
 
 
 def test_a_delete_that_fails_is_not_repeated_here(site: Site) -> None:
+    """F33 scrapoxy#32."""
     made = site.account.create(site.order())
     site.cloud.faults.arm("delete fails")
     with pytest.raises(BackendError):
@@ -224,6 +230,7 @@ def test_a_changed_entry_is_another_account(site: Site) -> None:
 
 
 def test_no_log_line_at_any_level_holds_the_key(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """F64 botocore#2626."""
     caplog.set_level(logging.DEBUG)
     made = site.account.create(site.order())
     site.account.list_all(INSTALLATION)

@@ -66,6 +66,7 @@ async def test_a_stray_that_is_young_at_its_vendor_is_not_touched(past: Past) ->
 
 
 async def test_one_sweep_ends_nothing_however_old_a_machine_is(past: Past) -> None:
+    """F35 ray#14264."""
     await past.row(1, "terminated", past.machine(1))
     await past.sweep()
     assert len(past.names()) == 1
@@ -150,6 +151,7 @@ async def test_of_two_machines_of_a_name_the_one_that_is_known_stays_else_the_ol
 
 
 async def test_a_machine_that_lives_is_not_touched_whatever_its_row_knows(past: Past) -> None:
+    """F34 ray#63424."""
     for number, state in enumerate(("pending", "provisioning", "idle", "busy", "terminating")):
         machine = past.machine(number)
         await past.row(number, state, machine if state in ("idle", "busy") else None)
@@ -187,7 +189,7 @@ async def test_a_machine_that_is_on_its_way_out_is_not_ended_twice(past: Past, m
 
 
 async def test_r11_what_was_attached_to_a_machine_goes_after_it(past: Past) -> None:
-    """An engine died between a machine's end and the end of what it had."""
+    """An engine died between a machine's end and the end of what it had. (F40 skypilot#426)"""
     await past.row(1, "terminated")
     await past.row(2, "idle", past.machine(2))
     await past.thing(f"dj-{INSTALLATION[:8]}-{1:012x}-nic", 1)
@@ -201,6 +203,7 @@ async def test_r11_what_was_attached_to_a_machine_goes_after_it(past: Past) -> N
 
 
 async def test_an_account_that_is_not_configured_any_more_keeps_all_that_is_known(past: Past) -> None:
+    """F24 dstack#2114."""
     past.machine(1)
     await past.sweep()
     await past.later()

@@ -26,6 +26,8 @@ class Scenario:
     open_end: frozenset[str] = field(default=frozenset())
     away: float = 0.6
     """Virtual seconds between a crash and the next engine."""
+    source: str = ""
+    """Where others had this failure, by its numbers in docs/failures.md."""
 
 
 def attempts_before(job: Job) -> int:

@@ -7,7 +7,7 @@ Set by the environment, with what they are otherwise:
     DJ_SOAK_SINGLES=all       `all` visits of all points, or `effects` (tests/crash/walk.py)
     DJ_SOAK_KILLS=200         SIGKILLs of a real Jupyter server on each database
     DJ_SOAK_EXAMPLES=500      histories of the Hypothesis machine, of 60 steps each
-    DJ_SOAK_PARTS=            only these, of: virtual real walk-sqlite walk-postgresql kills model
+    DJ_SOAK_PARTS=            only these, of: virtual real walk-sqlite walk-postgresql kills model engines
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ PARTS: dict[str, Callable[[], int]] = {
     "model": lambda: child(
         "-m", "pytest", "-s", "-q", "tests/crash/test_model.py", DJ_MODEL_EXAMPLES=env("EXAMPLES", "500"), DJ_MODEL_STEPS="60"
     ),
+    "engines": lambda: child("-m", "pytest", "-q", "tests/crash/test_two_engines.py", DJ_TWO_ENGINES="all"),
 }
 
 

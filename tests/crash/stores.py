@@ -94,13 +94,13 @@ class PostgreSQL(Store):
 
         self._server = server
         self._folder = folder()
-        self._name = server.create(template="template1")
+        self.database = server.create(template="template1")
         self.home = Home(self._folder / "state")
-        write_private(self.home.create().database, server.url(self._name).reveal().encode())
-        for statement in (TIME, f"ALTER DATABASE {self._name} SET search_path = public, virtual, pg_catalog"):
-            server.execute(statement, self._name)
+        write_private(self.home.create().database, server.url(self.database).reveal().encode())
+        for statement in (TIME, f"ALTER DATABASE {self.database} SET search_path = public, virtual, pg_catalog"):
+            server.execute(statement, self.database)
         _make(self.home)
-        self._connection: Any = psycopg.connect(server.url(self._name).reveal(), autocommit=True, row_factory=dict_row)
+        self._connection: Any = psycopg.connect(server.url(self.database).reveal(), autocommit=True, row_factory=dict_row)
         tables = self.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         self._tables = ", ".join(row["tablename"] for row in tables if row["tablename"] not in KEPT)
 
@@ -115,7 +115,7 @@ class PostgreSQL(Store):
 
     def remove(self) -> None:
         self._connection.close()
-        self._server.drop(self._name)
+        self._server.drop(self.database)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

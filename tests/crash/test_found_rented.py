@@ -14,7 +14,9 @@ from dstack_jupyter.engine.store.fence import Fence, acting
 from dstack_jupyter.models.home import ENV_HOME, Home
 
 from . import scenarios_rented, trial
+from .scenarios import LOG, Scenario
 from .stores import SQLite, Store
+from .story import apply, follow
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,34 @@ def test_rented(story: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(ENV_HOME, str(store.home.root))
     found = next(each for each in scenarios_rented.RENTED if each.name == story)
     assert trial.run(found, store).breaches == []
+
+
+@pytest.mark.parametrize("at", ["vendor.create: on its way", "vendor.create: done, not answered"])
+def test_fifty_engines_that_die_one_after_another_make_one_machine(
+    at: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each dies as soon as it looks for what the one before it left. (F03 cluster-api-provider-aws#5794)"""
+    monkeypatch.setenv(ENV_HOME, str(store.home.root))
+    story = next(each for each in scenarios_rented.RENTED if each.name == "rented")
+    first = trial.run(story, store).traces[0].index(at) + 1
+    acts = ("vendor.find: asked", "vendor.create: done, not answered")
+    second = trial.run(story, store, [first]).traces[1]
+    looks = next(place for place, name in enumerate(second, 1) if name in acts)
+    found = trial.run(story, store, [first, *[looks] * 50])
+    assert found.breaches == []
+    assert [trace[-1] for trace in found.traces[1:-1]] == ["vendor.find: asked"] * 50
+
+
+def test_a_burst_at_a_vendor_that_throttles_and_answers_in_part_leaks_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty machines at once, every second call of their making without a good answer. (F16 karpenter-provider-aws#549)"""
+    monkeypatch.setenv(ENV_HOME, str(store.home.root))
+    faults = {"limited": 40, "broken": 10, "lost_things": 8, "lost_answers": 8, "late_creates": 4, "twins": 4, "busy": 10}
+    steps = (apply("first", *LOG, nodes=40, **scenarios_rented.CLOUD), follow("first"))
+    prepare = scenarios_rented.prepared("look", faults)
+    found = trial.run(Scenario("a burst", steps, {"first": "done"}, {"first": 1}, prepare=prepare), store)
+    assert found.breaches == []
 
 
 async def test_a_sweep_that_was_woken_by_who_acts_for_a_fleet_writes_for_itself(home: Home) -> None:

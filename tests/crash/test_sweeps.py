@@ -30,6 +30,7 @@ def store() -> Iterator[stores.SQLite]:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["the engine goes on", "the engine is killed and another comes"])
 def test_a_machine_that_is_made_after_its_row_has_ended_is_ended_by_the_sweeps(store: stores.SQLite, killed: bool) -> None:
+    """F01 dstack#3453."""
     home = store.renew()
     world = World(Clock())
     scenarios.programs(world)

@@ -37,6 +37,7 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 @pytest.mark.timeout(1800)
 def test_no_crash_at_any_point_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    """F55 terraform-provider-aws#18051."""
     if not available():
         assert not os.environ.get("CI"), "CI must have PostgreSQL 15: .ci/run installs it"
         pytest.skip("needs PostgreSQL 15 (Debian: apt-get install postgresql)")

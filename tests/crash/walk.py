@@ -59,7 +59,9 @@ class Walk:
         for breach in found.breaches:
             where = " then ".join(trace[-1] for trace in found.traces[: len(crashes)])
             again = f"--database {self.store.kind} --seed {self.seed} --only '{story.name}' --crash {','.join(map(str, crashes))}"
-            self.breaches.append(f"{story.name}, crash at {where}: {breach}\n  again: python -m tests.crash.walk {again}")
+            source = f" ({story.source})" if story.source else ""
+            told = f"{story.name}{source}, crash at {where}: {breach}"
+            self.breaches.append(f"{told}\n  again: python -m tests.crash.walk {again}")
             sys.stderr.write(self.breaches[-1] + "\n")
         if self.breaches and self.fail_fast:
             raise SystemExit(1)

@@ -59,6 +59,7 @@ def test_off_keeps_them_for_ever() -> None:
 
 
 def test_a_machine_with_a_job_is_never_let_go() -> None:
+    """F36 autoscaler#6746."""
     busy = machine("a", I.BUSY, 500.0, free=False)
     booked = machine("b", I.IDLE, 500.0, free=False)
     assert next_step([busy, booked], NONE) == Wait()

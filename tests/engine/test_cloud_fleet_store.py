@@ -93,6 +93,7 @@ async def book(database: Database, run: Any, attempts: list[str]) -> bool:
 
 
 async def test_two_runs_never_get_one_machine(database: Database, other: Database) -> None:
+    """F18 dstack#3683."""
     _, (machine,) = await pool(database)
     first, second = await submitted(database, "first"), await submitted(database, "second")
     assert sorted(await asyncio.gather(book(database, *first), book(other, *second))) == [False, True]
@@ -113,6 +114,7 @@ async def test_the_end_of_a_job_makes_its_machine_idle_from_then_on(database: Da
 
 
 async def test_a_machine_that_a_run_took_meanwhile_is_not_let_go(database: Database, other: Database) -> None:
+    """F39 dstack#890."""
     _, (machine,) = await pool(database)
     run, attempts = await submitted(database, "first")
     booked, gone = await asyncio.gather(
@@ -154,6 +156,7 @@ async def test_a_fleet_with_a_job_cannot_be_deleted(database: Database) -> None:
 
 
 async def test_nothing_is_booked_or_made_in_a_fleet_that_is_to_go(database: Database) -> None:
+    """F25 dstack#3449."""
     fleet, _ = await pool(database)
     await database.write(cloud_fleets.delete_fleet, fleet, "ada")
     assert not await book(database, *await submitted(database, "first"))

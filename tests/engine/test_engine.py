@@ -108,6 +108,7 @@ async def test_environment_and_working_dir(engine: Engine) -> None:
 
 
 async def test_stop_ends_a_run_and_keeps_its_last_words(engine: Engine) -> None:
+    """F56 dstack#4285."""
     run = await apply(engine, "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
     await until(engine, run.id, b"up\n")
     await engine.service.stop(run.id, project="main", abort=False, user="ada")

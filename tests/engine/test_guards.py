@@ -58,6 +58,7 @@ def test_idle_duration_off_arms_nothing_and_the_plan_says_engine_only() -> None:
     [{}, {"idle_duration": "off"}, {"idle_duration": 60}, {"max_duration": 60}, {"idle_duration": "off", "max_duration": 60}],
 )
 def test_a_guard_is_promised_on_the_machine_if_and_only_if_one_is_armed(configuration: dict[str, Any]) -> None:
+    """F38 dstack#955."""
     armed = any(guard_times(configuration).values())
     assert (guard_of(offer(), configuration, BILLED).kind == "host") == armed
 

@@ -49,6 +49,7 @@ class TestIntent:
         assert step(replace(ASKED, looked=False)) == Find()
 
     def test_a_vendor_without_tokens_gets_no_second_create_before_the_first_has_settled(self) -> None:
+        """F05 cluster-api-provider-aws#1769."""
         assert step(ASKED) == Wait()
         assert step(replace(ASKED, since_asked=119)) == Wait()
         assert step(replace(ASKED, since_asked=120)) == Create(first=False)
@@ -91,6 +92,7 @@ class TestInUse:
         assert isinstance(found, LetGo) is lost
 
     def test_one_that_was_never_seen_is_not_lost_while_it_is_young(self) -> None:
+        """F08 skypilot#4431."""
         assert step(replace(BUSY, ever_seen=False, absent_for=599, since_rented=599)) == Wait()
 
 
@@ -115,6 +117,7 @@ class TestEnding:
         assert step(replace(TOLD, absent_for=0)) == Wait(), "one that lingers may be missing from one answer"
 
     def test_it_is_told_again_for_ever(self) -> None:
+        """F33 scrapoxy#32."""
         assert step(replace(TOLD, due=True, since_told=1e7)) == Delete()
         assert step(replace(TOLD, since_told=1e7)) == Wait()
 

@@ -42,6 +42,7 @@ async def test_a_key_is_handled_by_one_task_at_a_time_and_a_wake_meanwhile_is_no
 
 
 async def test_a_failing_key_is_retried_and_stops_no_other() -> None:
+    """F28 ray#21151, F29 dstack#1053."""
     tries: list[str] = []
     heard: list[str] = []
     bad, good = asyncio.Event(), asyncio.Event()

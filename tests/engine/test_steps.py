@@ -34,6 +34,7 @@ SEEN = [
 
 @pytest.mark.parametrize("state", sorted(ATTEMPT_END))
 def test_nothing_is_ever_done_about_an_ended_attempt(state: AttemptState) -> None:
+    """F51 dstack#3130."""
     for desired, seen in itertools.product(Desired, SEEN):
         assert attempt.next_step(state, desired, Desired.RUNNING, seen) == attempt.Wait()
 

@@ -105,6 +105,7 @@ def start_over(connection: Connection, table: str, state: str) -> None:
 
 @pytest.mark.parametrize(("table", "end"), TERMINAL_RULES)
 async def test_r4_nothing_leaves_an_end_state(database: Database, table: str, end: frozenset[str]) -> None:
+    """F51 dstack#3130."""
     new = submission()
     await database.write(runs.submit, new)
     await database.write(
@@ -138,6 +139,7 @@ async def test_r4_nothing_leaves_an_end_state(database: Database, table: str, en
 
 
 async def test_r2_a_second_active_instance_for_an_attempt_is_refused(database: Database) -> None:
+    """F17 dstack#990."""
     new = submission()
     await database.write(runs.submit, new)
 
@@ -212,6 +214,7 @@ async def test_an_unknown_run_names_the_recent_ones(database: Database) -> None:
 
 class TestLog:
     async def test_r13_bytes_are_stored_once_and_only_where_the_log_ends(self, database: Database) -> None:
+        """F57 dstack#1814."""
         new = submission()
         await database.write(runs.submit, new)
         assert await database.write(logs.append, new.attempt_ids[0], 0, b"hello ")
@@ -299,6 +302,7 @@ async def test_gpus_are_free_when_their_instance_is_gone_and_not_before(database
 
 
 async def test_a_late_end_does_not_overwrite_the_first(database: Database) -> None:
+    """F49 skypilot#7707."""
     new = submission()
     await database.write(runs.submit, new)
     await database.write(moves.end_attempt, new.attempt_ids[0], ended())

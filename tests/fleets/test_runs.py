@@ -89,6 +89,7 @@ def test_a_run_that_retries_gets_the_host_as_soon_as_it_is_free_the_higher_prior
 def test_a_registry_password_is_used_once_and_kept_nowhere(
     client: Client, home: Home, fleet: Apply, three_hosts: HostSet, private_registry: Registry
 ) -> None:
+    """F60 skypilot#8902."""
     fleet([three_hosts[0].ip])
     image = f"{private_registry.address}/team/busybox"
     auth = {"username": "team", "password": "**********"}

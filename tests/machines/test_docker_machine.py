@@ -173,6 +173,7 @@ async def test_ports_are_of_the_loopback_only(desk: Desk, host: Host) -> None:
 
 
 async def test_an_engine_that_died_between_create_and_start_is_taken_over(desk: Desk, host: Host) -> None:
+    """F50 dstack#2998."""
     first, second = desk.machine(host), desk.machine(host)
     job = spec("echo once", image=BUSYBOX)
     container = job.container

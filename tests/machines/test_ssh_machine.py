@@ -147,7 +147,7 @@ async def test_a_user_without_rights_runs_processes_and_is_told_about_docker(des
 
 
 async def test_thirty_jobs_share_one_connection(desk: Desk, host: Host) -> None:
-    """sshd allows ten sessions on a connection, and ten connections that log in at once."""
+    """sshd allows ten sessions on a connection, and ten connections that log in at once. (F59 asyncssh#55)"""
     machine = desk.machine(host)
     names = [f"m{number}" for number in range(30)]
     await machine.hello()
@@ -160,6 +160,7 @@ async def test_thirty_jobs_share_one_connection(desk: Desk, host: Host) -> None:
 
 
 async def test_a_cut_link_loses_no_byte_and_restarts_nothing(desk: Desk, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F58 asyncssh#321."""
     monkeypatch.setattr(host_module, "ANSWER", 2.0)
     machine = desk.machine(host)
     counter = "n=0; while [ $n -lt 100 ]; do n=$((n+1)); echo $n; sleep 0.05; done"

@@ -131,6 +131,7 @@ def test_the_guard_is_armed_before_anything_else_and_not_where_it_is_off() -> No
 
 
 def test_nothing_in_it_is_a_secret_of_ours() -> None:
+    """F62 skypilot#489."""
     text = user_data(recipe())
     assert LOGIN.private.splitlines()[2] not in text
     assert text.count("PRIVATE KEY") == 2  # the machine's own host key, renewed on first contact

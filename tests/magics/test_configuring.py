@@ -194,6 +194,7 @@ def test_a_key_that_is_typed_into_a_shell_s_line_is_in_no_message(home: Home) ->
 
 
 def test_configure_in_a_notebook_asks_beside_the_cell(home: Home, tmp_path: Path) -> None:
+    """F65 ipywidgets#1793."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(cwd=str(tmp_path))
     client = manager.client()

@@ -117,6 +117,7 @@ def shown(chromium: str, site: tuple[type[Site], str], inner: str, folder: Path)
 
 
 def test_a_log_is_text(chromium: str, site: tuple[type[Site], str], tmp_path: Path) -> None:
+    """F66 openvox-gui#26."""
     view = RunView(
         id="1", project="main", name="<img src=/fetched>", state="running", message=EVIL[1], user="<b>", submitted_at=0
     )

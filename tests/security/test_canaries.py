@@ -126,6 +126,7 @@ def canaries(home: Home, tmp_path: Path) -> list[str]:
 def test_nothing_of_a_secret_is_left_behind_or_shown(
     home: Home, canaries: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """F61 skypilot#10741, F63 skypilot#9529."""
     monkeypatch.setenv("DSTACK_JUPYTER_LOG_LEVEL", "DEBUG")
     search = Search(canaries)
 
@@ -219,6 +220,7 @@ def test_the_search_itself_finds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["httpx", "httpcore", "botocore", "azure.core.pipeline", "urllib3.connectionpool", "asyncssh"])
 def test_libraries_do_not_say_what_they_send(home: Home, name: str) -> None:
+    """F64 botocore#2626."""
     import subprocess
     import sys
 

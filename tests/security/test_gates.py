@@ -64,6 +64,7 @@ def test_every_connection_names_its_trust() -> None:
 
 
 def test_requests_to_other_machines_have_a_deadline() -> None:
+    """F30 dstack#1241."""
     for path in SOURCES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if re.search(r"\b(requests|httpx)\.(get|post|put|delete|request|Client|AsyncClient)\(", line):
