@@ -80,7 +80,7 @@ class Call:
 
 
 class PairLoop(VirtualLoop):
-    """``first`` is the pool of the first engine's vendor calls; at moment ``hold_at`` (from 1) one is held for ``held`` s."""
+    """``first`` are the vendors as the first engine calls them; at moment ``hold_at`` (from 1) one is held for ``held`` s."""
 
     def __init__(self, clock: Clock, hold_at: int, held: float) -> None:
         super().__init__(clock)
@@ -96,7 +96,7 @@ class PairLoop(VirtualLoop):
         """Hears of each call of a store that had a fence, when it was carried out or refused."""
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        if executor is None or executor is not self.first:
+        if self.first is None or all(executor is not line._threads for line in self.first._lines.values()):
             return super().run_in_executor(executor, func, *args)
         call = Call(self, func, args)
         self.call_soon(self._begin, call)
@@ -249,7 +249,7 @@ class Pair:
         if shared:
             await self._two.start()
         await asyncio.sleep(0.3)  # no beat of the first at the very moment at which it is to lose
-        self._loop.first = self._one._reconcilers["instance"].__self__._vendors._threads  # type: ignore[attr-defined]
+        self._loop.first = self._one._reconcilers["instance"].__self__._vendors  # type: ignore[attr-defined]
         at, steps = 0, self._scenario.steps
         taken = self._loop.create_task(self._taken.wait())
         while at < len(steps):
