@@ -156,9 +156,11 @@ class Outcome:
 
 
 class Pair:
-    """One trial. ``hold_at`` 0: no lease is lost."""
+    """One trial. ``hold_at`` 0: nothing is held. ``loses``: whether the first loses its lease with the call that is held."""
 
-    def __init__(self, scenario: Scenario, store: Store, homes: tuple[Home, Home], hold_at: int, held: float) -> None:
+    def __init__(
+        self, scenario: Scenario, store: Store, homes: tuple[Home, Home], hold_at: int, held: float, *, loses: bool = True
+    ) -> None:
         attach()
         store.renew()
         self._scenario, self._store, self._homes = scenario, store, homes
@@ -175,7 +177,9 @@ class Pair:
         self._beside: list[asyncio.Task[None]] = []
         self.outcome = Outcome(self._judge.breaches, self._loop.moments, self._loop.states)
         backend.use(self._world)
-        self._loop.lose, self._loop.wrote, self._loop.resumed = self._lose, self._wrote, self._resumed
+        self._loop.wrote, self._loop.resumed = self._wrote, self._resumed
+        if loses:
+            self._loop.lose = self._lose
         self._loop.state = lambda: (self._writes, self._world.changes)
 
     def _engine(self, home: Home, lost: Callable[[], None] = lambda: None) -> Engine:

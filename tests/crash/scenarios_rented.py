@@ -161,7 +161,7 @@ RENTED = (
     ),
     _run(
         "stopped while it is tried again after an interruption",
-        *TWICE, interrupted, pause(33), *REST, ends="terminated done", bodies=2, open_end=True,
+        *TWICE, interrupted, pause(49), *REST, ends="terminated done", bodies=2, open_end=True,
         source="F23 skypilot#4410",
     ),
     _run(

@@ -50,7 +50,9 @@ def test_fifty_engines_that_die_one_after_another_make_one_machine(
     monkeypatch.setenv(ENV_HOME, str(store.home.root))
     story = next(each for each in scenarios_rented.RENTED if each.name == "rented")
     first = trial.run(story, store).traces[0].index(at) + 1
-    looks = trial.run(story, store, [first]).traces[1].index("vendor.find: asked") + 1
+    acts = ("vendor.find: asked", "vendor.create: done, not answered")
+    second = trial.run(story, store, [first]).traces[1]
+    looks = next(place for place, name in enumerate(second, 1) if name in acts)
     found = trial.run(story, store, [first, *[looks] * 50])
     assert found.breaches == []
     assert [trace[-1] for trace in found.traces[1:-1]] == ["vendor.find: asked"] * 50

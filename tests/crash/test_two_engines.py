@@ -54,8 +54,8 @@ class Place:
     store: Store
     homes: tuple[Home, Home]
 
-    def tell(self, scenario: Scenario, hold_at: int = 0, held: float = 0.0) -> Outcome:
-        return Pair(scenario, self.store, self.homes, hold_at, held).run()
+    def tell(self, scenario: Scenario, hold_at: int = 0, held: float = 0.0, *, loses: bool = True) -> Outcome:
+        return Pair(scenario, self.store, self.homes, hold_at, held, loses=loses).run()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,21 @@ def test_r7_a_lease_that_is_lost_during_a_vendor_s_call_makes_no_second_machine_
             assert found.lost, where
             refused += found.refused
     assert refused, "the first engine never had anything to store: its fence was not tried"
+
+
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("story", ["rented, stopped at once", "stopped while it is tried again after an interruption"])
+def test_r6_a_stop_during_a_vendor_s_call_is_heard_before_the_next_create(place: Place, story: str) -> None:
+    """F23 skypilot#4410: here one engine acts, and each call of its makings is on its way for a quarter of a minute."""
+    scenario = next(each for each in scenarios_rented.RENTED if each.name == story)
+    makes = [
+        number
+        for number, name in enumerate(place.tell(scenario).moments, 1)
+        if name.startswith(("vendor.attach", "vendor.create"))
+    ]
+    assert makes
+    for number in makes:
+        assert place.tell(scenario, number, 15.0, loses=False).breaches == [], f"moment {number}"
 
 
 def _moments(whole: Outcome, looks: bool) -> list[int]:
