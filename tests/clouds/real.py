@@ -43,6 +43,8 @@ TOOLS = {
     "busybox": "busybox-static",
 }
 STATE = Path("/run/dstack-jupyter-clouds")
+THERE = "/root"
+"""The home of who logs in to a machine."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NAME = f"local/instance:{RECIPE}"
 KEEPER = r"""

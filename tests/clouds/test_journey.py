@@ -13,7 +13,7 @@ import pytest
 from dstack_jupyter.machines import userdata
 from tests.clouds.fixtures import TOKEN, configure
 from tests.clouds.journeys import BOOT, MOMENTS, UNHEARD, Hold, Journey
-from tests.clouds.real import RealMachines
+from tests.clouds.real import THERE, RealMachines
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
@@ -111,7 +111,7 @@ def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin,
     (attempt,) = journey.view().attempts
     journey.kill()
     wait_until(lambda: [each.word for each in journey.left()] == ["stopped"], 120, "the guard")
-    assert real.on_disk(machine, f"/root/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["0", "-"]
+    assert real.on_disk(machine, f"{THERE}/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["0", "-"]
     assert "no job under way" in real.on_disk(machine, userdata.WHY)
     hold = Hold(journey.site, "DELETE", "/v2/droplets/", answered=False)
     journey.start()
