@@ -110,7 +110,7 @@ def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin,
     (machine,) = journey.site.cloud.listed()
     (attempt,) = journey.view().attempts
     journey.kill()
-    wait_until(lambda: [each.word for each in journey.left()] == ["stopped"], 120, "the guard")
+    wait_until(lambda: [each.word for each in journey.site.cloud.listed()] == ["stopped"], 120, "the guard")
     assert real.on_disk(machine, f"{THERE}/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["0", "-"]
     assert "no job under way" in real.on_disk(machine, userdata.WHY)
     hold = Hold(journey.site, "DELETE", "/v2/droplets/", answered=False)
