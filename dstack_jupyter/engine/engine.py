@@ -185,6 +185,7 @@ class Engine:
             acts_for=self._leases.acts_for,
             archives=self._archives,
             wake=wake,
+            backlog=partial(self._queue.waiting, "fleet", "instance"),
             problems=self._problems,
             forwards=self._forwards,
             fleets=FleetService(

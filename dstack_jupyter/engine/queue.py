@@ -111,6 +111,10 @@ class WorkQueue:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    def waiting(self, *kinds: str) -> int:
+        """How many keys of these kinds wait for a slot."""
+        return sum(len(self._lanes[kind].waiting) for kind in kinds if kind in self._lanes)
+
     def add(self, key: Key) -> None:
         """Look at ``key`` soon. While it is being handled: once more afterwards."""
         if self._closed:

@@ -50,10 +50,16 @@ from .store.database import Database
 from .store.schema import now
 from .vault import Vault
 
+BACKLOG = 64
+"""Runs that wait to be placed, and machines to be looked after, from which on a submit waits too."""
+TURN = 1.0
+"""Seconds that it waits at most."""
+
 
 class Service:
-    """``submitted`` hears run, fleet and attempts of each new run, ``wake`` adds to the work queue, ``problems`` is the
-    engine's own; ``acts_for`` tells whether a key is handled by this engine, ``owner``."""
+    """``submitted`` hears run, fleet and attempts of each new run, ``wake`` adds to the work queue, ``backlog`` tells how much of
+    that it has not come to, ``problems`` is the engine's own; ``acts_for`` tells whether a key is handled by this engine,
+    ``owner``."""
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class Service:
         acts_for: Callable[[Key], bool],
         archives: Archives,
         wake: Callable[[Key], None],
+        backlog: Callable[[], int],
         problems: Problems,
         forwards: Forwards,
         fleets: FleetService,
@@ -88,6 +95,7 @@ class Service:
         self._acts_for = acts_for
         self._archives = archives
         self._wake = wake
+        self._backlog = backlog
         self._problems = problems
 
     async def plan(self, request: PlanRequest) -> Plan:
@@ -115,6 +123,7 @@ class Service:
         for ref in request.code:
             if not await self._archives.has(ref.sha256):
                 raise ConfigurationError("the code of this run was not uploaded", hint="apply again")
+        await self._turn()
         tries = 1 if task.name else 10
         while True:
             tries -= 1
@@ -135,6 +144,13 @@ class Service:
                 self._wake(Key("run", view.id))
             self._bus.publish(view.id)
         return await self._with_what_is_known(view)
+
+    async def _turn(self) -> None:
+        """Who submits a thousand runs waits for the engine: else each would wait for its machine behind all the others."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + TURN
+        while self._backlog() >= BACKLOG and loop.time() < latest:
+            await asyncio.sleep(0.01)
 
     async def runs(self, *, project: str, all: bool = False, last: int | None = None) -> list[RunView]:
         """Runs, newest first: the active ones, or with ``all`` or ``last`` the ended ones too."""

@@ -24,6 +24,7 @@ UNVISITED = {
     "service:Service.doctor": NOT_ASKED,
     "service:Service.machines": NOT_ASKED,
     "service:Service.pull": NOT_ASKED,
+    "service:Service._turn": "no story submits so many runs at once; it only waits (tests/engine/test_engine.py)",
     "watchdog:": "looks only, and condemns in memory (tests/engine/test_policies.py)",
     "rotation:": NOT_ASKED,
     "sweeps:Sweeps.detach": "asked for by cleanup only",

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from dstack_jupyter.engine import service
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.peek import store_has_unfinished
+from dstack_jupyter.engine.queue import Key, Next
 from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound, NotSupportedYet
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, LogFrame, PlanRequest, RunFrame, RunView
@@ -161,6 +163,30 @@ async def test_many_runs_at_once_on_local(engine: Engine) -> None:
     views = [await apply(engine, f"echo {number}") for number in range(20)]
     logs = [(await finished(engine, view.id))[1] for view in views]
     assert logs == [b"%d\n" % number for number in range(20)]
+
+
+async def test_who_submits_more_than_the_engine_comes_to_waits_for_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the wait of each is short, whatever comes behind it. Nobody waits for ever: the engine may have a reason."""
+    gate = asyncio.Event()
+
+    async def placed(_: Key) -> Next:
+        await gate.wait()
+        return Next()
+
+    engine._reconcilers["fleet"] = placed
+    monkeypatch.setattr(service, "TURN", 60.0)
+    while engine._queue.waiting("fleet") < service.BACKLOG:
+        await apply(engine, "true")
+    late = asyncio.create_task(apply(engine, "true"))
+    before = len(await engine.service.runs(project="main"))
+    assert len(await engine.service.runs(project="main")) == before and not late.done()
+    gate.set()
+    await late
+    gate.clear()
+    while engine._queue.waiting("fleet") < service.BACKLOG:
+        await apply(engine, "true")
+    monkeypatch.setattr(service, "TURN", 0.0)
+    await apply(engine, "true")
 
 
 async def test_code_is_there_and_results_come_back(engine: Engine, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NoCapacity, NotFound
@@ -317,14 +317,18 @@ def pinned(connection: Connection, endpoint: str) -> str:
     return connection.execute(select(host_keys.c.key).where(host_keys.c.endpoint == endpoint)).scalar() or ""
 
 
+UNPIN = delete(host_keys).where(host_keys.c.endpoint == bindparam("endpoint"))
+PIN = insert(host_keys).values(endpoint=bindparam("endpoint"), key=bindparam("key"), pinned_at=now())
+
+
 def pin(connection: Connection, endpoint: str, key: str) -> None:
-    connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint))
-    connection.execute(insert(host_keys).values(endpoint=endpoint, key=key, pinned_at=now()))
+    connection.execute(UNPIN, {"endpoint": endpoint})
+    connection.execute(PIN, {"endpoint": endpoint, "key": key})
 
 
 def unpin(connection: Connection, endpoint: str) -> None:
     """Forget a host key, so that the next contact is a first one."""
-    connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint))
+    connection.execute(UNPIN, {"endpoint": endpoint})
 
 
 def unpin_key(connection: Connection, endpoint: str, key: str) -> None:

@@ -6,14 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, InstanceState
 from . import accounts, costing, events, hosts, moves
 from .joined import Joined
-from .schema import attached, attempts, bookings, instances, now, rented, runs
+from .schema import among, attached, attempts, bookings, instances, now, rented, runs
 
 SEEN = ("word", "said", "address", "internal_address", "user", "port", "region", "console")
 """What is kept of ``backends.base.Instance``, beside the data of the calls."""
@@ -25,17 +25,64 @@ FLEET_OF_RUN = (
     select(runs.c.fleet_id).join(attempts, attempts.c.run_id == runs.c.id).where(attempts.c.id == HELD_BY).scalar_subquery()
 )
 LOAD = (
-    BOTH.query.add_columns(now().label("current"), HELD_BY.label("held_by"), FLEET_OF_RUN.label("asked_by"))
+    BOTH.query.add_columns(
+        now().label("current"),
+        HELD_BY.label("held_by"),
+        FLEET_OF_RUN.label("asked_by"),
+        select(attached.c.thing).where(attached.c.instance_id == instances.c.id).exists().label("has_things"),
+    )
     .join(rented, rented.c.instance_id == instances.c.id)
     .where(instances.c.id == bindparam("id"))
 )
 THINGS = select(attached).where(attached.c.instance_id == bindparam("id"))
 ALONE = (
-    select(instances.c.state, instances.c.created_at, instances.c.backend, instances.c.project)
+    select(
+        instances.c.id,
+        instances.c.state,
+        instances.c.created_at,
+        instances.c.backend,
+        instances.c.project,
+        instances.c.attempt_id,
+        instances.c.data,
+        rented.c.asked_at,
+        now().label("current"),
+    )
+    .join(rented, rented.c.instance_id == instances.c.id)
     .where(instances.c.id == bindparam("id"))
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True, of=instances)
 )
 """An instance that nobody moves until we commit."""
+
+
+def _change(*names: str, **values: Any) -> Update:
+    """An update of one row; ``names`` are given with each. Built once: making a statement costs more than running it."""
+    given: dict[str, Any] = {name: bindparam(f"b_{name}") for name in names}
+    return update(rented).where(rented.c.instance_id == bindparam("b_id")).values({**given, **values})
+
+
+ASKED = _change("account", asked_at=now(), absent_since=None)
+UNASKED = _change("asked_at")
+ANSWER = {"absent_since": None, "rented_at": func.coalesce(rented.c.rented_at, bindparam("b_begun"))}
+ANSWERED = _change("vendor", "seen", **ANSWER)
+SAW = _change("vendor", "seen", **ANSWER, seen_at=now())
+MOVED = _change("account")
+ABSENT = _change(absent_since=func.coalesce(rented.c.absent_since, now()))
+TOLD = _change(told_at=now())
+ENDING = _change(ending_at=func.coalesce(rented.c.ending_at, now()))
+ALIVE = select(attempts.c.id).where(
+    attempts.c.run_id == select(attempts.c.run_id).where(attempts.c.id == bindparam("id")).scalar_subquery(),
+    ~among(attempts.c.state, ATTEMPT_END),
+)
+"""The attempts of the run that an attempt is of, which have not ended."""
+DATA = update(instances).where(instances.c.id == bindparam("b_id")).values(data=bindparam("b_data"))
+SAY = (
+    update(instances)
+    .where(instances.c.id == bindparam("b_id"), instances.c.state != InstanceState.TERMINATED)
+    .values(message=bindparam("b_message"))
+)
+THING = select(attached).where(
+    attached.c.account == bindparam("account"), attached.c.kind == bindparam("kind"), attached.c.identity == bindparam("identity")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +104,13 @@ def load(connection: Connection, instance_id: str) -> Rent:
     """Raises NoResultFound for an instance that is not rented."""
     found = connection.execute(LOAD, {"id": instance_id}).one()
     instance, row = BOTH.split(found)
-    return Rent(
-        instance, row, found.current, list(connection.execute(THINGS, {"id": instance_id})), found.held_by, found.asked_by
-    )
+    things = list(connection.execute(THINGS, {"id": instance_id})) if found.has_things else []
+    return Rent(instance, row, found.current, things, found.held_by, found.asked_by)
 
 
 def want(connection: Connection, instance_id: str) -> None:
     """Part of the transaction that stores the intent of an instance."""
     connection.execute(insert(rented).values(instance_id=instance_id, account="", seen={}))
-
-
-def _set(connection: Connection, instance_id: str, **values: Any) -> None:
-    connection.execute(update(rented).where(rented.c.instance_id == instance_id).values(**values))
 
 
 def ask(connection: Connection, instance_id: str, account: str) -> bool:
@@ -80,19 +122,18 @@ def ask(connection: Connection, instance_id: str, account: str) -> bool:
     if row.state != InstanceState.PENDING:
         return False
     accounts.used(connection, account, row.backend, row.project)
-    _set(connection, instance_id, asked_at=now(), account=account, absent_since=None)
+    connection.execute(ASKED, {"b_id": instance_id, "b_account": account})
     return True
 
 
 def unasked(connection: Connection, instance_id: str, before: float | None) -> None:
     """The create that was noted made surely nothing; ``before`` it the last one was sent, None: there was none."""
-    _set(connection, instance_id, asked_at=before)
+    connection.execute(UNASKED, {"b_id": instance_id, "b_asked_at": before})
 
 
 def saw(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
     """Store what the vendor told of an instance when it was asked for it. ``host_key``: as ``answered``."""
-    answered(connection, instance_id, told, host_key)
-    _set(connection, instance_id, seen_at=now())
+    _tell(connection, SAW, instance_id, told, host_key)
 
 
 def answered(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
@@ -101,18 +142,20 @@ def answered(connection: Connection, instance_id: str, told: Instance, host_key:
     What was only an intent is provisioning from now on. ``host_key`` is what it must show at its first contact: pinned before
     there is one, whatever was known of that address (D6).
     """
+    _tell(connection, ANSWERED, instance_id, told, host_key)
+
+
+def _tell(connection: Connection, statement: Update, instance_id: str, told: Instance, host_key: str) -> None:
     row = connection.execute(ALONE, {"id": instance_id}).one()
-    known = load(connection, instance_id)
-    begun = told.created_at if row.created_at <= told.created_at <= known.now else known.rented.asked_at or known.now
-    values: dict[str, Any] = {
-        "vendor": dict(told.data),
-        "seen": {name: getattr(told, name) for name in SEEN},
-        "absent_since": None,
-        "rented_at": func.coalesce(rented.c.rented_at, begun),
+    values = {
+        "b_id": instance_id,
+        "b_vendor": dict(told.data),
+        "b_seen": {name: getattr(told, name) for name in SEEN},
+        "b_begun": told.created_at if row.created_at <= told.created_at <= row.current else row.asked_at or row.current,
     }
-    _set(connection, instance_id, **values)
+    connection.execute(statement, values)
     if told.address:
-        _pin(connection, known.instance, told, host_key)
+        _pin(connection, row, told, host_key)
     if row.state == InstanceState.PENDING:
         moves.move_instance(connection, instance_id, InstanceState.PROVISIONING, message="made; waiting for its address")
 
@@ -126,57 +169,51 @@ def _pin(connection: Connection, instance: Row[Any], told: Instance, host_key: s
     hosts.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
     inside = told.internal_address or told.address
     fresh = {**data, "address": address, "internal_ip_found": inside, "host_key": data.get("host_key", host_key)}
-    connection.execute(update(instances).where(instances.c.id == instance.id).values(data=fresh))
+    connection.execute(DATA, {"b_id": instance.id, "b_data": fresh})
 
 
 def renewed(connection: Connection, instance_id: str, *, next_key: str = "", host_key: str = "") -> None:
     """The key that a machine will show (``next_key``, before it is told to), or shows now (``host_key``, pinned with it)."""
-    row = connection.execute(select(instances.c.data).where(instances.c.id == instance_id)).one()
+    row = connection.execute(ALONE, {"id": instance_id}).one()
     data = {**row.data, "next_key": next_key}
     if host_key:
         data["host_key"] = host_key
         hosts.pin(connection, f"{data['address']['hostname']}:{data['address']['port']}", host_key)
-    connection.execute(update(instances).where(instances.c.id == instance_id).values(data=data))
+    connection.execute(DATA, {"b_id": instance_id, "b_data": data})
 
 
 def moved(connection: Connection, instance_id: str, account: str) -> None:
     """It was found with another key than the one that it was made with, and so will be what goes with it."""
     row = connection.execute(ALONE, {"id": instance_id}).one()
     accounts.used(connection, account, row.backend, row.project)
-    _set(connection, instance_id, account=account)
+    connection.execute(MOVED, {"b_id": instance_id, "b_account": account})
     connection.execute(update(attached).where(attached.c.instance_id == instance_id).values(account=account))
 
 
 def absent(connection: Connection, instance_id: str) -> None:
     """The vendor says that it has none, now."""
-    _set(connection, instance_id, absent_since=func.coalesce(rented.c.absent_since, now()))
+    connection.execute(ABSENT, {"b_id": instance_id})
 
 
 def told(connection: Connection, instance_id: str) -> None:
     """The vendor accepted to end it, now."""
-    _set(connection, instance_id, told_at=now())
+    connection.execute(TOLD, {"b_id": instance_id})
 
 
 def ready(connection: Connection, instance_id: str, facts: dict[str, Any]) -> list[str]:
     """It can have its job, unless it is to go by now. Returns the attempts to wake: all of the run that it is for."""
-    row = connection.execute(
-        select(instances.c.state, instances.c.data, instances.c.attempt_id)
-        .where(instances.c.id == instance_id)
-        .with_for_update(key_share=True)
-    ).one()
+    row = connection.execute(ALONE, {"id": instance_id}).one()
     if row.state != InstanceState.PROVISIONING:
         return []
     moves.move_instance(connection, instance_id, InstanceState.IDLE, data={**row.data, **facts})
-    _set(connection, instance_id, idle_at=now())
-    run = select(attempts.c.run_id).where(attempts.c.id == row.attempt_id).scalar_subquery()
-    alive = select(attempts.c.id).where(attempts.c.run_id == run, attempts.c.state.not_in(ATTEMPT_END))
-    return list(connection.execute(alive).scalars())
+    connection.execute(moves.IDLE_AGAIN, {"b_id": instance_id})
+    return list(connection.execute(ALIVE, {"id": row.attempt_id}).scalars())
 
 
 def let_go(connection: Connection, instance_id: str, why: str) -> None:
     """It is to be ended, whoever decided it. Nothing happens to one that is going already."""
     moves.move_instance(connection, instance_id, InstanceState.TERMINATING, message=why)
-    _set(connection, instance_id, ending_at=func.coalesce(rented.c.ending_at, now()))
+    connection.execute(ENDING, {"b_id": instance_id})
 
 
 def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "") -> None:
@@ -230,8 +267,7 @@ def forget(connection: Connection, instance_id: str, user: str, why: str) -> Ren
 
 def say(connection: Connection, instance_id: str, message: str) -> None:
     """What it does or lacks at the moment, for people."""
-    living = (instances.c.id == instance_id) & (instances.c.state != InstanceState.TERMINATED)
-    connection.execute(update(instances).where(living).values(message=message))
+    connection.execute(SAY, {"b_id": instance_id, "b_message": message})
 
 
 # --- things beside machines --------------------------------------------------------------------------------------------
@@ -243,10 +279,10 @@ def _key(account: str, kind: str, identity: str) -> Any:
 
 def need(connection: Connection, account: str, need: Need, *, backend: str, project: str, instance_id: str) -> Thing | None:
     """Store that a thing is wanted, before it is made, and in which account. Returns it if it is known to be there."""
-    accounts.used(connection, account, backend, project)
-    row = connection.execute(select(attached).where(_key(account, need.kind, need.identity))).one_or_none()
+    row = connection.execute(THING, {"account": account, "kind": need.kind, "identity": need.identity}).one_or_none()
     if row is not None:
         return thing_of(row) if row.thing else None
+    accounts.used(connection, account, backend, project)
     try:
         with connection.begin_nested():
             connection.execute(
