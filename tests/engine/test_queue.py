@@ -172,15 +172,20 @@ async def test_outside_of_a_handler_there_is_no_slot_to_lend() -> None:
         pass
 
 
-async def test_wakes_while_it_waits_for_a_slot_are_one_look() -> None:
-    gate, looks = asyncio.Event(), list[str]()
+def one_slot(gate: asyncio.Event, looks: list[str]) -> WorkQueue:
+    """A queue whose handlers wait at the gate; ``looks`` gets the ids in the order in which they come there."""
 
     async def handler(key: Key) -> Next:
         looks.append(key.id)
         await gate.wait()
         return Next()
 
-    queue = WorkQueue(handler, parallel=1)
+    return WorkQueue(handler, parallel=1)
+
+
+async def test_wakes_while_it_waits_for_a_slot_are_one_look() -> None:
+    gate, looks = asyncio.Event(), list[str]()
+    queue = one_slot(gate, looks)
     queue.add(Key("attempt", "1"))
     for _ in range(5):
         queue.add(Key("attempt", "2"))
@@ -194,13 +199,7 @@ async def test_wakes_while_it_waits_for_a_slot_are_one_look() -> None:
 
 async def test_what_is_dropped_while_it_waits_for_a_slot_is_not_handled_until_it_is_added_again() -> None:
     gate, looks = asyncio.Event(), list[str]()
-
-    async def handler(key: Key) -> Next:
-        looks.append(key.id)
-        await gate.wait()
-        return Next()
-
-    queue = WorkQueue(handler, parallel=1)
+    queue = one_slot(gate, looks)
     for id in ("1", "2", "3"):
         queue.add(Key("attempt", id))
     queue.drop(Key("attempt", "2"))
