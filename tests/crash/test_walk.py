@@ -18,7 +18,7 @@ SINGLES = {"sqlite": "effects", "postgresql": "names"}
 """Each point of the source on both; each effect of each story where that costs less."""
 RENTED = {"sqlite": 3, "postgresql": 0}
 """Effects of each story of rented machines, at places of the dice: all of them take half an hour (``make soak``)."""
-PAIRS = {"sqlite": 250, "postgresql": 100}
+PAIRS = {"sqlite": 200, "postgresql": 50}
 LEAST = {"sqlite": 240, "postgresql": 260}
 """Points (names) that the stories pass at least: fewer means that some are not found any more."""
 
