@@ -176,6 +176,8 @@ class InstanceReconciler:
 
             thing = await self._database.write(store)
             if thing is None:
+                # From here on there may be something in the account, whether or not a machine follows.
+                self._wake(Key("sweep", cloud.mark))
                 try:
                     thing = await self._vendors.call(cloud.mark, cloud.attach, need)
                 except BackendError as error:

@@ -110,7 +110,7 @@ RENTED = (
     ),
     _run("a thing without an answer", lost_things=2),
     _stopped(
-        "a thing without an answer, and a stop", pause(1), lost_things=1,
+        "a thing without an answer, and a stop", pause(1), lost_disks=1,
         source="F43 bosh-azure-cpi-release#765, F45 opencomputer#558",
     ),
     _run("no quota for the things of the first offer", no_room=1),

@@ -158,7 +158,7 @@ class SimulatedCloud:
                 self._world.changes += 1
 
         self._sent("attach", effect)
-        if self._hits("lost_things"):
+        if self._hits("lost_things") or (need.kind == "disk" and self._hits("lost_disks")):
             raise UnknownOutcome("no answer in time")
         return Thing(need.kind, need.identity, need.identity)
 

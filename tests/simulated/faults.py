@@ -64,6 +64,8 @@ class Faults:
     """Calls that are answered by an error from which nothing can be concluded; nothing was done."""
     lost_things: int = 0
     """Attaches that take effect and are not answered."""
+    lost_disks: int = 0
+    """The same, of what is attached for one machine alone."""
     no_room: int = 0
     """Attaches for which the account has no quota."""
     busy: int = 0
