@@ -75,7 +75,7 @@ class AttemptReconciler:
         if attempt.state in ATTEMPT_END:
             return await self._finish(key, attempt, instance)
         report = JobReport(started=False)
-        if instance is not None and is_rented(instance) and instance.state in INSTANCE_ENDING:
+        if instance is not None and is_leaving(instance):
             # Its end was decided while we had it: it is gone, or about to be, and the job with it. Nobody knows how much more its
             # log had: a gap without a length (R13).
             lost = f"the machine was lost: {instance.message}; its log was read up to byte {attempt.log_offset}"
@@ -138,11 +138,11 @@ class AttemptReconciler:
     async def _let_go(self, attempt_id: str, instance: Row[Any]) -> None:
         """A rented machine that goes takes what the job held with it."""
         try:
-            if not (is_rented(instance) and instance.state in INSTANCE_ENDING):
+            if not is_leaving(instance):
                 await self._machine(instance).finish(attempt_id)
         except Unreachable:
             _, _, now = await self._database.read(moves.load_attempt, attempt_id)
-            if now is None or not is_rented(now) or now.state not in INSTANCE_ENDING:
+            if now is None or not is_leaving(now):
                 raise
 
     async def _after(
@@ -219,10 +219,15 @@ def is_rented(instance: Row[Any]) -> bool:
     return instance.backend not in OWN_MACHINES
 
 
+def is_leaving(instance: Row[Any]) -> bool:
+    """Whether it is a rented machine that is gone or about to be: its address may be a stranger's by now."""
+    return is_rented(instance) and instance.state in INSTANCE_ENDING
+
+
 def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:
     """(attempt, run, instance, all jobs of the run, the blocks that the attempt has booked)."""
     attempt, run, instance = moves.load_attempt(connection, attempt_id)
-    if instance is not None and attempt.instance_id is None and is_rented(instance) and instance.state in INSTANCE_ENDING:
+    if instance is not None and attempt.instance_id is None and is_leaving(instance):
         instance = None  # it never had the job: the fleet finds another
     alone = run.configuration.get("nodes", 1) in (None, 1)
     siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)

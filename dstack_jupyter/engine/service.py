@@ -19,7 +19,6 @@ from ..models.errors import ConfigurationError, Conflict, NotFound
 from ..models.fleets import FleetConfiguration
 from ..models.home import Home
 from ..models.runs import (
-    OWN_MACHINES,
     ApplyRequest,
     Attachment,
     AttemptView,
@@ -32,9 +31,10 @@ from ..models.runs import (
     PlanRequest,
     RunView,
 )
-from ..models.states import INSTANCE_ENDING, RUN_END, AttemptState
+from ..models.states import RUN_END, AttemptState
 from . import doctor, place, rotation, streams
 from .archives import Archives
+from .attempts import is_leaving
 from .bus import Bus
 from .cleanup import Cleanup
 from .fleet_service import FleetService
@@ -210,8 +210,7 @@ class Service:
         attempt, _, instance = await self._database.read(moves.load_attempt, _attempt_of(view, job))
         if instance is None:
             raise NotFound(f"run {view.name!r} never had a machine, so it left no files")
-        if instance.backend not in OWN_MACHINES and instance.state in INSTANCE_ENDING:
-            # Its address may be a stranger's by now.
+        if is_leaving(instance):
             raise NotFound(f"the machine of run {view.name!r} is gone, and its files with it", hint="pull while a run goes on")
         async for chunk in self._machine(instance).pull(attempt.id, path):
             yield chunk
