@@ -108,10 +108,8 @@ class Cleanup:
         else:
             raise Conflict(f"{name} is not forgotten: its vendor answers", hint="`%dstack stop` ends the run that has it")
         rent = await self._database.write(rented.forget, row.id, user, why)
-        for fleet_id in {rent.instance.fleet_id, rent.asked_by} - {None}:
-            self._wake(Key("fleet", fleet_id))
-        if rent.held_by is not None:
-            self._wake(Key("attempt", rent.held_by))
+        for kind, id in rent.concerned:
+            self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()
         return EndedView(kind="instance", thing=row.id, name=name, done=True, message="forgotten")

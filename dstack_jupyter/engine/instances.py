@@ -325,11 +325,8 @@ class InstanceReconciler:
         return Next(guard=TROUBLE[min(times.troubles, len(TROUBLE)) - 1])
 
     def _changed(self, rent: Rent) -> None:
-        self._wake(Key("fleet", rent.instance.fleet_id))
-        if rent.asked_by not in (None, rent.instance.fleet_id):
-            self._wake(Key("fleet", str(rent.asked_by)))
-        if rent.held_by is not None:
-            self._wake(Key("attempt", rent.held_by))
+        for kind, id in rent.concerned:
+            self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()
 

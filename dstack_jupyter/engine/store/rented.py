@@ -99,6 +99,12 @@ class Rent:
     held_by: str | None
     asked_by: str | None
 
+    @property
+    def concerned(self) -> list[tuple[str, str]]:
+        """(kind, id) of all that have to look when it has changed: its fleet, that of the run that asked for it, the attempt."""
+        found = [("fleet", self.instance.fleet_id), ("fleet", self.asked_by), ("attempt", self.held_by)]
+        return [(kind, id) for kind, id in dict.fromkeys(found) if id is not None]
+
 
 def load(connection: Connection, instance_id: str) -> Rent:
     """Raises NoResultFound for an instance that is not rented."""
