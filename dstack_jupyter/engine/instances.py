@@ -148,12 +148,13 @@ class InstanceReconciler:
         instance = rent.instance
         order = self._maker.order(instance, first=first)
         things = await self._attach(cloud, rent, order)
-        wanted = await self._database.write(rented.ask, instance.id, cloud.mark)
-        self._wake(Key("sweep", cloud.mark))
-        if not wanted:
-            return None
         try:
-            told = await self._vendors.call(cloud.mark, cloud.create, replace(order, things=tuple(things)))
+            async with self._vendors.place(cloud.mark) as call:
+                wanted = await self._database.write(rented.ask, instance.id, cloud.mark)
+                self._wake(Key("sweep", cloud.mark))
+                if not wanted:
+                    return None
+                told = await call(cloud.create, replace(order, things=tuple(things)))
         except BackendError as error:
             if not error.nothing_made:
                 await self._database.write(rented.say, instance.id, f"it is not known whether it was made: {words(error)}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..backends import registry
 from ..backends.base import Cloud, Clouds, Instance
@@ -20,6 +21,13 @@ from ..models.errors import BackendNotAvailable
 from .queue import aside
 
 Result = TypeVar("Result")
+
+
+class Call(Protocol):
+    """One call after the other, in a thread that is kept for them."""
+
+    async def __call__(self, function: Callable[..., Result], *args: object) -> Result: ...
+
 
 THREADS = 32
 """Calls of one account that are on their way at once."""
@@ -52,12 +60,18 @@ class _Line:
         self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
         self._count = 0
 
-    async def call(self, function: Callable[..., Result], *args: object, ends: bool) -> Result:
-        await self._turn(ends)
+    @asynccontextmanager
+    async def place(self, ends: bool) -> AsyncIterator[Call]:
+        with aside():
+            await self._turn(ends)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+            yield self._call
         finally:
             self._next()
+
+    async def _call(self, function: Callable[..., Result], *args: object) -> Result:
+        with aside():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def _turn(self, ends: bool) -> None:
         if self._free > 0:
@@ -102,11 +116,19 @@ class Vendors:
 
     async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
         """A vendor's call in the pool of its account (``Cloud.mark``). ``ends``: it ends something, and goes first."""
+        async with self.place(account, ends=ends) as call:
+            return await call(function, *args)
+
+    def place(self, account: str, *, ends: bool = False) -> AbstractAsyncContextManager[Call]:
+        """For a call before which something is stored: once inside, a thread is free for it, and what is stored is soon true.
+
+        What says that a call was made must not be stored by who still waits in the line: killed there, nobody knows for a long
+        time that nothing was sent.
+        """
         line = self._lines.get(account)
         if line is None:
             line = self._lines[account] = _Line()
-        with aside():
-            return await line.call(function, *args, ends=ends)
+        return line.place(ends)
 
     async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
         """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.

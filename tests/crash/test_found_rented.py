@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from dstack_jupyter.engine import vendors
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.queue import Key, Next
 from dstack_jupyter.engine.store.fence import Fence, acting
 from dstack_jupyter.models.home import ENV_HOME, Home
+from tests.simulated.loop import VirtualLoop
 
 from . import scenarios_rented, trial
+from .judge_rented import RentedJudge
 from .scenarios import LOG, Scenario
 from .stores import SQLite, Store
 from .story import apply, follow
@@ -68,6 +71,35 @@ def test_a_burst_at_a_vendor_that_throttles_and_answers_in_part_leaks_nothing(
     prepare = scenarios_rented.prepared("look", faults)
     found = trial.run(Scenario("a burst", steps, {"first": "done"}, {"first": 1}, prepare=prepare), store)
     assert found.breaches == []
+
+
+def test_a_create_that_waits_for_a_thread_is_not_stored_as_sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed there, nobody could tell that nothing was made: hundreds of machines came two minutes late. (R5)"""
+    monkeypatch.setenv(ENV_HOME, str(store.home.root))
+    monkeypatch.setattr(vendors, "THREADS", 2)
+    at_once = VirtualLoop.run_in_executor
+
+    def slow(loop: VirtualLoop, executor: Any, function: Any, *args: Any) -> Any:
+        if getattr(function, "__name__", "") != "create":
+            return at_once(loop, executor, function, *args)
+        future = loop.create_future()
+        loop.call_later(3.0, loop._in_turn, future, function, args)
+        return future
+
+    monkeypatch.setattr(VirtualLoop, "run_in_executor", slow)
+    on_the_way = list[int]()
+    creating = RentedJudge._creating
+
+    def counted(judge: RentedJudge, identity: str) -> None:
+        on_the_way.append(len(store.rows("SELECT 1 FROM rented WHERE asked_at IS NOT NULL AND rented_at IS NULL")))
+        creating(judge, identity)
+
+    monkeypatch.setattr(RentedJudge, "_creating", counted)
+    steps = (apply("first", *LOG, nodes=12, **scenarios_rented.CLOUD), follow("first"))
+    prepare = scenarios_rented.prepared("look", {})
+    assert trial.run(Scenario("twelve", steps, {"first": "done"}, {"first": 1}, prepare=prepare), store).breaches == []
+    assert len(on_the_way) == 12
+    assert max(on_the_way) <= 2
 
 
 async def test_a_sweep_that_was_woken_by_who_acts_for_a_fleet_writes_for_itself(home: Home) -> None:
