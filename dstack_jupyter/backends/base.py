@@ -227,6 +227,22 @@ class Instances(Protocol):
         """
 
 
+@runtime_checkable
+class Restarts(Protocol):
+    """On top of ``Instances``, by a vendor whose machines keep their disk, name and address while they are off.
+
+    What a job left on a machine that powered itself off while no engine ran can then still be read. A vendor whose stopped
+    machines lose their disk does not have it.
+    """
+
+    def start(self, data: Mapping[str, Any]) -> None:
+        """Ask the vendor to switch on a machine that is off; returns when it accepted, ``get`` tells when it is on.
+
+        Called like ``Instances``, repeatedly while the machine is off: one that is on already is fine. Raises like
+        ``Instances`` and Busy where the vendor does not start it in its present state: ask later.
+        """
+
+
 class Attachments(Protocol):
     """Things beside machines. Called like ``Instances``, with the same errors."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..backends.base import Cloud, Instance, Order, Thing
+from ..backends.base import Cloud, Instance, Order, Restarts, Thing
 from ..models.errors import (
     BackendError,
     BackendNotAvailable,
@@ -20,6 +20,7 @@ from ..models.errors import (
     BadCredentials,
     Busy,
     NoBalance,
+    NotAtVendor,
     PermissionMissing,
     RateLimited,
     Refused,
@@ -45,6 +46,8 @@ KNOCK = 1.0
 """Seconds between two tries to log in to one that has an address."""
 LOOK = 30.0
 """Seconds between two looks at one that is in use."""
+START_AGAIN = 30.0
+"""Seconds between two words to the vendor to start one that is off."""
 VISIT = 300.0
 """Seconds between two words to its guard, which is patient for half an hour at least."""
 ENDING = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
@@ -97,7 +100,7 @@ class InstanceReconciler:
                     return Next(guard=LOOK)
                 rent = await self._database.read(rented.load, key.id)
             for _ in range(ROUNDS):
-                step = steps.next_step(_now(rent, looked, times), cloud.traits)
+                step = steps.next_step(_now(rent, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
                 found = await self._act(cloud, rent, step, times)
                 times.troubles = 0
@@ -130,6 +133,8 @@ class InstanceReconciler:
                         await self._machines.guest(instance).visit()
                 except Unreachable as error:
                     log.info("%s: %s", instance.identity, error.message)
+            case steps.Start():
+                return await self._start(cloud, rent, times)
             case steps.LetGo(why):
                 await self._let_go(rent, why)
             case steps.Delete():
@@ -270,6 +275,26 @@ class InstanceReconciler:
         await self._database.write(rented.let_go, rent.instance.id, why)
         self._changed(rent)
 
+    # --- its job's log, when it powered itself off meanwhile -------------------------------------------------------------
+
+    async def _start(self, cloud: Cloud, rent: Rent, times: _Times) -> Next | None:
+        assert isinstance(cloud, Restarts)
+        assert rent.unread is not None
+        times.started = asyncio.get_running_loop().time()
+        await self._database.write(rented.started, rent.instance.id, rent.unread)
+        self._changed(rent)
+        try:
+            await self._vendors.call(cloud.mark, cloud.start, rent.rented.vendor)
+        except Busy as error:
+            log.info("%s: %s", rent.instance.identity, error.message)
+        except (PermissionMissing, Refused, NotAtVendor) as error:
+            await self._let_go(rent, f"it is off, and what its job left cannot be read: {words(error)}")
+            return None
+        except (BackendUnreachable, BadCredentials, RateLimited):
+            await self._database.write(rented.unstarted, rent.instance.id)
+            raise
+        return Next(guard=SOON)
+
     # --- its end --------------------------------------------------------------------------------------------------------
 
     async def _delete(self, cloud: Cloud, rent: Rent, times: _Times) -> Next | None:
@@ -312,7 +337,7 @@ class InstanceReconciler:
                 times.looks += 1
                 return Next(guard=ENDING[min(times.looks, len(ENDING)) - 1])
             case InstanceState.IDLE | InstanceState.BUSY:
-                return Next(guard=LOOK)
+                return Next(guard=SOON if rent.rented.seen.get("word") in ("stopped", "starting") else LOOK)
             case _:
                 return Next(guard=SOON)
 
@@ -335,10 +360,10 @@ class InstanceReconciler:
 class _Times:
     """What is remembered of an instance between two rounds, to be patient; losing it does no harm. Times are the loop's."""
 
-    __slots__ = ("deleted", "deletes", "looks", "troubles", "visited")
+    __slots__ = ("deleted", "deletes", "looks", "started", "troubles", "visited")
 
     def __init__(self) -> None:
-        self.visited = self.deleted = -1e9
+        self.visited = self.started = self.deleted = -1e9
         self.deletes = self.looks = self.troubles = 0
 
 
@@ -346,11 +371,13 @@ def words(error: BackendError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:
+def _now(rent: Rent, looked: bool, times: _Times, *, restarts: bool) -> steps.Now:
     row, state = rent.rented, InstanceState(rent.instance.state)
     loop = asyncio.get_running_loop().time()
     if state is InstanceState.TERMINATING:
         due = loop - times.deleted >= (DELETE_AGAIN[min(times.deletes, len(DELETE_AGAIN)) - 1] if times.deletes else 0.0)
+    elif row.seen.get("word") == "stopped":
+        due = loop - times.started >= START_AGAIN
     else:
         due = loop - times.visited >= VISIT
 
@@ -371,4 +398,7 @@ def _now(rent: Rent, looked: bool, times: _Times) -> steps.Now:
         things=any(row.thing for row in rent.things),
         looked=looked,
         due=due,
+        restarts=restarts,
+        unread=rent.unread is not None,
+        since_started=since(row.started_at) if rent.unread is not None and row.started_for == rent.unread else None,
     )

@@ -67,6 +67,9 @@ class Backing(Protocol):
     def look(self, machine: Machine, now: float) -> None:
         """Bring ``word``, ``address`` and ``internal`` up to date."""
 
+    def start(self, machine: Machine) -> None:
+        """A machine that is off boots again."""
+
     def end(self, machine: Machine) -> None:
         """The machine is deleted."""
 
@@ -90,6 +93,9 @@ class Pure:
             machine.internal = "10.0.0." + machine.address.rpartition(".")[2]
         if machine.word == "starting" and age >= self.running_after and not machine.more.get("never_boots"):
             machine.word = "running"
+
+    def start(self, machine: Machine) -> None:
+        machine.word = "starting"
 
     def end(self, machine: Machine) -> None:
         self._free.append(machine.more["lease"])
@@ -235,6 +241,11 @@ class Cloud:
             else:
                 machine.word, machine.ends_at = "ending", now + slow
             return True
+
+    def start(self, number: int) -> None:
+        """A machine that is off boots again, with its disk and addresses."""
+        with self._now():
+            self.backing.start(self.machines[number])
 
     def settle(self) -> None:
         """Bring everything up to date."""

@@ -320,6 +320,14 @@ class DigitalOceanFace:
         machine = self._machine(argument)
         if body["type"] == "rename":
             machine.name = body["name"]
+        elif body["type"] == "power_on":
+            if machine.word in ("starting", "ending"):
+                raise Failure(422, "unprocessable_entity", "Droplet already has a pending event.")
+            if machine.word != "stopped":
+                raise Failure(422, "unprocessable_entity", "Droplet is already powered on.")
+            self.cloud.start(machine.id)
+        elif body["type"] == "power_off":
+            machine.word = "stopped"
         moment = stamp(self.cloud.clock.now())
         action = {
             "id": machine.id + 2, "status": "in-progress", "type": body["type"], "started_at": moment, "completed_at": None,

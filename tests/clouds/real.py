@@ -109,6 +109,9 @@ class RealMachines:
         machine.address = networks["cloud"]["IPAddress"] or machine.address  # a stopped one keeps its own at a vendor
         machine.internal = networks["private"]["IPAddress"] or machine.internal
 
+    def start(self, machine: Machine) -> None:
+        self._docker("start", self._name(machine))
+
     def end(self, machine: Machine) -> None:
         self._booting.pop(machine.id).join(120)
         self._docker("rm", "-f", self._name(machine))
@@ -131,9 +134,6 @@ class RealMachines:
         with contextlib.suppress(HostError):
             return self.inside(machine, "tail", "-n", "60", "/var/log/cloud-init-output.log")
         return self._docker("logs", self._name(machine))
-
-    def power_on(self, machine: Machine) -> None:
-        self._docker("start", self._name(machine))
 
     def power_off(self, machine: Machine) -> None:
         """As a vendor does it to a spot machine: nothing on it is asked."""

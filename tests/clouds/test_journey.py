@@ -100,27 +100,29 @@ def test_a_machine_that_was_deleted_by_hand_is_an_interruption(begin: Begin, mon
 
 
 def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin, real: RealMachines) -> None:
-    """The guard lets the job finish; the engine that comes in the end says what is still billed, and ends it.
+    """The guard lets the job finish; the engine that comes in the end says what is still billed, reads its log, and ends it.
 
     F54 dask-cloudprovider#220.
     """
     journey = begin(module="tests.clouds.quick_engine")
-    journey.apply("echo up; sleep 15")  # the machine's patience is 8 s
+    journey.apply("echo up; sleep 15; echo late; exit 7")  # the machine's patience is 8 s
     wait_until(lambda: b"up\n" in journey.client.run("journey").raw(), 60, "the job")
     (machine,) = journey.site.cloud.listed()
     (attempt,) = journey.view().attempts
     journey.kill()
     wait_until(lambda: [each.word for each in journey.site.cloud.listed()] == ["stopped"], 120, "the guard")
-    assert real.on_disk(machine, f"{THERE}/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["0", "-"]
+    assert real.on_disk(machine, f"{THERE}/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["7", "-"]
     assert "no job under way" in real.on_disk(machine, userdata.WHY)
-    hold = Hold(journey.site, "DELETE", "/v2/droplets/", answered=False)
+    hold = Hold(journey.site, "POST", f"/v2/droplets/{machine.id}/actions", answered=False)
     journey.start()
-    assert hold.reached.wait(BOOT), f"it is not ended: {journey.rows()}"
+    assert hold.reached.wait(BOOT), f"it is not started: {journey.rows()}"
     (shown,) = journey.view().machines
     assert (shown.stuck, shown.billed) == ("off, still billed", True)
-    assert "the vendor says that it is off" in shown.message
+    assert "it is off, and is started again to read what its job left" in shown.message
     hold.release()
-    assert journey.ended().state == "failed"
+    found = journey.ended()
+    assert (found.state, found.attempts[-1].exit_code) == ("failed", 7)
+    assert journey.client.run("journey").raw() == b"up\nlate\n"
     journey.nothing_left()
 
 

@@ -235,7 +235,7 @@ async def test_the_guard_keeps_a_machine_in_use_and_powers_off_one_that_nobody_n
 
     # Powered on again by a person: the guard is armed again, and says why it acted.
     await rented.connections.close()
-    await asyncio.to_thread(rented.machines.power_on, rented.under)
+    await asyncio.to_thread(rented.machines.start, rented.under)
     rented.connections = Connections(rented.pins, Path(rented.address.identity_file))
 
     async def again() -> bool:

@@ -17,11 +17,11 @@ NONE = {"here sim-1", "there sim-1", "there sim-2"}
 FIRST, REST = (apply("first", *UP, **CLOUD),), (stop("first"), follow("first"))
 
 
-def prepared(resend: str, faults: dict[str, Any]) -> Callable[[World], None]:
+def prepared(resend: str, faults: dict[str, Any], *, restarts: bool = False) -> Callable[[World], None]:
     """``…_until`` is given in seconds from the beginning."""
 
     def prepare(world: World) -> None:
-        world.resend = resend
+        world.resend, world.restarts = resend, restarts
         for name, value in faults.items():
             setattr(world.faults, name, world.time.now + value if name.endswith("_until") else copy.deepcopy(value))
 
@@ -63,13 +63,14 @@ def _run(
     bodies: int = 1,
     open_end: bool = False,
     resend: str = "look",
+    restarts: bool = False,
     away: float = 0.6,
     source: str = "",
     **faults: Any,
 ) -> Scenario:
     begin = steps or (apply("first", *LOG, **CLOUD), follow("first"), look_back)
     left = frozenset({"first"}) if open_end else frozenset()
-    given = {"prepare": prepared(resend, faults), "open_end": left, "away": away, "source": source}
+    given = {"prepare": prepared(resend, faults, restarts=restarts), "open_end": left, "away": away, "source": source}
     return Scenario(name, begin, {"first": ends}, {"first": bodies}, **given)
 
 
@@ -172,6 +173,22 @@ RENTED = (
     # Crashes may put the hour behind the job's end: then its machine has powered itself off before anybody asked how it ended.
     _run("an hour of sleep while it boots", apply("first", *LOG, **CLOUD), pause(7), hour, follow("first"), ends="done failed"),
     _run("every crash takes an hour", ends="done failed", open_end=True, away=3600.0),
+    # Where a machine that is off can be started, what its job left is read: nothing of a log is lost, and no end of a job.
+    _run("off under a run, and started again", *RUNNING, off, follow("first"), look_back, ends="failed", restarts=True),
+    _run("off under a run that is tried again, and started", *TWICE, off, follow("first"), look_back, bodies=2, restarts=True),
+    _run("stopped while it is started again", *RUNNING, off, pause(33), *REST, ends="terminated failed", restarts=True),
+    _run(
+        "an hour of sleep in which the job ends",
+        apply("first", *LOG, "sleep 60", **CLOUD), state("first", "running"), hour, follow("first"), look_back, restarts=True,
+    ),
+    _run("every crash takes an hour, and machines are started again", restarts=True, away=3600.0),
+    _run("started again at the third word", *RUNNING, off, follow("first"), ends="failed", restarts=True, not_yet=1, stays_off=1),
+    _run("a machine that stays off", *RUNNING, off, follow("first"), ends="failed", restarts=True, stays_off=99),
+    _run("a machine that may not be started", *RUNNING, off, follow("first"), ends="failed", restarts=True, no_starts=1),
+    _run(
+        "no network when it is to be started", *RUNNING, off, fault("unreachable_until", 900.0), follow("first"), look_back,
+        ends="failed", restarts=True, no_way=3,
+    ),
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
     _run("a machine that is not found while it lingers", lingers=40.0, flickers_at_the_end=2.0),

@@ -18,6 +18,7 @@ from dstack_jupyter.engine.steps.instance import (
     Look,
     Meet,
     Now,
+    Start,
     Step,
     Visit,
     Wait,
@@ -83,6 +84,17 @@ class TestInUse:
     @pytest.mark.parametrize("word", ["stopped", "ending"])
     def test_what_the_vendor_stopped_is_lost(self, word: str) -> None:
         assert isinstance(step(replace(BUSY, word=word)), LetGo)
+
+    def test_what_is_off_with_a_log_that_nobody_read_is_started_again(self) -> None:
+        off = replace(BUSY, word="stopped", restarts=True, unread=True, due=True)
+        assert step(off) == Start()
+        assert step(replace(off, due=False)) == Wait()
+        assert step(replace(off, since_started=299)) == Start()
+        assert step(replace(off, looked=False)) == Look()
+        for left in ({"restarts": False}, {"unread": False}, {"since_started": 300}, {"word": "ending"}, {"word": ""}):
+            assert not isinstance(step(replace(off, **left)), Start)
+        for given_up in ({"restarts": False}, {"unread": False}, {"since_started": 300}):
+            assert isinstance(step(replace(off, **given_up)), LetGo)
 
     @pytest.mark.parametrize(
         ("age", "absent", "lost"), [(100, 0, False), (100, 119, False), (100, 120, True), (700, 59, False), (700, 60, True)]

@@ -269,6 +269,20 @@ def test_past_its_age_it_ends_whatever_runs(guarded: Guarded) -> None:
     assert "it has run for" in said and "its limit is 7200 s" in said
 
 
+def test_one_that_is_started_again_past_its_age_has_half_an_hour(guarded: Guarded) -> None:
+    """For an engine that comes late to read what a job left on it."""
+    guarded.limits(1800, 7200)
+    guarded.job("a1")
+    guarded.process()
+    assert "it has run for" in looks(guarded, 9_000)
+    guarded.ended.unlink()
+    guarded.reboot()
+    for _ in range(5):
+        guarded.word()
+        assert guarded.look(300) == ""
+    assert "it has run for" in looks(guarded, 900)
+
+
 def test_a_clock_that_jumps_ends_nothing(guarded: Guarded) -> None:
     """At first boot clocks jump by years; only the uptime counts."""
     guarded.word()

@@ -18,6 +18,7 @@ from dstack_jupyter.models.errors import (
     Busy,
     NoCapacity,
     NoQuota,
+    NotAtVendor,
     RateLimited,
     Refused,
     UnknownOutcome,
@@ -52,7 +53,7 @@ class SimulatedBackend:
 
     def __init__(self) -> None:
         assert _world is not None
-        self._cloud = SimulatedCloud(_world)
+        self._cloud = RestartingCloud(_world) if _world.restarts else SimulatedCloud(_world)
 
     def account(self) -> str:
         return "one"
@@ -278,6 +279,25 @@ class SimulatedCloud:
             vm.ending, vm.flickers_until = True, self._now + self._faults.flickers_at_the_end
             self._world.changes += 1
             self._world.time.at(self._now + self._faults.lingers, lambda: self._world.end(vm))
+
+
+class RestartingCloud(SimulatedCloud):
+    """``backends.base.Restarts`` too. A start takes ``BOOT`` seconds."""
+
+    def start(self, data: Mapping[str, Any]) -> None:
+        self._asked("start")
+        vm = self._world.vms[data["number"] - 1]
+        if vm.gone is not None:
+            raise NotAtVendor("there is none")
+        if self._hits("no_way"):
+            raise BackendUnreachable("no network")
+        if self._hits("no_starts"):
+            raise Refused("it is kept as it is")
+        if self._hits("not_yet"):
+            raise Busy("it is being stopped")
+        if self._hits("stays_off"):
+            return
+        self._sent("start", lambda: self._world.time.at(self._now + BOOT, lambda: self._world.power_on(vm)))
 
 
 def _point(name: str) -> None:

@@ -18,6 +18,8 @@ class VM:
     """When the create was sent that made it."""
     off: bool = False
     """It powered itself off, or was stopped."""
+    on_since: float = 0.0
+    """When it was last switched on."""
     ending: bool = False
     """The vendor ends it: it lives for a while yet, and is found again at ``flickers_until``."""
     flickers_until: float = 0.0
@@ -82,6 +84,14 @@ class Faults:
     """Seconds after an accepted delete in which a machine that lingers is not found."""
     returns: int = 0
     """Machines that are gone, and are there again half a minute later."""
+    stays_off: int = 0
+    """Starts that are accepted and come to nothing."""
+    no_way: int = 0
+    """Starts that the network takes nowhere."""
+    no_starts: int = 0
+    """Starts that the vendor refuses for good."""
+    not_yet: int = 0
+    """Starts that are refused in a machine's present state."""
     dead_on_arrival: int = 0
     """Machines that never answer."""
     bad_boots: int = 0

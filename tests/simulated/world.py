@@ -246,6 +246,7 @@ class World:
     """``on_create`` and ``on_attach`` hear the identity of what a vendor is about to make.
 
     ``changes`` counts what happened at the vendor: equal numbers, equal futures. ``resend``: as ``Traits`` of the vendor.
+    ``restarts``: whether it starts machines that are off.
     """
 
     time: Any
@@ -257,6 +258,7 @@ class World:
     """Those that a dead engine's call made after its death."""
     faults: Faults = field(default_factory=Faults)
     resend: str = "look"
+    restarts: bool = False
     changes: int = 0
     guarded: list[str] = field(default_factory=list)
     """Machines that their guards powered off."""
@@ -283,7 +285,7 @@ class World:
         if vm.gone is not None or vm.off:
             return
         host = self.host(vm.identity)
-        quiet_since = max([vm.made, host.visited, *(job.ended or 0.0 for job in host.jobs.values())])
+        quiet_since = max([vm.made, vm.on_since, host.visited, *(job.ended or 0.0 for job in host.jobs.values())])
         if any(job.lives for job in host.jobs.values()):
             quiet_since = self.time.now
         if self.time.now - quiet_since >= SILENCE:
@@ -302,6 +304,18 @@ class World:
         """A machine that is off: still there, still paid for."""
         vm.off = vm.lost = True
         self._dark(vm)
+
+    def power_on(self, vm: VM) -> None:
+        """A machine that was off boots, with all that was on its disk; what ran then does not."""
+        if not vm.off or vm.gone is not None:
+            return
+        vm.off = vm.lost = False
+        vm.on_since = self.time.now
+        self.changes += 1
+        host = self.host(vm.identity)
+        host.reboot()
+        host.reachable = True
+        self.time.at(vm.on_since + SILENCE, lambda: self._guard(vm))
 
     def interrupt(self, vm: VM, *, ending: float = 30.0) -> None:
         """The vendor takes a machine back: it says so for ``ending`` seconds."""

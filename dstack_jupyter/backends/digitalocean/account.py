@@ -33,6 +33,8 @@ def _permission(scope: str) -> Permission:
         return Permission(scope, "feature", "`project_name`", needed=_names_a_project)
     if scope == "ssh_key:delete":
         return Permission(scope, "feature", "cleaning up the account")
+    if scope == "droplet:update":
+        return Permission(scope, "improves", "reading what a job left on a machine that powered itself off")
     if scope == "account:read":
         return Permission(scope, "improves", "telling who we are, and a locked account")
     return Permission(scope, "improves", "nothing so far: the page lists it")

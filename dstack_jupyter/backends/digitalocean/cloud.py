@@ -168,6 +168,16 @@ class DigitalOceanCloud:
             return False
         return True
 
+    def start(self, data: Mapping[str, Any]) -> None:
+        """A droplet that is off keeps its disk and addresses, and is billed as if it were on. It refuses one that is on."""
+        try:
+            action = {"type": "power_on"}
+            self.rest.send("POST", f"/v2/droplets/{int(data['id'])}/actions", action, permission="droplet:update")
+        except Refused:
+            found = self.get(data)
+            if found is None or found.word == "stopped":
+                raise
+
     def _instance(self, row: Mapping[str, Any]) -> Instance:
         number = int(row["id"])
         networks = (row.get("networks") or {}).get("v4") or []

@@ -17,6 +17,8 @@ YOUNG_FLICKER = 120.0
 """The same for a machine that was seen and is younger than ``Traits.absent_after``."""
 GONE = 3.0
 """The same for a machine that the vendor accepted to end: it is asked twice at least."""
+STARTS = 300.0
+"""Seconds within which one that is off must be on, once it was asked for; then it is given up."""
 OFF_AT_FIRST = 60.0
 """Seconds after its making in which a machine may be off without that meaning anything."""
 
@@ -40,7 +42,13 @@ class Now:
     looked: bool = False
     """Whether the vendor was asked in this round: what is stored is fresh."""
     due: bool = False
-    """Whether it is time for what is repeated now and then: a word to the machine, another delete."""
+    """Whether it is time for what is repeated now and then: a word to the machine, another start, another delete."""
+    restarts: bool = False
+    """Whether the vendor starts a machine that is off, with all that was on it."""
+    unread: bool = False
+    """Whether a job that is wanted has the machine: what it printed, and how it ended, is not all known."""
+    since_started: float | None = None
+    """Since the vendor was first asked to start it for that job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,11 @@ class Meet:
 @dataclass(frozen=True, slots=True)
 class Visit:
     """Give it a word from us, which keeps its guard quiet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Ask the vendor to switch it on again, to read what its job left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,7 @@ class Wait:
     """Nothing to do before the vendor or the machine has gone on. The reconciler knows how soon to look again."""
 
 
-Step = Create | Find | Look | Meet | Visit | LetGo | Delete | Gone | Detach | Wait
+Step = Create | Find | Look | Meet | Visit | Start | LetGo | Delete | Gone | Detach | Wait
 
 
 def next_step(now: Now, traits: Traits) -> Step:
@@ -139,9 +152,18 @@ def _lost(now: Now, traits: Traits) -> str:
             return "the vendor has no such machine any more"
         if now.ever_seen and now.absent_for >= YOUNG_FLICKER:
             return "the vendor has no such machine any more"
-    elif now.word == "ending" or (now.word == "stopped" and age >= OFF_AT_FIRST):
+    elif now.word == "ending" or _off(now):
         return f"the vendor says that it is {now.said or now.word}"
     return ""
+
+
+def _off(now: Now) -> bool:
+    return now.word == "stopped" and now.absent_for is None and (now.since_rented or 0.0) >= OFF_AT_FIRST
+
+
+def _readable(now: Now) -> bool:
+    """Whether it is off and holds what nobody has read, which it gives up when it is on again. Once for each job."""
+    return _off(now) and now.restarts and now.unread and (now.since_started is None or now.since_started < STARTS)
 
 
 def _provisioning(now: Now, traits: Traits) -> Step:
@@ -159,9 +181,11 @@ def _provisioning(now: Now, traits: Traits) -> Step:
 def _in_use(now: Now, traits: Traits) -> Step:
     if not now.looked:
         return Look()
+    if _readable(now):
+        return Start() if now.due else Wait()
     if why := _lost(now, traits):
         return LetGo(why)
-    return Visit() if now.due and now.absent_for is None else Wait()
+    return Visit() if now.due and now.absent_for is None and now.word != "stopped" else Wait()
 
 
 def _ending(now: Now, traits: Traits) -> Step:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert,
 from sqlalchemy.exc import IntegrityError
 
 from ...backends.base import Instance, Need, Thing
-from ...models.states import ATTEMPT_END, InstanceState
+from ...models.states import ATTEMPT_END, Desired, InstanceState
 from . import accounts, costing, events, hosts, moves
 from .joined import Joined
 from .schema import among, attached, attempts, bookings, instances, now, rented, runs
@@ -24,11 +24,23 @@ HELD_BY = func.coalesce(instances.c.attempt_id, BOOKED_BY)
 FLEET_OF_RUN = (
     select(runs.c.fleet_id).join(attempts, attempts.c.run_id == runs.c.id).where(attempts.c.id == HELD_BY).scalar_subquery()
 )
+UNREAD = (
+    select(attempts.c.id)
+    .join(runs, runs.c.id == attempts.c.run_id)
+    .where(
+        attempts.c.id == HELD_BY,
+        attempts.c.instance_id == instances.c.id,
+        ~among(attempts.c.state, ATTEMPT_END),
+        runs.c.desired == Desired.RUNNING,
+    )
+    .scalar_subquery()
+)
 LOAD = (
     BOTH.query.add_columns(
         now().label("current"),
         HELD_BY.label("held_by"),
         FLEET_OF_RUN.label("asked_by"),
+        UNREAD.label("unread"),
         select(attached.c.thing).where(attached.c.instance_id == instances.c.id).exists().label("has_things"),
     )
     .join(rented, rented.c.instance_id == instances.c.id)
@@ -67,6 +79,8 @@ ANSWERED = _change("vendor", "seen", **ANSWER)
 SAW = _change("vendor", "seen", **ANSWER, seen_at=now())
 MOVED = _change("account")
 ABSENT = _change(absent_since=func.coalesce(rented.c.absent_since, now()))
+STARTED = _change("started_for", started_at=now())
+UNSTARTED = _change(started_at=None)
 TOLD = _change(told_at=now())
 ENDING = _change(ending_at=func.coalesce(rented.c.ending_at, now()))
 ALIVE = select(attempts.c.id).where(
@@ -74,6 +88,12 @@ ALIVE = select(attempts.c.id).where(
     ~among(attempts.c.state, ATTEMPT_END),
 )
 """The attempts of the run that an attempt is of, which have not ended."""
+STARTS_OF = (
+    select(instances.c.identity, instances.c.project, rented.c.started_for, rented.c.started_at, attempts.c.run_id)
+    .join(rented, rented.c.instance_id == instances.c.id)
+    .join(attempts, attempts.c.id == HELD_BY)
+    .where(instances.c.id == bindparam("id"))
+)
 DATA = update(instances).where(instances.c.id == bindparam("b_id")).values(data=bindparam("b_data"))
 SAY = (
     update(instances)
@@ -89,7 +109,8 @@ THING = select(attached).where(
 class Rent:
     """One rented instance as the store has it. ``now`` is the database's time, ``things`` are its own, not shared ones.
 
-    ``held_by`` is the attempt that it is made for or that has booked it, ``asked_by`` the fleet of that one's run.
+    ``held_by`` is the attempt that it is made for or that has booked it, ``asked_by`` the fleet of that one's run; ``unread`` the
+    attempt if it has had the machine, has not ended, and nobody asked for its end.
     """
 
     instance: Row[Any]
@@ -98,6 +119,7 @@ class Rent:
     things: list[Row[Any]]
     held_by: str | None
     asked_by: str | None
+    unread: str | None
 
     @property
     def concerned(self) -> list[tuple[str, str]]:
@@ -111,7 +133,7 @@ def load(connection: Connection, instance_id: str) -> Rent:
     found = connection.execute(LOAD, {"id": instance_id}).one()
     instance, row = BOTH.split(found)
     things = list(connection.execute(THINGS, {"id": instance_id})) if found.has_things else []
-    return Rent(instance, row, found.current, things, found.held_by, found.asked_by)
+    return Rent(instance, row, found.current, things, found.held_by, found.asked_by, found.unread)
 
 
 def want(connection: Connection, instance_id: str) -> None:
@@ -199,6 +221,34 @@ def moved(connection: Connection, instance_id: str, account: str) -> None:
 def absent(connection: Connection, instance_id: str) -> None:
     """The vendor says that it has none, now."""
     connection.execute(ABSENT, {"b_id": instance_id})
+
+
+def started(connection: Connection, instance_id: str, attempt_id: str) -> None:
+    """Note that the vendor is asked from now on to start it, to read what the job of an attempt left. The first time counts."""
+    row = connection.execute(STARTS_OF, {"id": instance_id}).one()
+    if row.started_for == attempt_id and row.started_at is not None:
+        return
+    connection.execute(STARTED, {"b_id": instance_id, "b_started_for": attempt_id})
+    if row.started_for == attempt_id:
+        return
+    message = "it is off, and is started again to read what its job left"
+    say(connection, instance_id, message)
+    events.record(
+        connection,
+        actor="engine",
+        project=row.project,
+        kind="instance",
+        resource_id=instance_id,
+        run_id=row.run_id,
+        name=row.identity,
+        action="started",
+        message=message,
+    )
+
+
+def unstarted(connection: Connection, instance_id: str) -> None:
+    """The vendor was not reached: it was not asked to start it, and the time for that has not begun."""
+    connection.execute(UNSTARTED, {"b_id": instance_id})
 
 
 def told(connection: Connection, instance_id: str) -> None:

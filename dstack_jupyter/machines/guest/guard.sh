@@ -5,11 +5,14 @@
 #   alive    touched by the engine over SSH: a word from it. Only that it changed counts, not what its clock says.
 #   age      seconds that this machine has run, over all boots
 #   why      written before the end: what ended the machine
-# SEEN (in memory, new with each boot) holds "<silent> <age> <uptime> <alive>" of the last look.
+# SEEN (in memory, new with each boot) holds
+#   counts   "<silent> <age> <uptime> <alive>" of the last look
+#   until    the age that it may reach all the same, in a boot after one that a guard ended: somebody wants to read what is on it
 # Time is counted by the machine's uptime: a clock that jumps, as clocks do at first boot, ends no machine.
 set -u
 umask 022
 KEPT=${DJ_KEPT:-/var/lib/dstack-jupyter/guard} SEEN=${DJ_SEEN:-/run/dstack-jupyter/guard}
+AGAIN=1800
 PROC=${DJ_PROC:-/proc} HOMES=${DJ_HOMES:-/root /home/*} END=${DJ_END:-power_off}
 
 power_off() {
@@ -62,6 +65,7 @@ if ! read -r silent age last before 2>/dev/null <"$SEEN/counts"; then
     mkdir -p "$SEEN"
     silent=0 last=$uptime before=$word
     read -r age 2>/dev/null <"$KEPT/age" || age=0
+    [ -e "$KEPT/why" ] && echo $(($(number "$age" 0) + AGAIN)) >"$SEEN/until"
 fi
 silent=$(number "$silent" 0) age=$(number "$age" 0) last=$(number "$last" 0)
 [ "$uptime" -ge "$last" ] || last=$uptime
@@ -73,6 +77,9 @@ if [ -n "$busy" ] || [ "$word" != "$before" ]; then silent=0; else silent=$((sil
 echo "$silent $age $uptime $word" >"$SEEN/counts"
 echo "$age" >"$KEPT/age.new" && mv "$KEPT/age.new" "$KEPT/age"
 
+read -r until 2>/dev/null <"$SEEN/until" || until=0
+until=$(number "$until" 0)
+[ "$limit" -gt 0 ] && [ "$until" -gt "$limit" ] && limit=$until
 [ "$limit" -gt 0 ] && [ "$age" -ge "$limit" ] && end "it has run for $age s, its limit is $limit s"
 [ "$silence" -gt 0 ] && [ "$silent" -ge "$silence" ] && end "no word for $silent s, and no job under way"
 exit 0

@@ -11,7 +11,9 @@ import pytest
 
 from dstack_jupyter.models.errors import (
     BackendError,
+    Busy,
     NoCapacity,
+    NotAtVendor,
     PermissionMissing,
     RateLimited,
     Refused,
@@ -101,6 +103,23 @@ def test_a_powered_off_droplet_goes_on_costing(site: Site) -> None:
     site.cloud.machines[made.data["id"]].word = "stopped"
     assert site.account.get(made.data).word == "stopped"
     assert site.account.traits.stopped_is_billed
+
+
+def test_a_droplet_that_is_off_is_started_again_and_one_that_is_on_is_left_alone(site: Site) -> None:
+    """The vendor answers 422 for both what cannot be and what is done already."""
+    made = site.account.create(site.order())
+    machine = site.cloud.machines[made.data["id"]]
+    with pytest.raises(Busy):
+        site.account.start(made.data)  # it is being made
+    site.cloud.clock.advance(60)
+    site.account.start(made.data)
+    assert site.account.get(made.data).word == "running"
+    machine.word = "stopped"
+    site.account.start(made.data)
+    assert site.account.get(made.data).word == "running"
+    site.account.terminate(made.data)
+    with pytest.raises(NotAtVendor):
+        site.account.start(made.data)
 
 
 # Keys.
