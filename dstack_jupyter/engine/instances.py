@@ -36,6 +36,7 @@ from .steps import instance as steps
 from .store import rented
 from .store.database import Database
 from .store.rented import Rent
+from .times import Times, now_of
 from .vendors import Vendors
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,8 @@ KNOCK = 1.0
 """Seconds between two tries to log in to one that has an address."""
 LOOK = 30.0
 """Seconds between two looks at one that is in use."""
-START_AGAIN = 30.0
-"""Seconds between two words to the vendor to start one that is off."""
-VISIT = 300.0
-"""Seconds between two words to its guard, which is patient for half an hour at least."""
 ENDING = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds between two looks at one that is to end; the last one repeats."""
-DELETE_AGAIN = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""Seconds until the vendor is asked once more to end one that it still has; the last one repeats, for ever (R3)."""
 TROUBLE = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds until a vendor that could not be asked is asked again."""
 PATIENCE = 60.0
@@ -81,11 +76,11 @@ class InstanceReconciler:
         self._maker = maker
         self._meeting = Meeting(database, machines, maker)
         self._wake = wake
-        self._times: dict[str, _Times] = {}
+        self._times: dict[str, Times] = {}
 
     async def reconcile(self, key: Key) -> Next:
         """Act until there is nothing to do but wait."""
-        times = self._times.setdefault(key.id, _Times())
+        times = self._times.setdefault(key.id, Times())
         looked = False
         rent = await self._database.read(rented.load, key.id)
         if rent.instance.state == InstanceState.TERMINATED and not rent.things:
@@ -100,7 +95,7 @@ class InstanceReconciler:
                     return Next(guard=LOOK)
                 rent = await self._database.read(rented.load, key.id)
             for _ in range(ROUNDS):
-                step = steps.next_step(_now(rent, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
+                step = steps.next_step(now_of(rent, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
                 found = await self._act(cloud, rent, step, times)
                 times.troubles = 0
@@ -112,7 +107,7 @@ class InstanceReconciler:
         self._wake(key)
         return Next()
 
-    async def _act(self, cloud: Cloud, rent: Rent, step: steps.Step, times: _Times) -> Next | None:
+    async def _act(self, cloud: Cloud, rent: Rent, step: steps.Step, times: Times) -> Next | None:
         """Do a step and store what came of it. None: go on with the next one."""
         instance = rent.instance
         match step:
@@ -277,7 +272,7 @@ class InstanceReconciler:
 
     # --- its job's log, when it powered itself off meanwhile -------------------------------------------------------------
 
-    async def _start(self, cloud: Cloud, rent: Rent, times: _Times) -> Next | None:
+    async def _start(self, cloud: Cloud, rent: Rent, times: Times) -> Next | None:
         assert isinstance(cloud, Restarts)
         assert rent.unread is not None
         times.started = asyncio.get_running_loop().time()
@@ -297,7 +292,7 @@ class InstanceReconciler:
 
     # --- its end --------------------------------------------------------------------------------------------------------
 
-    async def _delete(self, cloud: Cloud, rent: Rent, times: _Times) -> Next | None:
+    async def _delete(self, cloud: Cloud, rent: Rent, times: Times) -> Next | None:
         times.deletes += 1
         times.deleted = asyncio.get_running_loop().time()
         try:
@@ -328,7 +323,7 @@ class InstanceReconciler:
 
     # --- between --------------------------------------------------------------------------------------------------------
 
-    def _pause(self, rent: Rent, times: _Times) -> Next:
+    def _pause(self, rent: Rent, times: Times) -> Next:
         match rent.instance.state:
             case InstanceState.TERMINATED:
                 self._times.pop(rent.instance.id, None)
@@ -341,7 +336,7 @@ class InstanceReconciler:
             case _:
                 return Next(guard=SOON)
 
-    async def _trouble(self, key: Key, rent: Rent, error: BackendError, times: _Times) -> Next:
+    async def _trouble(self, key: Key, rent: Rent, error: BackendError, times: Times) -> Next:
         """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
@@ -357,48 +352,5 @@ class InstanceReconciler:
         self._bus.publish_all()
 
 
-class _Times:
-    """What is remembered of an instance between two rounds, to be patient; losing it does no harm. Times are the loop's."""
-
-    __slots__ = ("deleted", "deletes", "looks", "started", "troubles", "visited")
-
-    def __init__(self) -> None:
-        self.visited = self.started = self.deleted = -1e9
-        self.deletes = self.looks = self.troubles = 0
-
-
 def words(error: BackendError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
-
-
-def _now(rent: Rent, looked: bool, times: _Times, *, restarts: bool) -> steps.Now:
-    row, state = rent.rented, InstanceState(rent.instance.state)
-    loop = asyncio.get_running_loop().time()
-    if state is InstanceState.TERMINATING:
-        due = loop - times.deleted >= (DELETE_AGAIN[min(times.deletes, len(DELETE_AGAIN)) - 1] if times.deletes else 0.0)
-    elif row.seen.get("word") == "stopped":
-        due = loop - times.started >= START_AGAIN
-    else:
-        due = loop - times.visited >= VISIT
-
-    def since(moment: float | None) -> float | None:
-        return None if moment is None else rent.now - moment
-
-    return steps.Now(
-        state=state,
-        known=row.vendor is not None,
-        since_asked=since(row.asked_at),
-        since_rented=since(row.rented_at),
-        since_told=since(row.told_at),
-        absent_for=since(row.absent_since),
-        ever_seen=row.seen_at is not None,
-        word=row.seen.get("word", ""),
-        said=row.seen.get("said", ""),
-        address=bool(row.seen.get("address")),
-        things=any(row.thing for row in rent.things),
-        looked=looked,
-        due=due,
-        restarts=restarts,
-        unread=rent.unread is not None,
-        since_started=since(row.started_at) if rent.unread is not None and row.started_for == rent.unread else None,
-    )

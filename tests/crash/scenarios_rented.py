@@ -175,7 +175,6 @@ RENTED = (
     _run("every crash takes an hour", ends="done failed", open_end=True, away=3600.0),
     # Where a machine that is off can be started, what its job left is read: nothing of a log is lost, and no end of a job.
     _run("off under a run, and started again", *RUNNING, off, follow("first"), look_back, ends="failed", restarts=True),
-    _run("off under a run that is tried again, and started", *TWICE, off, follow("first"), look_back, bodies=2, restarts=True),
     _run("stopped while it is started again", *RUNNING, off, pause(33), *REST, ends="terminated failed", restarts=True),
     _run(
         "an hour of sleep in which the job ends",
@@ -186,8 +185,8 @@ RENTED = (
     _run("a machine that stays off", *RUNNING, off, follow("first"), ends="failed", restarts=True, stays_off=99),
     _run("a machine that may not be started", *RUNNING, off, follow("first"), ends="failed", restarts=True, no_starts=1),
     _run(
-        "no network when it is to be started", *RUNNING, off, fault("unreachable_until", 900.0), follow("first"), look_back,
-        ends="failed", restarts=True, no_way=3,
+        "no network when it is to be started",
+        apply("first", *LOG, "sleep 60", **CLOUD), state("first", "running"), hour, follow("first"), restarts=True, no_way=3,
     ),
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),

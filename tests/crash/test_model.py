@@ -70,11 +70,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     names = Bundle("names")
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(restarts=st.booleans())
+    def begin(self, restarts: bool) -> None:
         self.store = STORES[-1]
         self.home = self.store.renew()
-        self.world = World(Clock())
+        self.world = World(Clock(), restarts=restarts)
         programs(self.world)
         self.judge = Judge(self.store, self.world)
         self.life: Life | None = None
