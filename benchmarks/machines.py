@@ -231,19 +231,22 @@ def changes(made: Site) -> list[Figure]:
     powered = time.time()
     made.vendor.ask("power-off", off)
     deadline = time.monotonic() + 90
-    while (diary := made.vendor.diary()) and len(diary.deletes) < 3 * each and time.monotonic() < deadline:
+    while (diary := made.vendor.diary()) and time.monotonic() < deadline:
+        if len(diary.deletes) >= 2 * each and len(diary.starts) >= each:
+            break
         time.sleep(0.5)
 
-    def waits(began: dict[str, float]) -> list[float]:
-        return [min(diary.deletes[name]) - when for name, when in began.items() if name in diary.deletes]
+    def waits(began: dict[str, float], acts: dict[str, list[float]] = diary.deletes) -> list[float]:
+        return [min(acts[name]) - when for name, when in began.items() if name in acts]
 
     told = {name: diary.off[name] for name in off if name in diary.off}
-    polled = f"the whole, with the wait for a look: p99 {quantile(waits(dict.fromkeys(off, powered)) or [0.0], 0.99):.0f} s"
+    whole = quantile(waits(dict.fromkeys(off, powered), diary.starts) or [0.0], 0.99)
+    polled = f"the whole, with the wait for a look: p99 {whole:.0f} s"
     twice = sum(len(times) - 1 for times in diary.deletes.values())
     return [
         *spread("a job has ended → delete at the vendor", waits(ended), each, f"{twice} deletes twice"),
         *spread("a user's stop → delete at the vendor", waits(stopped), each),
-        *spread("the vendor's answer 'off' → delete at the vendor", waits(told), each, polled),
+        *spread("the vendor's answer 'off' → start at the vendor", waits(told, diary.starts), each, polled),
     ]
 
 

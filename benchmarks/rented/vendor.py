@@ -48,7 +48,7 @@ class Face(DigitalOceanFace):
         if (method, path) == ("POST", "/v2/droplets"):
             about = json.loads(body)["name"]
         elif path.startswith("/v2/droplets/"):
-            machine = self.cloud.machines.get(int(path.rpartition("/")[2]))
+            machine = self.cloud.machines.get(int(path.split("/")[3]))
             about = machine.name if machine is not None else ""
         self.diary.append((time.time(), method, path, about))
         return super().handle(method, url, headers, body)
@@ -88,6 +88,7 @@ class Diary:
     calls: list[float]
     creates: dict[str, list[float]]
     deletes: dict[str, list[float]]
+    starts: dict[str, list[float]]
     off: dict[str, float]
 
 
@@ -106,12 +107,14 @@ class Vendor:
 
     def diary(self) -> Diary:
         said = self.ask("diary")
-        found = Diary([row[0] for row in said["diary"]], {}, {}, said["off"])
+        found = Diary([row[0] for row in said["diary"]], {}, {}, {}, said["off"])
         for when, method, path, about in said["diary"]:
             if (method, path) == ("POST", "/v2/droplets"):
                 found.creates.setdefault(about, []).append(when)
             elif method == "DELETE" and about:
                 found.deletes.setdefault(about, []).append(when)
+            elif method == "POST" and path.endswith("/actions"):
+                found.starts.setdefault(about, []).append(when)
         return found
 
 
