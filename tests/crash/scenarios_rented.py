@@ -181,12 +181,16 @@ RENTED = (
         apply("first", *LOG, "sleep 60", **CLOUD), state("first", "running"), hour, follow("first"), look_back, restarts=True,
     ),
     _run("every crash takes an hour, and machines are started again", restarts=True, away=3600.0),
-    _run("started again at the third word", *RUNNING, off, follow("first"), ends="failed", restarts=True, not_yet=1, stays_off=1),
+    _run(
+        "started again at the third word", *RUNNING, off, follow("first"), ends="failed", restarts=True, not_yet=1, stays_off=1,
+        source="F37 skypilot#1496",
+    ),
     _run("a machine that stays off", *RUNNING, off, follow("first"), ends="failed", restarts=True, stays_off=99),
     _run("a machine that may not be started", *RUNNING, off, follow("first"), ends="failed", restarts=True, no_starts=1),
     _run(
         "no network when it is to be started",
         apply("first", *LOG, "sleep 60", **CLOUD), state("first", "running"), hour, follow("first"), restarts=True, no_way=3,
+        source="F37 skypilot#1496",
     ),
     # What becomes of deletes.
     _run("deletes that are refused, and machines that linger", busy=3, lingers=70.0),
