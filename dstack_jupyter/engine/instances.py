@@ -276,8 +276,10 @@ class InstanceReconciler:
         assert isinstance(cloud, Restarts)
         assert rent.unread is not None
         times.started = asyncio.get_running_loop().time()
-        await self._database.write(rented.started, rent.instance.id, rent.unread)
-        self._changed(rent)
+        if times.started_for != rent.unread:
+            times.started_for, times.starting = rent.unread, times.started
+            await self._database.write(rented.started, rent)
+            self._changed(rent)
         try:
             await self._vendors.call(cloud.mark, cloud.start, rent.rented.vendor)
         except Busy as error:
@@ -286,7 +288,7 @@ class InstanceReconciler:
             await self._let_go(rent, f"it is off, and what its job left cannot be read: {words(error)}")
             return None
         except (BackendUnreachable, BadCredentials, RateLimited):
-            await self._database.write(rented.unstarted, rent.instance.id)
+            times.starting = asyncio.get_running_loop().time()  # it was not asked yet
             raise
         return Next(guard=SOON)
 

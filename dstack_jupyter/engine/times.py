@@ -19,11 +19,14 @@ DELETE_AGAIN = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 class Times:
     """What is remembered of an instance between two rounds, to be patient; losing it does no harm. Times are the loop's."""
 
-    __slots__ = ("deleted", "deletes", "looks", "started", "troubles", "visited")
+    __slots__ = ("deleted", "deletes", "looks", "started", "started_for", "starting", "troubles", "visited")
 
     def __init__(self) -> None:
         self.visited = self.started = self.deleted = -1e9
         self.deletes = self.looks = self.troubles = 0
+        self.started_for = ""
+        """The attempt for which this engine has it started again; it asks from ``starting`` on."""
+        self.starting = 0.0
 
 
 def now_of(rent: Rent, looked: bool, times: Times, *, restarts: bool) -> steps.Now:
@@ -55,6 +58,6 @@ def now_of(rent: Rent, looked: bool, times: Times, *, restarts: bool) -> steps.N
         looked=looked,
         due=due,
         restarts=restarts,
-        unread=rent.unread is not None,
-        since_started=since(row.started_at) if rent.unread is not None and row.started_for == rent.unread else None,
+        unread=bool(rent.unread),
+        since_started=loop - times.starting if rent.unread and rent.unread == times.started_for else None,
     )

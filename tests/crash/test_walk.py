@@ -28,8 +28,7 @@ def walk(database: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate()
+def told(process: subprocess.Popen[str], out: str, err: str) -> dict[str, Any]:
     assert process.returncode == 0, err[-6000:] or out
     found: dict[str, Any] = json.loads(out)
     return found
@@ -45,8 +44,9 @@ def test_no_crash_at_any_point_breaks_a_promise(capsys: pytest.CaptureFixture[st
         database: walk(database, "--pairs", str(count), "--singles", SINGLES[database], "--rented", str(RENTED[database]))
         for database, count in PAIRS.items()
     }
+    ended = {database: process.communicate() for database, process in running.items()}
     for database, process in running.items():
-        found = finished(process)
+        found = told(process, *ended[database])
         with capsys.disabled():
             print(f"\ncrash walker: {found}", flush=True)
         assert found["points crashed at"] == found["points"] >= LEAST[database]

@@ -48,7 +48,7 @@ class Now:
     unread: bool = False
     """Whether a job that is wanted has the machine: what it printed, and how it ended, is not all known."""
     since_started: float | None = None
-    """Since the vendor was first asked to start it for that job."""
+    """Since this engine first asked the vendor to start it for that job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,8 @@ def _off(now: Now) -> bool:
 
 
 def _readable(now: Now) -> bool:
-    """Whether it is off and holds what nobody has read, which it gives up when it is on again. Once for each job."""
+    """Whether it is off and holds what nobody has read, which it gives up when it is on again. Once for each job and engine: one
+    that was away for so long that the machine powered itself off again leaves that to the next."""
     return _off(now) and now.restarts and now.unread and (now.since_started is None or now.since_started < STARTS)
 
 

@@ -79,8 +79,6 @@ ANSWERED = _change("vendor", "seen", **ANSWER)
 SAW = _change("vendor", "seen", **ANSWER, seen_at=now())
 MOVED = _change("account")
 ABSENT = _change(absent_since=func.coalesce(rented.c.absent_since, now()))
-STARTED = _change("started_for", started_at=now())
-UNSTARTED = _change(started_at=None)
 TOLD = _change(told_at=now())
 ENDING = _change(ending_at=func.coalesce(rented.c.ending_at, now()))
 ALIVE = select(attempts.c.id).where(
@@ -88,12 +86,6 @@ ALIVE = select(attempts.c.id).where(
     ~among(attempts.c.state, ATTEMPT_END),
 )
 """The attempts of the run that an attempt is of, which have not ended."""
-STARTS_OF = (
-    select(instances.c.identity, instances.c.project, rented.c.started_for, rented.c.started_at, attempts.c.run_id)
-    .join(rented, rented.c.instance_id == instances.c.id)
-    .join(attempts, attempts.c.id == HELD_BY)
-    .where(instances.c.id == bindparam("id"))
-)
 DATA = update(instances).where(instances.c.id == bindparam("b_id")).values(data=bindparam("b_data"))
 SAY = (
     update(instances)
@@ -223,32 +215,20 @@ def absent(connection: Connection, instance_id: str) -> None:
     connection.execute(ABSENT, {"b_id": instance_id})
 
 
-def started(connection: Connection, instance_id: str, attempt_id: str) -> None:
-    """Note that the vendor is asked from now on to start it, to read what the job of an attempt left. The first time counts."""
-    row = connection.execute(STARTS_OF, {"id": instance_id}).one()
-    if row.started_for == attempt_id and row.started_at is not None:
-        return
-    connection.execute(STARTED, {"b_id": instance_id, "b_started_for": attempt_id})
-    if row.started_for == attempt_id:
-        return
+def started(connection: Connection, rent: Rent) -> None:
+    """Note that the vendor is asked from now on to start it, to read what a job left."""
     message = "it is off, and is started again to read what its job left"
-    say(connection, instance_id, message)
+    say(connection, rent.instance.id, message)
     events.record(
         connection,
         actor="engine",
-        project=row.project,
+        project=rent.instance.project,
         kind="instance",
-        resource_id=instance_id,
-        run_id=row.run_id,
-        name=row.identity,
+        resource_id=rent.instance.id,
+        name=rent.instance.identity,
         action="started",
         message=message,
     )
-
-
-def unstarted(connection: Connection, instance_id: str) -> None:
-    """The vendor was not reached: it was not asked to start it, and the time for that has not begun."""
-    connection.execute(UNSTARTED, {"b_id": instance_id})
 
 
 def told(connection: Connection, instance_id: str) -> None:

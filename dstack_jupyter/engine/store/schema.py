@@ -248,9 +248,6 @@ rented = Table(
     # When it was decided to end it, and when the vendor last accepted that.
     Column("ending_at", Float),
     Column("told_at", Float),
-    # The last attempt for whose log it was started again after it was found off, and since when the vendor is asked to.
-    Column("started_for", String(16), nullable=False, default=""),
-    Column("started_at", Float),
     # Since when it has no job, for a machine of a fleet that keeps it a while.
     Column("idle_at", Float),
     # `backends.base.Instance.data`: what the vendor's calls need. NULL until one has told of it.

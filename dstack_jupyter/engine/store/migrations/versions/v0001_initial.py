@@ -178,9 +178,8 @@ def upgrade() -> None:
         sa.Column("account", sa.String(64), nullable=False),
         *(
             sa.Column(f"{name}_at", sa.Float) if name != "absent" else sa.Column("absent_since", sa.Float)
-            for name in ("asked", "rented", "seen", "absent", "ending", "told", "started", "idle")
+            for name in ("asked", "rented", "seen", "absent", "ending", "told", "idle")
         ),
-        sa.Column("started_for", sa.String(16), nullable=False),
         sa.Column("vendor", sa.Text),
         sa.Column("seen", sa.JSON, nullable=False),
     )
