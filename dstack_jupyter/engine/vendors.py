@@ -62,8 +62,7 @@ class _Line:
 
     @asynccontextmanager
     async def place(self, ends: bool) -> AsyncIterator[Call]:
-        with aside():
-            await self._turn(ends)
+        await self._turn(ends)
         try:
             yield self._call
         finally:
@@ -81,7 +80,8 @@ class _Line:
         self._count += 1
         heapq.heappush(self._waiting, (not ends, self._count, turn))
         try:
-            await turn
+            with aside():
+                await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._next()  # it came together with the end of who waited

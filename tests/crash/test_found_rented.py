@@ -77,6 +77,7 @@ def test_a_create_that_waits_for_a_thread_is_not_stored_as_sent(store: Store, mo
     """Killed there, nobody could tell that nothing was made: hundreds of machines came two minutes late. (R5)"""
     monkeypatch.setenv(ENV_HOME, str(store.home.root))
     monkeypatch.setattr(vendors, "THREADS", 2)
+    # Calls of the simulated vendor take no time: where a create took none, nobody would wait for a thread.
     at_once = VirtualLoop.run_in_executor
 
     def slow(loop: VirtualLoop, executor: Any, function: Any, *args: Any) -> Any:

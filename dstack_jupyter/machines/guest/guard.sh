@@ -12,7 +12,7 @@
 set -u
 umask 022
 KEPT=${DJ_KEPT:-/var/lib/dstack-jupyter/guard} SEEN=${DJ_SEEN:-/run/dstack-jupyter/guard}
-AGAIN=1800
+AGAIN=1800 # seconds that one has which a guard ended and somebody started again
 PROC=${DJ_PROC:-/proc} HOMES=${DJ_HOMES:-/root /home/*} END=${DJ_END:-power_off}
 
 power_off() {
