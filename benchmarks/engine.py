@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from dstack_jupyter.client import Client, Run
+from dstack_jupyter.engine.keys.vault import ENV_KEY_FILE
 from dstack_jupyter.engine.store.location import ENV_DATABASE
-from dstack_jupyter.engine.vault import ENV_KEY_FILE
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.fleets_view import FleetRequest
 from dstack_jupyter.models.home import Home

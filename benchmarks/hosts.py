@@ -21,7 +21,7 @@ from typing import Any
 from jupyter_client.manager import start_new_kernel
 
 from dstack_jupyter.client import Client, Run, connect
-from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.engine.jobs.spec import ENV_IMAGE
 from dstack_jupyter.models.fleets_view import FleetRequest
 from dstack_jupyter.models.runs import ApplyRequest, Context
 from tests.hosts.fixtures import BUSYBOX

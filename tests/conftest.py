@@ -13,8 +13,8 @@ import pytest
 
 from dstack_jupyter import client as client_module
 from dstack_jupyter.backends import registry
+from dstack_jupyter.engine.keys.vault import FileKeys, Vault
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import ENV_HOME, Home, write_private
 from dstack_jupyter.models.secret import Secret

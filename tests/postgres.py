@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from dstack_jupyter.engine.keys.vault import FileKeys, Vault
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.secret import Secret
 

@@ -19,7 +19,7 @@ from sqlalchemy import Row
 import dstack_jupyter.backends.digitalocean.api as digitalocean
 from dstack_jupyter.engine import engine
 from dstack_jupyter.engine.__main__ import main
-from dstack_jupyter.engine.machines import Machines
+from dstack_jupyter.engine.jobs.machines import Machines
 from dstack_jupyter.machines.base import Ending, JobReport, JobSpec
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.ssh.facts import Hello

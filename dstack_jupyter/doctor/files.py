@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..backends.configured import config_path
-from ..engine.keyring_keys import KEYRING
-from ..engine.lease import NETWORK_FILE_SYSTEMS, file_system
-from ..engine.vault import ENV_KEY_FILE, FileKeys
+from ..engine.keys.keyring import KEYRING
+from ..engine.keys.vault import ENV_KEY_FILE, FileKeys
+from ..engine.process.lock import NETWORK_FILE_SYSTEMS, file_system
 from ..models.findings import Finding, finding
 from ..models.home import ENV_HOME, Home
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from .._version import __version__
-from ..engine.lease import LOOK, STILL
+from ..engine.process.lock import LOOK, STILL
 from ..models.endpoint import Endpoint
 from ..models.findings import Finding, age, finding
 from ..models.home import Home

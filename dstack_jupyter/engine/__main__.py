@@ -16,7 +16,7 @@ import time
 from ..models.errors import DstackJupyterError
 from ..models.home import Home
 from ..models.secret import Redacting
-from .host import EngineHost
+from .process.host import EngineHost
 
 IDLE = 600.0
 ENV_LOG_LEVEL = "DSTACK_JUPYTER_LOG_LEVEL"

@@ -22,39 +22,39 @@ from ..models.configurations import run_configuration
 from ..models.errors import LostLease
 from ..models.home import Home, write_private
 from ..models.states import Reason
-from .archives import Archives
-from .attempts import AttemptReconciler
-from .bus import ALL, Bus
-from .cleanup import Cleanup
-from .cloud_fleets import CloudFleetReconciler
-from .fleet_service import FleetService
-from .fleets import FleetReconciler
-from .forwards import Forwards
-from .hosts import HostReconciler
-from .housekeeping import Housekeeping
-from .instances import InstanceReconciler
-from .jobs import JobMaker
-from .keyring_keys import key_store
-from .keys import Keys
-from .leasing import FleetLeases, Leases, StoreLease
-from .machines import Machines
-from .making import Maker
-from .nodes import Siblings
-from .pending import RunReconciler
-from .place import place_of
-from .problems import Problems
-from .provisioning import Provisioning
-from .queue import Key, Next, WorkQueue
-from .relay import Relay
-from .service import Service
+from .jobs.archives import Archives
+from .jobs.forwards import Forwards
+from .jobs.machines import Machines
+from .jobs.nodes import Siblings
+from .jobs.spec import JobMaker
+from .keys.keyring import key_store
+from .keys.ssh_keys import Keys
+from .keys.vault import Vault
+from .provisioning.offers import Provisioning
+from .provisioning.orders import Maker
+from .provisioning.vendor_calls import Vendors
+from .reconcilers.attempt import AttemptReconciler
+from .reconcilers.cloud_fleet import CloudFleetReconciler
+from .reconcilers.host import HostReconciler
+from .reconcilers.housekeeping import Housekeeping
+from .reconcilers.instance import InstanceReconciler
+from .reconcilers.run import RunReconciler
+from .reconcilers.run_fleet import FleetReconciler
+from .reconcilers.sweep import Sweeps
+from .reconcilers.watchdog import Watchdog, watched
+from .runtime.bus import ALL, Bus
+from .runtime.leases import FleetLeases, Leases, StoreLease
+from .runtime.location import place_of
+from .runtime.problems import Problems
+from .runtime.queue import Key, Next, WorkQueue
+from .runtime.relay import Relay
+from .service.cleanup import Cleanup
+from .service.fleets import FleetService
+from .service.runs import Service
 from .store import accounts, hosts, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
 from .store.schema import sealed_values
-from .sweeps import Sweeps
-from .vault import Vault
-from .vendors import Vendors
-from .watchdog import Watchdog, watched
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from jupyter_server.extension.application import ExtensionApp
 from . import forward, routes
 
 if TYPE_CHECKING:
-    from dstack_jupyter.engine.host import EngineHost
+    from dstack_jupyter.engine.process.host import EngineHost
 
 EVENT_SCHEMA = Path(__file__).parent / "events" / "resource-v1.yaml"
 
@@ -43,7 +43,7 @@ class DstackServerApp(ExtensionApp):  # type: ignore[misc]
         self._relay = asyncio.get_running_loop().create_task(forward.relay_events(serverapp.event_logger))
 
     def _host_engine(self) -> None:
-        from dstack_jupyter.engine.host import EngineHost
+        from dstack_jupyter.engine.process.host import EngineHost
         from dstack_jupyter.models.errors import DstackJupyterError
         from dstack_jupyter.models.home import ENV_HOME, Home
 

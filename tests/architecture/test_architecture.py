@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ ARROWS = {
     "__init__": {"_version", "magics"},
     "__main__": {"magics"},
 }
+ENGINE_ARROWS = {
+    "__main__": {"process"},
+    "names": set(),
+    "keys": set(),
+    "steps": set(),
+    "store": {"keys", "steps"},
+    "runtime": {"store"},
+    "provisioning": {"keys", "names", "runtime", "store"},
+    "jobs": {"keys", "provisioning", "runtime", "store"},
+    "reconcilers": {"jobs", "names", "provisioning", "runtime", "steps", "store"},
+    "service": {"jobs", "keys", "names", "provisioning", "reconcilers", "runtime", "steps", "store"},
+    "api": set(),
+    "engine": {"jobs", "keys", "provisioning", "reconcilers", "runtime", "service", "store"},
+    "process": {"api", "engine", "service", "store"},
+}
+"""The rooms of the engine. Each imports only rooms that stand above it or that it names."""
 FORBIDDEN_IN_ENGINE = {"IPython", "ipykernel", "ipywidgets", "jupyter_server", "jupyter_client", "jupyter_core", "pandas"}
 
 
@@ -63,6 +80,23 @@ def test_arrows(path: Path) -> None:
     assert rooms - {room} <= ARROWS[room]
     if room in ("models", "offers", "machines", "backends", "engine") and path.name != "frame.py":
         assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN_IN_ENGINE
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if "engine" in path.parts], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_arrows_of_the_engine(path: Path) -> None:
+    base = PACKAGE / "engine"
+    room = path.relative_to(base).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    parts = [name.split(".") for name in imports(path) if name.startswith("dstack_jupyter.engine.")]
+    rooms = {part[2] for part in parts if (base / part[2]).is_dir() or (base / f"{part[2]}.py").exists()}
+    assert rooms - {room} <= ENGINE_ARROWS[room]
+
+
+def test_the_rooms_of_the_engine_have_no_circle() -> None:
+    TopologicalSorter(ENGINE_ARROWS).prepare()
 
 
 def test_loading_the_extension_loads_nothing_heavy() -> None:

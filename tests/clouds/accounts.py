@@ -10,16 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from dstack_jupyter.backends.base import Instance, Need
-from dstack_jupyter.engine.bus import Bus
-from dstack_jupyter.engine.cleanup import Cleanup
-from dstack_jupyter.engine.queue import Key, Next
+from dstack_jupyter.engine.provisioning.vendor_calls import Vendors
+from dstack_jupyter.engine.reconcilers.sweep import Sweeps
+from dstack_jupyter.engine.runtime.bus import Bus
+from dstack_jupyter.engine.runtime.queue import Key, Next
+from dstack_jupyter.engine.service.cleanup import Cleanup
 from dstack_jupyter.engine.store import rented as rented_rows
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attached, events, fleets, instances, now, rented
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
 from dstack_jupyter.engine.store.schema_accounts import strays
-from dstack_jupyter.engine.sweeps import Sweeps
-from dstack_jupyter.engine.vendors import Vendors
 from tests.clouds.core import VirtualClock
 from tests.clouds.fixtures import INSTALLATION, OFFERS, Site
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.engine.jobs.spec import ENV_IMAGE
+from dstack_jupyter.engine.provisioning.vendor_calls import Vendors
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.vendors import Vendors
 from dstack_jupyter.models.home import Home
 from tests.clouds.accounts import Make, Past, hour_ago
 from tests.clouds.core import Backing, RealClock

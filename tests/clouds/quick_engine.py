@@ -7,15 +7,16 @@ from functools import partial
 
 from dstack_jupyter.backends.digitalocean.cloud import DigitalOceanCloud
 from dstack_jupyter.engine import __main__ as process
-from dstack_jupyter.engine import instances, making, times
+from dstack_jupyter.engine.provisioning import orders
+from dstack_jupyter.engine.reconcilers import instance, timing
 from dstack_jupyter.engine.steps import instance as steps
 from dstack_jupyter.machines import userdata
 
 if __name__ == "__main__":
     userdata.LEAST_SILENCE = 8
-    making.userdata.Recipe = partial(userdata.Recipe, tick=1)  # type: ignore[assignment,misc]
-    times.VISIT = 2.0
-    instances.LOOK = 2.0
+    orders.userdata.Recipe = partial(userdata.Recipe, tick=1)  # type: ignore[assignment,misc]
+    timing.VISIT = 2.0
+    instance.LOOK = 2.0
     steps.YOUNG_FLICKER = steps.FLICKER = 4.0
     DigitalOceanCloud.traits = replace(DigitalOceanCloud.traits, absent_after=15.0)
     process.main()

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from dstack_jupyter.client import connect
-from dstack_jupyter.engine.queue import Key
+from dstack_jupyter.engine.runtime.queue import Key
 from dstack_jupyter.engine.store.schema import attached, instances
 from dstack_jupyter.engine.store.schema_accounts import strays
 from dstack_jupyter.models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, ThingRef

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter.backends.base import Instance
-from dstack_jupyter.engine.keys import KeyPair, _pair
+from dstack_jupyter.engine.keys.ssh_keys import KeyPair, _pair
 from dstack_jupyter.machines import userdata
 from dstack_jupyter.machines.ssh.connection import Address, Connections
 from dstack_jupyter.machines.ssh.machine import SSHMachine

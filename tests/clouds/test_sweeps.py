@@ -12,14 +12,14 @@ import pytest
 from sqlalchemy import update
 
 from dstack_jupyter.backends.base import Need
-from dstack_jupyter.engine.queue import Key
+from dstack_jupyter.engine.provisioning.vendor_calls import Vendors
+from dstack_jupyter.engine.reconcilers.sweep import EVERY, SELDOM, SOON
+from dstack_jupyter.engine.runtime.queue import Key
 from dstack_jupyter.engine.store import accounts
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attached, events, rented
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
 from dstack_jupyter.engine.store.schema_accounts import strays
-from dstack_jupyter.engine.sweeps import EVERY, SELDOM, SOON
-from dstack_jupyter.engine.vendors import Vendors
 from tests.clouds.accounts import Past
 from tests.clouds.fixtures import INSTALLATION, configure
 

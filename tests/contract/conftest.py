@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter.client import Client, Run, connect
-from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.engine.jobs.spec import ENV_IMAGE
 from dstack_jupyter.models.fleets_view import FleetRequest
 from dstack_jupyter.models.home import Home
 from tests.clouds.core import Machine, Pure, RealClock

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dstack_jupyter.engine import __main__ as process
-from dstack_jupyter.engine import instances, watchdog
+from dstack_jupyter.engine.reconcilers import instance, watchdog
 from dstack_jupyter.engine.steps import instance as steps
 
 
 def hurry() -> None:
     """In a process of its own only: whoever imports this keeps the times that users have."""
-    instances.LOOK = 2.0
+    instance.LOOK = 2.0
     steps.YOUNG_FLICKER = 4.0
     watchdog.EVERY = 1.0
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from dstack_jupyter.engine import host as hosting
 from dstack_jupyter.engine.engine import Engine
-from dstack_jupyter.engine.machines import Machines
+from dstack_jupyter.engine.jobs.machines import Machines
+from dstack_jupyter.engine.process import host as hosting
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.machines.ssh.facts import Hello

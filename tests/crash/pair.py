@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dstack_jupyter.engine.engine import Engine
-from dstack_jupyter.engine.leasing import FleetLeases
+from dstack_jupyter.engine.runtime.leases import FleetLeases
 from dstack_jupyter.models.errors import LostLease
 from dstack_jupyter.models.home import Home
 from tests.simulated import backend

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from dstack_jupyter.engine import wanting
-from dstack_jupyter.engine.hosts import internal_ip
 from dstack_jupyter.engine.names import new_id
+from dstack_jupyter.engine.reconcilers import intents
+from dstack_jupyter.engine.reconcilers.host import internal_ip
 from dstack_jupyter.engine.store import hosts, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts, bookings
@@ -51,7 +51,7 @@ async def rows(database: Database, table: Any) -> list[Any]:
 async def test_a_run_that_was_stopped_between_two_tries_is_work_for_the_next_engine(database: Database) -> None:
     new = submission(retry={"on_events": ["no-capacity"], "duration": "1h"})
     await database.write(runs.submit, new)
-    await database.write(wanting.without, new.attempt_ids, "nothing is free")
+    await database.write(intents.without, new.attempt_ids, "nothing is free")
     (run,) = await rows(database, runs_table)
     assert run.state == RunState.PENDING
     await database.write(runs.ask_to_end, new.run_id, "ada", False)
@@ -65,7 +65,7 @@ async def test_nothing_is_booked_for_an_attempt_that_ended_meanwhile(database: D
     _, run, _, _ = await database.read(moves.load_fleet, new.fleet_id)
     # The fleet reconciler has read the run; then it is stopped and its attempt ends.
     await database.write(runs.ask_to_end, new.run_id, "ada", False)
-    await database.write(wanting.book, run, new.attempt_ids, [OfferView(**OFFER)])
+    await database.write(intents.book, run, new.attempt_ids, [OfferView(**OFFER)])
     assert await rows(database, bookings) == []
 
 
@@ -74,7 +74,7 @@ async def test_who_waits_is_booked(database: Database) -> None:
     new = submission()
     await database.write(runs.submit, new)
     _, run, _, _ = await database.read(moves.load_fleet, new.fleet_id)
-    await database.write(wanting.book, run, new.attempt_ids, [OfferView(**OFFER)])
+    await database.write(intents.book, run, new.attempt_ids, [OfferView(**OFFER)])
     assert [row.attempt_id for row in await rows(database, bookings)] == new.attempt_ids
 
 
@@ -82,7 +82,7 @@ async def test_nodes_that_find_no_hosts_end_all_at_once(database: Database) -> N
     """One of them alone, after a crash between two transactions, found a host for itself."""
     new = submission(nodes=2)
     await database.write(runs.submit, new)
-    await database.write(wanting.without, new.attempt_ids, "2 free hosts are needed, 1 is free")
+    await database.write(intents.without, new.attempt_ids, "2 free hosts are needed, 1 is free")
     found = await rows(database, attempts)
     assert {(row.state, row.reason) for row in found} == {(AttemptState.FAILED, Reason.NO_CAPACITY)}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dstack_jupyter.engine import vendors
 from dstack_jupyter.engine.engine import Engine
-from dstack_jupyter.engine.queue import Key, Next
+from dstack_jupyter.engine.provisioning import vendor_calls
+from dstack_jupyter.engine.runtime.queue import Key, Next
 from dstack_jupyter.engine.store.fence import Fence, acting
 from dstack_jupyter.models.home import ENV_HOME, Home
 from tests.simulated.loop import VirtualLoop
@@ -76,7 +76,7 @@ def test_a_burst_at_a_vendor_that_throttles_and_answers_in_part_leaks_nothing(
 def test_a_create_that_waits_for_a_thread_is_not_stored_as_sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed there, nobody could tell that nothing was made: hundreds of machines came two minutes late. (R5)"""
     monkeypatch.setenv(ENV_HOME, str(store.home.root))
-    monkeypatch.setattr(vendors, "THREADS", 2)
+    monkeypatch.setattr(vendor_calls, "THREADS", 2)
     # Calls of the simulated vendor take no time: where a create took none, nobody would wait for a thread.
     at_once = VirtualLoop.run_in_executor
 

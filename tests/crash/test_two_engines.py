@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_jupyter.engine.vault import ENV_KEY_FILE
+from dstack_jupyter.engine.keys.vault import ENV_KEY_FILE
 from dstack_jupyter.models.home import ENV_HOME, Home
 from tests.conftest import home_at
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dstack_jupyter.engine.attempts import AttemptReconciler
-from dstack_jupyter.engine.bus import Bus
-from dstack_jupyter.engine.jobs import JobMaker
-from dstack_jupyter.engine.keys import Keys
+from dstack_jupyter.engine.jobs.spec import JobMaker
+from dstack_jupyter.engine.keys.ssh_keys import Keys
 from dstack_jupyter.engine.names import identity, new_id
-from dstack_jupyter.engine.queue import Key
+from dstack_jupyter.engine.reconcilers.attempt import AttemptReconciler
+from dstack_jupyter.engine.runtime.bus import Bus
+from dstack_jupyter.engine.runtime.queue import Key
 from dstack_jupyter.engine.store import moves, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.machines.base import JobSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dstack_jupyter.engine.choice import MOST_TRIES, Choice, Try, choose, left, nothing_left
+from dstack_jupyter.engine.steps.choice import MOST_TRIES, Choice, Try, choose, left, nothing_left
 from dstack_jupyter.models.runs import OfferView
 
 

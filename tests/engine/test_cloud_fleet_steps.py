@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dstack_jupyter.engine.choice import Choice, Try
-from dstack_jupyter.engine.cloud_fleets import chosen
-from dstack_jupyter.engine.fleet_service import price_of
+from dstack_jupyter.engine.reconcilers.cloud_fleet import chosen
+from dstack_jupyter.engine.service.fleets import price_of
+from dstack_jupyter.engine.steps.choice import Choice, Try
 from dstack_jupyter.engine.steps.cloud_fleet import Close, MachineNow, Release, Size, Wait, Want, next_step
 from dstack_jupyter.models.fleets import FleetConfiguration
 from dstack_jupyter.models.runs import OfferView

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from dstack_jupyter.engine import wanting
+from dstack_jupyter.engine.keys.vault import Vault
 from dstack_jupyter.engine.names import new_id
+from dstack_jupyter.engine.reconcilers import intents
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import cloud_fleets, hosts, moves, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import bookings, fleets, instances, rented
-from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.errors import Conflict, NoCapacity
 from dstack_jupyter.models.runs import Guard, OfferView
 from dstack_jupyter.models.secret import Secret
@@ -86,7 +86,7 @@ async def one(database: Database, table: Any, **values: Any) -> Any:
 
 async def book(database: Database, run: Any, attempts: list[str]) -> bool:
     try:
-        await database.write(wanting.book, run, attempts, [IDLE])
+        await database.write(intents.book, run, attempts, [IDLE])
     except NoCapacity:
         return False
     return True

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection, event, update
 
 from dstack_jupyter.backends.base import Instance
-from dstack_jupyter.engine.costs import PATIENCE
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.steps.attempt import End
+from dstack_jupyter.engine.steps.costs import PATIENCE
 from dstack_jupyter.engine.store import costing, moves, rented, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts as attempts_table

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from dstack_jupyter.engine import service
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.names import new_id
-from dstack_jupyter.engine.peek import store_has_unfinished
-from dstack_jupyter.engine.queue import Key, Next
+from dstack_jupyter.engine.process.peek import store_has_unfinished
+from dstack_jupyter.engine.runtime.queue import Key, Next
+from dstack_jupyter.engine.service import runs
 from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound, NotSupportedYet
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, LogFrame, PlanRequest, RunFrame, RunView
@@ -174,8 +174,8 @@ async def test_who_submits_more_than_the_engine_comes_to_waits_for_it(engine: En
         return Next()
 
     engine._reconcilers["fleet"] = placed
-    monkeypatch.setattr(service, "TURN", 60.0)
-    while engine._queue.waiting("fleet") < service.BACKLOG:
+    monkeypatch.setattr(runs, "TURN", 60.0)
+    while engine._queue.waiting("fleet") < runs.BACKLOG:
         await apply(engine, "true")
     late = asyncio.create_task(apply(engine, "true"))
     before = len(await engine.service.runs(project="main"))
@@ -183,9 +183,9 @@ async def test_who_submits_more_than_the_engine_comes_to_waits_for_it(engine: En
     gate.set()
     await late
     gate.clear()
-    while engine._queue.waiting("fleet") < service.BACKLOG:
+    while engine._queue.waiting("fleet") < runs.BACKLOG:
         await apply(engine, "true")
-    monkeypatch.setattr(service, "TURN", 0.0)
+    monkeypatch.setattr(runs, "TURN", 0.0)
     await apply(engine, "true")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.backends.base import Traits
-from dstack_jupyter.engine.guards import guard_of, traits_of, words
-from dstack_jupyter.engine.making import AFTER_ITS_TIME, guard_times
+from dstack_jupyter.engine.provisioning.guards import guard_of, traits_of, words
+from dstack_jupyter.engine.provisioning.orders import AFTER_ITS_TIME, guard_times
 from dstack_jupyter.machines.userdata import LEAST_SILENCE
 from dstack_jupyter.models.runs import OfferView
 

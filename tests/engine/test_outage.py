@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import Connection, text
 
 from dstack_jupyter.engine.engine import Engine
+from dstack_jupyter.engine.keys.vault import Vault
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.store import runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.location import ENV_DATABASE, shared
-from dstack_jupyter.engine.vault import Vault
 from dstack_jupyter.models.errors import ConfigurationError, StoreUnavailable
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.secret import Secret

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from dstack_jupyter.engine.inside import PORT, Node, ssh_files
-from dstack_jupyter.engine.keys import Keys
-from dstack_jupyter.engine.nodes import ends_with, must_wait
-from dstack_jupyter.engine.placement import blocks_needed, needs_container
-from dstack_jupyter.engine.policies import next_start, policy_of
+from dstack_jupyter.engine.jobs.job_ssh import PORT, Node, ssh_files
+from dstack_jupyter.engine.jobs.nodes import ends_with, must_wait
+from dstack_jupyter.engine.keys.ssh_keys import Keys
+from dstack_jupyter.engine.provisioning.placement import blocks_needed, needs_container
+from dstack_jupyter.engine.reconcilers.watchdog import underused
+from dstack_jupyter.engine.steps.policies import next_start, policy_of
 from dstack_jupyter.engine.steps.run import DELAYS, JobNow, Policy, derive
-from dstack_jupyter.engine.watchdog import underused
 from dstack_jupyter.models.configurations import run_configuration
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.states import AttemptState, Desired, InstanceState, Reason, RunState

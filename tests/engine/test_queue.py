@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 
-from dstack_jupyter.engine.queue import Key, Next, WorkQueue, aside
+from dstack_jupyter.engine.runtime.queue import Key, Next, WorkQueue, aside
 
 
 async def until(*events: asyncio.Event) -> None:

@@ -7,11 +7,11 @@ import base64
 
 from sqlalchemy import Connection, delete
 
-from dstack_jupyter.engine.bus import Bus
+from dstack_jupyter.engine.runtime.bus import Bus
+from dstack_jupyter.engine.service.streams import LOST, run_frames
 from dstack_jupyter.engine.store import logs, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import log_chunks
-from dstack_jupyter.engine.streams import LOST, run_frames
 from dstack_jupyter.models.runs import EndFrame, GapFrame, LogFrame, RunFrame, RunView
 from tests.engine.test_store import submission
 

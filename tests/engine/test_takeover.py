@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.client import Client
-from dstack_jupyter.engine import lease as lease_module
-from dstack_jupyter.engine.host import EngineHost
-from dstack_jupyter.engine.lease import Lease, file_system, refuse_network_home
+from dstack_jupyter.engine.process import lock as lease_module
+from dstack_jupyter.engine.process.host import EngineHost
+from dstack_jupyter.engine.process.lock import Lease, file_system, refuse_network_home
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.errors import ConfigurationError, DstackJupyterError
 from dstack_jupyter.models.home import Home
@@ -33,7 +33,7 @@ FAST = 0.1
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts and looks come twenty times as often."""
-    monkeypatch.setattr("dstack_jupyter.engine.host.LOOK", FAST)
+    monkeypatch.setattr("dstack_jupyter.engine.process.host.LOOK", FAST)
 
 
 @contextmanager

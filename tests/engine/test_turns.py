@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from dstack_jupyter.engine import placement
 from dstack_jupyter.engine.names import new_id
+from dstack_jupyter.engine.provisioning import placement
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import moves, runs
 from dstack_jupyter.engine.store.database import Database

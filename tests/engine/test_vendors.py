@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.backends.base import Instance
-from dstack_jupyter.engine import vendors as module
-from dstack_jupyter.engine.queue import Key, Next, WorkQueue
-from dstack_jupyter.engine.vendors import Vendors
+from dstack_jupyter.engine.provisioning import vendor_calls as module
+from dstack_jupyter.engine.provisioning.vendor_calls import Vendors
+from dstack_jupyter.engine.runtime.queue import Key, Next, WorkQueue
 
 
 class Account:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.client import Client, Run, connect
-from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.engine.jobs.spec import ENV_IMAGE
 from dstack_jupyter.models.fleets_view import FleetRequest, FleetView
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.runs import ApplyRequest, Context

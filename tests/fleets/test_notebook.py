@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dstack_jupyter.engine.jobs import ENV_IMAGE
+from dstack_jupyter.engine.jobs.spec import ENV_IMAGE
 from dstack_jupyter.models.home import Home
 from tests.hosts.fixtures import DEBIAN
 from tests.hosts.hosts import HostSet

@@ -19,7 +19,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_jupyter.engine.keys import _pair
+from dstack_jupyter.engine.keys.ssh_keys import _pair
 from dstack_jupyter.machines import userdata
 from dstack_jupyter.machines.userdata import Recipe, script, silence_of, user_data
 from dstack_jupyter.models.errors import ConfigurationError

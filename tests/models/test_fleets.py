@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dstack_jupyter.engine import key_files
-from dstack_jupyter.engine.fleet_service import address_of, checked
+from dstack_jupyter.engine.keys import identity_files
+from dstack_jupyter.engine.service.fleets import address_of, checked
 from dstack_jupyter.models.errors import ConfigurationError, NotSupportedYet
 from dstack_jupyter.models.fleets import FleetConfiguration
 from dstack_jupyter.models.home import Home
@@ -43,7 +43,7 @@ def test_the_whole_of_it(tmp_path: Path) -> None:
     assert isinstance(fleet, FleetConfiguration)
     params = fleet.ssh_config
     assert params is not None
-    key = partial(key_files.stored, base="/base", home=Home(tmp_path), anywhere=True)
+    key = partial(identity_files.stored, base="/base", home=Home(tmp_path), anywhere=True)
     one, two = (address_of(params, host, key) for host in params.hosts)
     assert (one.hostname, one.port, one.user, one.identity_file) == ("10.0.0.1", 2222, "ubuntu", "/base/key")
     assert one.proxy is not None and (one.proxy.endpoint, one.proxy.identity_file) == ("gate:22", "/k")

@@ -292,7 +292,7 @@ def test_the_process_that_takes_over_asks_and_keeps(home: Home) -> None:
 
 
 def test_a_plan_waits_for_a_first_answer_only_if_nothing_else_fits(home: Home) -> None:
-    from dstack_jupyter.engine.provisioning import find
+    from dstack_jupyter.engine.provisioning.offers import find
     from dstack_jupyter.models.configurations import TaskConfiguration
 
     no_hosts: dict[str, list[object]] = {name: [] for name in row("ssh")}

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, event, insert
 
 from dstack_jupyter.client import connect
 from dstack_jupyter.doctor import environment, files, host, report
-from dstack_jupyter.engine import doctor, rotation
-from dstack_jupyter.engine.lease import Lease
+from dstack_jupyter.engine.keys.vault import FileKeys, Vault
+from dstack_jupyter.engine.process.lock import Lease
+from dstack_jupyter.engine.service import doctor, rotation
 from dstack_jupyter.engine.store import runs, sealed
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import SEALED_TABLES, leases, now
-from dstack_jupyter.engine.vault import FileKeys, Vault
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.findings import Finding
 from dstack_jupyter.models.fleets_view import FleetRequest

@@ -11,12 +11,12 @@ from keyring.backend import KeyringBackend
 from keyring.backends import fail, null
 from keyring.errors import KeyringLocked
 
-from dstack_jupyter.engine import rotation
-from dstack_jupyter.engine.keyring_keys import KEYRING, KeyringKeys, key_store
+from dstack_jupyter.engine.keys.keyring import KEYRING, KeyringKeys, key_store
+from dstack_jupyter.engine.keys.vault import ENV_KEY_FILE, FileKeys, Vault
+from dstack_jupyter.engine.service import rotation
 from dstack_jupyter.engine.store import runs, sealed
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import SEALED_TABLES
-from dstack_jupyter.engine.vault import ENV_KEY_FILE, FileKeys, Vault
 from dstack_jupyter.models.errors import ConfigurationError
 from dstack_jupyter.models.home import Home
 from tests.security.test_vault import read_runs, secret_run

@@ -202,7 +202,7 @@ print(data.decode())
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 def test_another_user_is_refused_by_the_file_system_and_by_the_kernel_s_word(home: Home) -> None:
-    from dstack_jupyter.engine import api
+    from dstack_jupyter.engine.api import routes
 
     pid = connect(home).info().pid
     found = endpoint.read(home)
@@ -219,10 +219,10 @@ def test_another_user_is_refused_by_the_file_system_and_by_the_kernel_s_word(hom
         # Somebody opened folder and socket to all: the kernel still says who is calling.
         os.chmod(folder, 0o711)
         os.chmod(found.socket, 0o666)
-        for pattern, handler in api.ROUTES:
-            path = pattern.replace(api.REF, "x").replace("([0-9a-f]{64})", "0" * 64)
+        for pattern, handler in routes.ROUTES:
+            path = pattern.replace(routes.REF, "x").replace("([0-9a-f]{64})", "0" * 64)
             for method in METHODS:
-                implemented = getattr(handler, method.lower()) is not api.web.RequestHandler._unimplemented_method
+                implemented = getattr(handler, method.lower()) is not routes.web.RequestHandler._unimplemented_method
                 answer = stranger(f"{method} /dstack_jupyter/api/v1{path}") if implemented else ""
                 assert not implemented or " 403 " in answer.splitlines()[0], (method, path, answer)
         assert " 403 " in stranger("GET /nowhere").splitlines()[0]

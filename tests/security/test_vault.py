@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select, text
 
-from dstack_jupyter.engine import rotation
+from dstack_jupyter.engine.keys.vault import DataKey, FileKeys, Vault
 from dstack_jupyter.engine.names import new_id
+from dstack_jupyter.engine.service import rotation
 from dstack_jupyter.engine.store import moves, runs, sealed
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import SEALED_TABLES, sealed_values
 from dstack_jupyter.engine.store.schema import runs as runs_table
-from dstack_jupyter.engine.vault import DataKey, FileKeys, Vault
 from dstack_jupyter.models.errors import ConfigurationError
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.secret import Secret

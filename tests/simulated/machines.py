@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from dstack_jupyter.engine.machines import Machines
+from dstack_jupyter.engine.jobs.machines import Machines
 from dstack_jupyter.models.errors import Unreachable
 
 from .guest import SimulatedGuest

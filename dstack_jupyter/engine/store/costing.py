@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from ...models.runs import Guard, InstanceView
 from ...models.states import INSTANCE_END, InstanceState
-from .. import costs
+from ..steps import costs
 from .schema import among, attempts, bookings, fleets, instances, now, rented, runs
 
 RECENT = 86400.0

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from ...models.home import Home
 from ...models.secret import Secret
-from ..vault import FileKeys, Vault
+from ..keys.vault import FileKeys, Vault
 from . import events, fence, migrate, sealed
 from .connect import cause_of, engine_for, is_collision, is_full, translated
 from .fence import Fence

@@ -23,9 +23,9 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
-from ..policies import policy_of
 from ..steps import run as run_step
 from ..steps.attempt import End
+from ..steps.policies import policy_of
 from . import events, leases
 from .joined import Joined
 from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, rented, runs

@@ -14,7 +14,7 @@ from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
 from ...models.runs import AttemptView, Guard, RunView
 from ...models.states import ATTEMPT_END, INSTANCE_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
-from .. import costs
+from ..steps import costs
 from . import costing, events, leases
 from .schema import attempts, fleets, instances, now, runs
 

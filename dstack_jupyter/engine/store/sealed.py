@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import IntegrityError
 
-from ..vault import MARK, Vault
+from ..keys.vault import MARK, Vault
 
 _vaults: WeakKeyDictionary[Dialect, Vault] = WeakKeyDictionary()
 

@@ -1,0 +1,93 @@
+"""The machines behind instance rows: this one, and one SSH machine for each host of a fleet and each that is rented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from ...machines.base import Machine
+from ...machines.local import LocalMachine
+from ...machines.ssh.connection import Address, Connections
+from ...machines.ssh.guest import Guest
+from ...machines.ssh.machine import SSHMachine
+from ...models.errors import Unreachable
+from ...models.home import Home
+from ..keys.identity_files import located
+from ..keys.ssh_keys import Keys
+from ..runtime import location
+from ..store import hosts
+from ..store.database import Database
+
+
+class StoredPins:
+    """``machines.ssh.connection.Pins`` in the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, endpoint: str) -> str:
+        return await self._database.read(hosts.pinned, endpoint)
+
+    async def put(self, endpoint: str, key: str) -> None:
+        await self._database.write(hosts.pin, endpoint, key)
+
+
+class Machines:
+    """Use it from the engine's loop."""
+
+    def __init__(self, home: Home, database: Database, keys: Keys, installation: str, here: str) -> None:
+        self._place = here
+        self._home = home
+        self.local = LocalMachine(home.jobs)
+        self._installation = installation
+        self._keys = keys
+        self._pins = StoredPins(database)
+        self._connections: Connections | None = None
+        self._hosts: dict[str, tuple[Address, SSHMachine]] = {}
+
+    def of(self, instance: Row[Any]) -> Machine:
+        """Raises Unreachable for a process of another engine's machine, and for a rented one without an address."""
+        if instance.backend != "local":
+            return self.host(instance)
+        bound = str(instance.data.get("place", ""))
+        if bound and not location.same(bound, self._place):
+            there = location.name_of(bound)
+            raise Unreachable(f"the job and its files are on {there}", hint=f"ask the Jupyter server that runs on {there}")
+        return self.local
+
+    def host(self, instance: Row[Any]) -> SSHMachine:
+        """The machine of a fleet's host or a rented one; made anew when its address has changed."""
+        if "address" not in instance.data:
+            raise Unreachable(f"{instance.identity} has no address yet")
+        address = located(Address.of_json(instance.data["address"]), self._home)
+        known = self._hosts.get(instance.id)
+        if known is None or known[0] != address:
+            if self._connections is None:
+                self._connections = Connections(self._pins, self._keys.file)
+            machine = SSHMachine(self._connections, address, self._installation, instance.region)
+            self._hosts[instance.id] = (address, machine)
+            return machine
+        return known[1]
+
+    def guest(self, instance: Row[Any]) -> Guest:
+        """What is done on a rented machine beside its jobs."""
+        return Guest(self.host(instance).host)
+
+    def forget(self, instance_id: str) -> None:
+        """A host was given back."""
+        self._hosts.pop(instance_id, None)
+
+    async def leave(self, instance_id: str) -> None:
+        """A rented machine is gone: its connection is closed, for its address may be another's soon."""
+        _, machine = self._hosts.pop(instance_id, (None, None))
+        if machine is not None:
+            await machine.close()
+            await machine.host.drop()
+
+    async def close(self) -> None:
+        await self.local.close()
+        for _, machine in self._hosts.values():
+            await machine.close()
+        if self._connections is not None:
+            await self._connections.close()

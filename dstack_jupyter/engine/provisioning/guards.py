@@ -1,0 +1,85 @@
+"""Which guard ends what costs money when nobody looks, in words that a plan shows beforehand (D7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...backends import registry
+from ...backends.base import Clouds, Traits
+from ...models.errors import BackendError, NotFound
+from ...models.runs import OWN_MACHINES, Guard, OfferView
+from .orders import guard_times
+
+"""Machines that are the user's own: a timer ends our job there, and nothing of ours ever ends the machine."""
+
+
+def traits_of(backend: str, project: str = "main") -> Traits | None:
+    """What a vendor is like; None for a backend that rents nothing here, or has no entry now. Calls nobody."""
+    if backend in OWN_MACHINES:
+        return None
+    try:
+        found = registry.load(backend)
+        return found.cloud(project).traits if isinstance(found, Clouds) else None
+    except (BackendError, NotFound):
+        return None
+
+
+def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | None, kept: str = "") -> Guard:
+    """The guard of a machine of this offer. ``traits``: its vendor's; None where there is none, or nobody can tell.
+
+    ``kept``: what the engine does with a machine that outlives its jobs.
+    """
+    longest = configuration.get("max_duration")
+    limit = int(longest) if isinstance(longest, int | float) else 0
+    ends = f"a timer beside the job ends it after {words(limit)}" if limit else "nothing ends the job but itself or you"
+    if offer.backend in OWN_MACHINES:
+        costs = "costs nothing; " if offer.price == 0 else ""
+        return Guard(kind="host" if limit else "none", text=f"{costs}{ends}; the machine is yours and left alone")
+    if idle := idle_of_run(configuration):
+        kept = kept or f"the engine ends the machine when it had no job for {words(idle)}; {ends}"
+    engine = kept or f"the engine ends the machine when the job has ended; {ends}"
+    if traits is None:
+        return Guard(kind="engine", text=f"{engine}; without the engine nothing ends the machine")
+    timer = _timer(configuration)
+    if not timer:
+        return Guard(
+            kind="engine",
+            text=f"{engine}; `idle_duration: off`: without the engine nothing ends the machine (engine-only)",
+        )
+    billed = (
+        f"; {offer.backend} bills a machine that is off too, until it is deleted by the engine or by you"
+        if traits.stopped_is_billed
+        else f"; {offer.backend} does not bill a machine that is off"
+    )
+    armed = "from its first contact on" if traits.user_data == 0 else "from its first boot on"
+    text = f"{engine}; without the engine a timer on the machine, {armed}, powers it off {timer}{billed}"
+    return Guard(kind="host", text=text, off_is_billed=traits.stopped_is_billed)
+
+
+def idle_of_run(configuration: dict[str, Any]) -> int:
+    """Seconds for which a machine that a run rented waits for other jobs afterwards; 0: it goes with its job.
+
+    `off` keeps none: nobody could delete the fleet that such a machine is in.
+    """
+    idle = configuration.get("idle_duration")
+    return int(idle) if isinstance(idle, int | float) and not isinstance(idle, bool) else 0
+
+
+def _timer(configuration: dict[str, Any]) -> str:
+    """When the machine's own timer powers it off; '' if nothing is armed. The very numbers that the machine gets."""
+    times = guard_times(configuration)
+    parts = []
+    if times["silence"]:
+        parts.append(f"after {words(times['silence'])} without a word from the engine and without a job")
+    if times["age"]:
+        parts.append(f"after {words(times['age'])} in any case")
+    return ", or ".join(parts)
+
+
+def words(seconds: float) -> str:
+    """``30 min``, ``2 h``, ``1 h 30 min``, ``90 s``."""
+    whole = int(seconds)
+    if whole % 60:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return " ".join(part for part in (f"{hours} h" if hours else "", f"{minutes} min" if minutes or not hours else "") if part)

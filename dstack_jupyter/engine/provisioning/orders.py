@@ -1,0 +1,66 @@
+"""What a machine is made from: a function of its rows and of our keys, so that every retry sends the same order."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any
+
+from sqlalchemy import Row
+
+from ...backends.base import Order
+from ...machines import userdata
+from ...models.runs import OfferView
+from ..keys.ssh_keys import KeyPair, Keys
+
+AFTER_ITS_TIME = 3600
+"""Seconds beyond ``max_duration`` after which a machine ends itself whatever runs: starting and a job's last words take time."""
+
+REMEMBERED = 1024
+"""Host keys that are not derived anew: a machine's is needed at each look until it is met."""
+
+
+def guard_times(configuration: dict[str, Any]) -> dict[str, int]:
+    """``silence`` and ``age`` in seconds (``userdata.Recipe``) of the machine of a run or fleet; stored with its intent."""
+    idle, longest = configuration.get("idle_duration"), configuration.get("max_duration")
+    if idle and idle != "off":
+        longest = None  # other jobs may follow, each ended by a timer beside it
+    return {
+        "silence": userdata.silence_of(None if idle == "off" else int(idle or 0)),
+        "age": int(longest) + AFTER_ITS_TIME if isinstance(longest, int | float) and longest else 0,
+    }
+
+
+class Maker:
+    """Use it from the engine's loop; the first use of a key writes a file."""
+
+    def __init__(self, keys: Keys, installation: str) -> None:
+        self._keys = keys
+        self._installation = installation
+        self._derived = lru_cache(REMEMBERED)(partial(keys.of_run, use="host key"))
+
+    def host_key(self, instance_id: str) -> KeyPair:
+        """The key that a machine shows at its first contact: derived, so it is known before there is a machine (D6)."""
+        return self._derived(instance_id)
+
+    def order(self, instance: Row[Any], *, first: bool = False) -> Order:
+        """Without the things that it needs: those are told by the vendor, of this order."""
+        login = " ".join(self._keys.public.split()[:2])
+        host = self.host_key(instance.id)
+        tags = {
+            "dj-installation": self._installation,
+            "dj-project": instance.project,
+            "dj-instance": instance.id,
+            "dj-created": f"{instance.created_at:.0f}",
+        }
+        if age := int(instance.data.get("age", 0)):
+            tags["dj-expires"] = f"{instance.created_at + age:.0f}"
+        recipe = userdata.Recipe(
+            host_private=host.private,
+            host_public=host.public,
+            login_keys=(login,),
+            silence=int(instance.data.get("silence", userdata.LEAST_SILENCE)),
+            age=age,
+            labels={**tags, "identity": instance.identity},
+        )
+        offer = OfferView(**instance.offer)
+        return Order(instance.identity, offer, userdata.user_data(recipe), login, first=first, tags=tags)

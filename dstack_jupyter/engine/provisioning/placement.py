@@ -1,0 +1,127 @@
+"""Which machines of fleets a run gets: a function of the store, run inside the transaction that books them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from ...models.configurations import AnyRun, run_configuration
+from ...models.errors import NoCapacity
+from ...models.runs import UNAVAILABLE, OfferView
+from ...models.states import AttemptState, InstanceState
+from ..store import hosts
+from ..store.schema import attempts, instances, now, runs
+
+LOOKS = 10.0
+"""Seconds that a run is given to look for a host before others that come after it need not wait for that."""
+
+
+def fleet_names(run: AnyRun) -> tuple[str, ...]:
+    """The fleets that a run names, without their projects."""
+    return tuple(str(each).rpartition("/")[2] for each in run.fleets or ())
+
+
+def needs_container(run: AnyRun) -> bool:
+    """Whether a process cannot do what was asked for."""
+    return bool(run.image or run.privileged or run.user or run.registry_auth or run.entrypoint or run.volumes) or (
+        run.resources.shm_size is not None
+    )
+
+
+def blocks_needed(run: AnyRun, offer: dict[str, Any], blocks: int) -> int:
+    """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not."""
+    if blocks == 1:
+        return 1
+    resources = run.resources
+    gpu = (resources.gpu.count.min or 0) if resources.gpu is not None else 0
+    shares = [gpu / offer["gpu_count"] if gpu and offer["gpu_count"] else 0.0]
+    if "cpu" in resources.model_fields_set and resources.cpu.count.min:
+        shares.append(resources.cpu.count.min / offer["cpus"])
+    if "memory" in resources.model_fields_set and resources.memory.min:
+        shares.append(resources.memory.min / offer["memory_gb"])
+    return max(1, math.ceil(max(shares) * blocks - 1e-9))
+
+
+def somebody_first(connection: Connection, run: Row[Any]) -> bool:
+    """Whether a run that waited for a host looks for one at this moment and comes before this one: by priority, then by age.
+
+    All of them are woken when a host is free; which one is the faster must not matter.
+    """
+    machine = select(instances.c.id).where(instances.c.attempt_id == attempts.c.id, instances.c.state != InstanceState.TERMINATED)
+    looking = (
+        select(runs.c.configuration, runs.c.submitted_at)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .where(
+            runs.c.project == run.project,
+            runs.c.id != run.id,
+            attempts.c.num > 0,
+            attempts.c.state == AttemptState.SUBMITTED,
+            attempts.c.instance_id.is_(None),
+            attempts.c.submitted_at > now() - LOOKS,
+            ~machine.exists(),
+        )
+    )
+    return any(_turn(other) < _turn(run) for other in connection.execute(looking))
+
+
+def _turn(run: Any) -> tuple[int, float]:
+    return -(run.configuration.get("priority") or 0), run.submitted_at
+
+
+def shared(offers: Sequence[OfferView]) -> list[OfferView]:
+    """Those of ``offers`` that are machines of fleets: hosts, and rented ones that are idle. What costs is left out where this
+    machine would do."""
+    here = any(offer.backend == "local" and offer.availability not in UNAVAILABLE for offer in offers)
+    return [offer for offer in offers if offer.backend == "ssh" or (offer.availability == "idle" and not here)]
+
+
+def _kind(offer: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        *(offer.get(name) for name in ("backend", "region", "instance_type", "price")),
+        offer.get("zone", ""),
+        bool(offer.get("spot")),
+    )
+
+
+def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
+    """Book a machine for each attempt, all or nothing; the nodes of one run on different machines of one fleet.
+
+    ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says what is in the way. Called by the fleet reconciler,
+    in a write transaction.
+    """
+    task = run_configuration(run.configuration)
+    fitting = {_kind(offer.model_dump()) for offer in offers}
+    rows = [row for row in hosts.usable_machines(connection, run.project) if _kind(row.offer) in fitting]
+    if task.fleets:
+        rows = [row for row in rows if row.fleet in fleet_names(task)]
+    if needs_container(task):
+        without = [row.instance_type for row in rows if not row.data.get("docker")]
+        rows = [row for row in rows if row.data.get("docker")]
+        if not rows and without:
+            raise NoCapacity(f"ssh: the run needs a container, and {', '.join(without)} cannot run Docker")
+    free = hosts.free_blocks(connection, rows)
+    wanted = {row.id: blocks_needed(task, row.offer, int(row.data.get("blocks", 1))) for row in rows}
+    by_fleet: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        if len(free[row.id]) >= wanted[row.id]:
+            by_fleet.setdefault(row.fleet_id, []).append(row)
+    for found in by_fleet.values():
+        # The fullest that still has room: big jobs keep finding whole hosts.
+        found.sort(key=lambda row: (row.price, len(free[row.id])))
+    for found in sorted(by_fleet.values(), key=lambda found: sum(row.price for row in found[: len(attempt_ids)])):
+        if len(found) >= len(attempt_ids):
+            chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
+            wishes = [hosts.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)]
+            hosts.book(connection, wishes)
+            return
+    if all(offer.backend != "ssh" for offer in offers):
+        raise NoCapacity("no idle machine of a fleet is free")
+    if not rows:
+        raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")
+    if len(attempt_ids) > 1:
+        most = max((len(found) for found in by_fleet.values()), default=0)
+        raise NoCapacity(f"ssh: {len(attempt_ids)} free hosts of one fleet are needed, {most} of {len(rows)} are free")
+    raise NoCapacity(f"ssh: all {len(rows)} hosts that fit are busy")

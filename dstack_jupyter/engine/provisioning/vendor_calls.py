@@ -1,0 +1,176 @@
+"""The calls to vendors, for the engine's loop: in a bounded pool for each account, and one list for all who look at it.
+
+Vendor code blocks (D5). A call that does not come back keeps one thread of its account's, and no slot of the work queue: a vendor
+that does not answer holds up nothing but itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from ...backends import registry
+from ...backends.base import Cloud, Clouds, Instance
+from ...models.errors import BackendNotAvailable
+from ..runtime.queue import aside
+
+Result = TypeVar("Result")
+
+
+class Call(Protocol):
+    """One call after the other, in a thread that is kept for them."""
+
+    async def __call__(self, function: Callable[..., Result], *args: object) -> Result: ...
+
+
+THREADS = 32
+"""Calls of one account that are on their way at once."""
+MANY = 4
+"""Looks at machines of one account within ``AGE`` from which on one list serves them all."""
+AGE = 2.0
+"""Seconds for which a list serves, and one more for each ``PAGE`` of machines in it: a long one is many calls."""
+PAGE = 200
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An account that is looked at. Times are the loop's."""
+
+    asked: deque[float] = field(default_factory=deque)
+    listing: asyncio.Task[None] | None = None
+    began: float = -1e9
+    """When the last complete list was begun: what was made later may be missing from it."""
+    found: dict[str, list[Instance]] = field(default_factory=dict)
+    told: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Who looks at a machine, by its identity: called when a list that another's look made has it otherwise."""
+
+
+class _Line:
+    """The threads of an account, and who waits for one: what ends something before all else, since it costs until then."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
+        self._free = THREADS
+        self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    @asynccontextmanager
+    async def place(self, ends: bool) -> AsyncIterator[Call]:
+        await self._turn(ends)
+        try:
+            yield self._call
+        finally:
+            self._next()
+
+    async def _call(self, function: Callable[..., Result], *args: object) -> Result:
+        with aside():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _turn(self, ends: bool) -> None:
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._waiting, (not ends, self._count, turn))
+        try:
+            with aside():
+                await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._next()  # it came together with the end of who waited
+            raise
+
+    def _next(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Vendors:
+    """Use it from the engine's loop. Errors are ``models.errors``."""
+
+    def __init__(self, installation: str) -> None:
+        self._installation = installation
+        self._lines: dict[str, _Line] = {}
+        self._accounts: dict[str, _Watched] = {}
+
+    def cloud(self, backend: str, project: str) -> Cloud:
+        """The account of a project. Calls nobody. Raises BackendNotAvailable where there is no entry."""
+        found = registry.load(backend)
+        if not isinstance(found, Clouds):
+            raise BackendNotAvailable(f"{backend} rents no machines")
+        return found.cloud(project)
+
+    async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
+        """A vendor's call in the pool of its account (``Cloud.mark``). ``ends``: it ends something, and goes first."""
+        async with self.place(account, ends=ends) as call:
+            return await call(function, *args)
+
+    def place(self, account: str, *, ends: bool = False) -> AbstractAsyncContextManager[Call]:
+        """For a call before which something is stored: once inside, a thread is free for it, and what is stored is soon true.
+
+        What says that a call was made must not be stored by who still waits in the line: killed there, nobody knows for a long
+        time that nothing was sent.
+        """
+        line = self._lines.get(account)
+        if line is None:
+            line = self._lines[account] = _Line()
+        return line.place(ends)
+
+    async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
+        """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.
+
+        ``changed`` is called, until the machine is gone, when a list that somebody else's look made has it otherwise than the
+        list before: the next look at it may be the better part of a minute away.
+        """
+        now = asyncio.get_running_loop().time()
+        account = self._accounts.setdefault(cloud.mark, _Watched())
+        account.asked.append(now)
+        account.told[identity] = changed
+        while account.asked[0] <= now - AGE:
+            account.asked.popleft()
+        found = await self._seen(cloud, account, identity, data, now)
+        if found is None:
+            account.told.pop(identity, None)
+        return found
+
+    async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
+        if len(account.asked) < MANY:
+            return await self.call(cloud.mark, cloud.get, data)
+        if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
+            if account.listing is None:
+                account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
+            with aside():
+                await asyncio.shield(account.listing)
+        same = [each for each in account.found.get(identity, []) if each.data == data]
+        # One that is not in the list may be younger than it, or there under other data: asked for itself.
+        return same[0] if same else await self.call(cloud.mark, cloud.get, data)
+
+    async def _list(self, cloud: Cloud, account: _Watched, began: float) -> None:
+        try:
+            found: dict[str, list[Instance]] = {}
+            for each in await self.call(cloud.mark, cloud.list_all, self._installation):
+                found.setdefault(each.identity, []).append(each)
+            known, account.found, account.began = account.found, found, began
+            for identity in known.keys() & account.told.keys():
+                if found.get(identity) != known[identity]:
+                    account.told[identity]()
+        finally:
+            account.listing = None
+
+    def close(self) -> None:
+        for line in self._lines.values():
+            line.close()

@@ -1,0 +1,182 @@
+"""The reconciler of fleets of clouds' machines: how many there are. ``instances.py`` makes and ends them, runs book them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ...models.fleets import FleetConfiguration
+from ...models.runs import NOT_AVAILABLE_YET, Guard, OfferView
+from ...models.states import INSTANCE_ENDING, FleetState, InstanceState
+from ..names import identity, new_id
+from ..provisioning.guards import guard_of, traits_of, words
+from ..provisioning.offers import Provisioning
+from ..provisioning.orders import guard_times
+from ..runtime.bus import Bus
+from ..runtime.queue import Key, Next
+from ..steps import cloud_fleet as steps
+from ..steps.choice import Choice, Try, choose, nothing_left
+from ..store import cloud_fleets as store
+from ..store.database import Database
+
+IDLE = 3 * 24 * 3600
+"""Seconds that a machine of a fleet may have no job, where its fleet says nothing: dstack's default."""
+AGAIN = 60.0
+"""Seconds until a fleet that is short of machines looks for offers again; one that failed waits ``store.FORGETS``."""
+
+
+class CloudFleetReconciler:
+    """Handles the ``fleet`` keys of fleets that users applied, on the engine's loop.
+
+    ``closed`` hears of each fleet that is done, ``ready`` when a machine can be used that could not before.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        provisioning: Provisioning,
+        installation: str,
+        wake: Callable[[Key], None],
+        closed: Callable[[str], None],
+        ready: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._provisioning = provisioning
+        self._installation = installation
+        self._wake = wake
+        self._closed = closed
+        self._ready = ready
+        self._idle: dict[str, frozenset[str]] = {}
+
+    async def reconcile(self, key: Key) -> Next:
+        """Store one step after the other until there is nothing to do but wait."""
+        while True:
+            found = await self._database.read(store.load, key.id)
+            if found.fleet.kind != "cloud" or found.fleet.state == FleetState.TERMINATED:
+                return Next()
+            self._tell(found)
+            fleet = FleetConfiguration.model_validate(found.fleet.configuration)
+            machines = [machine_now(row, found.now) for row in found.machines]
+            match steps.next_step(machines, size_of(fleet), deleted=found.fleet.state != FleetState.ACTIVE):
+                case steps.Want():
+                    if not await self._want(found, fleet):
+                        return Next(guard=AGAIN)
+                case steps.Release(instance_id, why):
+                    await self._let_go(instance_id, why)
+                case steps.Wait(seconds):
+                    if found.fleet.message:
+                        await self._database.write(store.say, found.fleet, "")
+                        self._bus.publish_all()
+                    return Next() if seconds is None else Next(guard=max(0.05, seconds))
+                case steps.Close():
+                    await self._database.write(store.close, found.fleet)
+                    self._idle.pop(key.id, None)
+                    self._bus.publish_events()
+                    self._bus.publish_all()
+                    self._closed(key.id)
+                    return Next()
+
+    def _tell(self, found: store.Loaded) -> None:
+        idle = frozenset(row.id for row in found.machines if row.state == InstanceState.IDLE and not row.taken)
+        if idle != self._idle.get(found.fleet.id, frozenset()):
+            self._idle[found.fleet.id] = idle
+            self._ready()
+
+    async def _let_go(self, instance_id: str, why: str, *, spared: bool = True) -> None:
+        """A run may have taken it since it was looked at: then it stays."""
+        await self._database.write(partial(store.let_go_free, instance_id=instance_id, why=why, spared=spared))
+        self._wake(Key("instance", instance_id))
+        self._bus.publish_events()
+
+    async def _want(self, found: store.Loaded, fleet: FleetConfiguration) -> bool:
+        """Store the intent of one more machine, of the next offer; False where none can be had for now."""
+        offers, missing = await self._provisioning.fleet_offers(fleet)
+        tries = [_tried(row) for row in found.machines if row.state not in INSTANCE_ENDING or _failed(row)]
+        choice = chosen(offers, tries, fleet)
+        if choice.release:
+            for row in found.machines:
+                if row.state not in INSTANCE_ENDING:
+                    await self._let_go(row.id, choice.release, spared=False)
+            return True
+        if choice.offer is None:
+            reasons = [f"{line.backend}: {line.reason}" for line in missing if line.reason != NOT_AVAILABLE_YET]
+            why = nothing_left([each for each in tries if not each.alive], reasons)
+            if why != found.fleet.message:
+                await self._database.write(store.say, found.fleet, why)
+                self._bus.publish_events()
+                self._bus.publish_all()
+            return False
+        instance_id = new_id()
+        name = identity(self._installation, instance_id)
+        offer = choice.offer
+        guard = guard_of_fleet(fleet, offer, found.fleet.project)
+
+        def write(connection: Any) -> bool:
+            return store.want(
+                connection,
+                found.fleet,
+                instance_id=instance_id,
+                identity=name,
+                offer=offer,
+                guard=guard,
+                data=guard_times_of(fleet),
+            )
+
+        if await self._database.write(write):
+            self._wake(Key("instance", instance_id))
+            self._bus.publish_events()
+            self._bus.publish_all()
+        return True
+
+
+def size_of(fleet: FleetConfiguration) -> steps.Size:
+    assert fleet.nodes is not None
+    return steps.Size(fleet.nodes.min, fleet.nodes.wanted, fleet.nodes.max, idle_of(fleet.idle_duration))
+
+
+def idle_of(idle_duration: int | str | None) -> float | None:
+    """Seconds that a machine of a fleet may have no job; None: for ever."""
+    return None if isinstance(idle_duration, str) else float(IDLE if idle_duration is None else idle_duration)
+
+
+def guard_times_of(fleet: FleetConfiguration) -> dict[str, int]:
+    """Of a machine of a fleet, which lives longer than any run: no age ends it."""
+    idle = fleet.idle_duration
+    return guard_times({"idle_duration": IDLE if idle is None else idle})
+
+
+def guard_of_fleet(fleet: FleetConfiguration, offer: OfferView, project: str) -> Guard:
+    """Which guard ends what a machine of this fleet costs (D7)."""
+    idle = idle_of(fleet.idle_duration)
+    until = "and ends none" if idle is None else f"and ends what is beyond that and had no job for {words(int(idle))}"
+    kept = f"the engine keeps the fleet's least number of machines {until}; `%dstack fleets delete` ends all"
+    return guard_of(offer, {"idle_duration": "off" if idle is None else int(idle)}, traits_of(offer.backend, project), kept)
+
+
+def chosen(offers: list[OfferView], tries: list[Try], fleet: FleetConfiguration) -> Choice:
+    """The next offer for a fleet; the machines of a cluster are in one region of one backend."""
+    near = tries if fleet.placement == "cluster" else [each for each in tries if not each.alive]
+    choice = choose(offers, near)
+    if choice.release and any(each.used for each in tries):
+        return Choice()  # the cluster is at work where it is: it stays there, and short
+    return choice
+
+
+def _failed(row: Any) -> bool:
+    """Whether a machine that is gone never could be used, and would have been."""
+    return row.started_at is None and not row.data.get("spared")
+
+
+def _tried(row: Any) -> Try:
+    alive = row.state not in INSTANCE_ENDING
+    offer = OfferView(**row.offer)
+    return Try(offer, alive, row.data.get("verdict", ""), row.message, used=alive and bool(row.taken))
+
+
+def machine_now(row: Any, now: float) -> steps.MachineNow:
+    """A row of ``store.MACHINES`` as the steps see it."""
+    since = row.idle_at if row.idle_at is not None else row.started_at
+    return steps.MachineNow(row.id, InstanceState(row.state), not row.taken, None if since is None else max(0.0, now - since))

@@ -1,0 +1,84 @@
+"""The first, verified contact with a rented machine: its host key is renewed, and it tells what a job needs to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from ...machines.ssh.facts import Hello
+from ...models.errors import HostKeyChanged, Unreachable
+from ..jobs.machines import Machines
+from ..provisioning.orders import Maker
+from ..runtime.queue import aside
+from ..store import rented
+from ..store.database import Database
+from ..store.rented import Rent
+
+AT_ONCE = 64
+"""Machines that are met at once: each costs a key exchange, and up to ten seconds where nobody answers."""
+
+
+class NotYet(Exception):
+    """It cannot be used so far; says why."""
+
+
+class FirstBootFailed(Exception):
+    """It never will be of use; says why."""
+
+
+class Meeting:
+    """Use it from the engine's loop."""
+
+    def __init__(self, database: Database, machines: Machines, maker: Maker) -> None:
+        self._database = database
+        self._machines = machines
+        self._maker = maker
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def meet(self, rent: Rent) -> dict[str, Any]:
+        """What is kept of a machine that can have jobs. Raises NotYet, FirstBootFailed.
+
+        The host key that user-data held is replaced by one that nobody else ever had (D6). Idempotent: it may be repeated from
+        any point.
+        """
+        try:
+            with aside():
+                async with self._room:
+                    return facts_of(await self._greeted(rent))
+        except HostKeyChanged:
+            raise NotYet("another machine, or a renewed sshd, answers at its address: nothing was sent") from None
+        except Unreachable as error:
+            raise NotYet(f"waiting for its first log in: {error.message}") from None
+
+    async def _greeted(self, rent: Rent) -> Hello:
+        instance, data = rent.instance, rent.instance.data
+        guest = self._machines.guest(instance)
+        if data.get("next_key") and data.get("host_key") == self._maker.host_key(instance.id).public:
+            await self._take_next_key(guest, rent)
+        said = await guest.prepared()
+        if said.startswith("failed"):
+            raise FirstBootFailed(f"its first boot {said}")
+        if said != "ok":
+            raise NotYet("its first boot goes on")
+        if data["host_key"] == self._maker.host_key(instance.id).public:
+            key = await guest.next_host_key()
+            await self._database.write(partial(rented.renewed, instance_id=instance.id, next_key=key))
+            await guest.use_host_key()
+            await self._database.write(partial(rented.renewed, instance_id=instance.id, host_key=key))
+        hello = await guest.greet()
+        await guest.visit()
+        return hello
+
+    async def _take_next_key(self, guest: Any, rent: Rent) -> None:
+        """An engine died while the key was renewed: whichever of the two the machine shows is the right one."""
+        try:
+            await guest.prepared()
+        except HostKeyChanged:
+            shown = rent.instance.data["next_key"]
+            await self._database.write(partial(rented.renewed, instance_id=rent.instance.id, host_key=shown))
+
+
+def facts_of(hello: Hello) -> dict[str, Any]:
+    """What a job needs to know of a rented machine: all of it is one block."""
+    return {"docker": bool(hello.docker_socket), "blocks": 1, "notes": list(hello.facts.notes)}

@@ -1,0 +1,113 @@
+"""The transactions by which a run's fleet gets machines: parts of ``fleets.FleetReconciler``, each all or nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from ...models.configurations import run_configuration
+from ...models.errors import NoCapacity
+from ...models.runs import Guard, OfferView
+from ...models.states import AttemptState, InstanceState, Reason
+from ..provisioning import placement
+from ..provisioning.orders import guard_times
+from ..steps.attempt import End
+from ..store import cloud_fleets, moves, rented
+
+
+def book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
+    """Book machines of fleets, unless the run was ended since it was read: what an ended attempt books would never be freed."""
+    if moves.all_wait(connection, waiting):
+        placement.book_machines(connection, run, waiting, offers)
+
+
+def without(connection: Connection, waiting: list[str], why: str) -> None:
+    """All of them at once: the rest of a run that half ended could still find a machine."""
+    for attempt_id in waiting:
+        moves.end_attempt(connection, attempt_id, End(AttemptState.FAILED, Reason.NO_CAPACITY, why))
+
+
+def want(
+    connection: Connection,
+    fleet: Row[Any],
+    run: Row[Any],
+    attempt_id: str,
+    instance_id: str,
+    name: str,
+    offer: OfferView,
+    guard: Guard,
+    place: str,
+) -> dict[str, Any] | None:
+    """Store the intent of an instance; None if the run was ended since it was read."""
+    if not moves.all_wait(connection, [attempt_id]):
+        return None
+    bound = place if offer.backend == "local" else ""
+    host = bound[:16] or offer.backend
+    gpus = _free_gpus(connection, run, offer, host)
+    is_rented = offer.backend != "local"
+    data: dict[str, Any] = guard_times(run.configuration) if is_rented else {"place": bound} if bound else {}
+    moves.want_instance(
+        connection,
+        instance_id=instance_id,
+        identity=name,
+        attempt_id=attempt_id,
+        fleet=fleet,
+        run_id=run.id,
+        offer=offer,
+        guard=guard,
+        host=host,
+        gpus=gpus,
+        data=data,
+    )
+    if is_rented:
+        rented.want(connection, instance_id)
+    return {"gpus": gpus, **data}
+
+
+def grow(
+    connection: Connection,
+    fleet: Row[Any],
+    run: Row[Any],
+    attempt_id: str,
+    instance_id: str,
+    name: str,
+    offer: OfferView,
+    guard: Guard,
+    times: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Store the intent of a machine of a user's fleet for an attempt; None if the run was ended, or the fleet has no room."""
+    if not moves.all_wait(connection, [attempt_id]):
+        return None
+    wanted = cloud_fleets.want(
+        connection,
+        fleet,
+        instance_id=instance_id,
+        identity=name,
+        offer=offer,
+        guard=guard,
+        data=times,
+        attempt_id=attempt_id,
+        run_id=run.id,
+    )
+    return times if wanted else None
+
+
+def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView, host: str) -> list[int]:
+    """The GPUs of this machine that the run gets: none unless it asks for some. Raises NoCapacity.
+
+    Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
+    """
+    gpu = run_configuration(run.configuration).resources.gpu
+    count = (gpu.count.min or 0) if gpu is not None else 0
+    if offer.backend != "local" or count == 0:
+        return []
+    taken = moves.claimed_gpus(connection, host)
+    free = [number for number in range(offer.gpu_count) if number not in taken]
+    if len(free) < count:
+        raise NoCapacity(f"{count} GPUs are asked for, {len(free)} of {offer.gpu_count} are free")
+    return free[:count]
+
+
+def created(connection: Connection, instance_id: str, data: dict[str, Any]) -> None:
+    moves.move_instance(connection, instance_id, InstanceState.IDLE, data=data)

@@ -1,0 +1,78 @@
+"""The run reconciler: begins what waits for its time (a schedule, a retry, capacity), and ends what was stopped meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, select
+
+from ...models.states import ATTEMPT_END, RUN_END, Desired, Reason, RunState
+from ..names import new_id
+from ..runtime.bus import Bus
+from ..runtime.queue import Key, Next
+from ..steps.run import RunNow
+from ..store import moves, runs
+from ..store.database import Database
+from ..store.schema import attempts, now
+from ..store.schema import runs as runs_table
+
+ALONE = select(runs_table).where(runs_table.c.id == bindparam("id")).with_for_update(key_share=True)
+"""A run that nobody stops between this and our commit."""
+
+
+class RunReconciler:
+    """Handles the ``run`` keys of the work queue, on the engine's loop."""
+
+    def __init__(self, database: Database, bus: Bus, wake: Callable[[Key], None]) -> None:
+        self._database = database
+        self._bus = bus
+        self._wake = wake
+
+    async def reconcile(self, key: Key) -> Next:
+        run, wait = await self._database.read(_load, key.id)
+        if run.state in RUN_END:
+            self._wake(Key("fleet", run.fleet_id))
+            return Next()
+        if run.desired != Desired.RUNNING:
+            if await self._database.write(_end, key.id):
+                self._bus.publish(key.id)
+                self._wake(Key("fleet", run.fleet_id))
+            return Next()
+        if run.state != RunState.PENDING:
+            return Next()
+        if wait > 0:
+            # Bounded: the clock may be set, and a laptop may sleep.
+            return Next(guard=min(wait, 60.0))
+        await self._database.write(_begin, key.id)
+        self._bus.publish(key.id)
+        self._wake(Key("fleet", run.fleet_id))
+        return Next()
+
+
+def _load(connection: Connection, run_id: str) -> tuple[Row[Any], float]:
+    """(the run, seconds until its time has come)."""
+    row = connection.execute(select(runs_table, now().label("current")).where(runs_table.c.id == run_id)).one()
+    return row, (row.next_at or row.current) - row.current
+
+
+def _end(connection: Connection, run_id: str) -> bool:
+    """End a run that was stopped while it waited; one whose jobs go on is ended by them."""
+    run = connection.execute(ALONE, {"id": run_id}).one()
+    states = connection.execute(select(attempts.c.state).where(attempts.c.run_id == run_id)).scalars().all()
+    if run.state in RUN_END or any(state not in ATTEMPT_END for state in states):
+        return False
+    abort = run.desired == Desired.ABORTED
+    reason = Reason.ABORTED_BY_USER if abort else Reason.STOPPED_BY_USER
+    found = RunNow(RunState.TERMINATED, reason, f"{'aborted' if abort else 'stopped'} by the user")
+    moves.move_run(connection, run_id, found, project=run.project, name=run.name)
+    return True
+
+
+def _begin(connection: Connection, run_id: str) -> None:
+    """New attempts for all jobs of a pending run, if it still waits for them."""
+    run = connection.execute(ALONE, {"id": run_id}).one()
+    if run.state != RunState.PENDING or run.desired != Desired.RUNNING:
+        return
+    runs.insert_attempts(connection, run_id, run.configuration.get("nodes") or 1, new_id)
+    moves.move_run(connection, run_id, RunNow(RunState.SUBMITTED), project=run.project, name=run.name)

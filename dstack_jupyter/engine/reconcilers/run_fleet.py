@@ -1,0 +1,281 @@
+"""The fleet reconciler: the only one that decides which instances there are. What it rents, ``instances.py`` makes and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from ...models.configurations import run_configuration
+from ...models.errors import NoCapacity
+from ...models.fleets import FleetConfiguration
+from ...models.runs import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
+from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, FleetState, InstanceState
+from ..names import identity, new_id
+from ..provisioning import placement
+from ..provisioning.guards import guard_of, idle_of_run, traits_of
+from ..provisioning.offers import Provisioning
+from ..runtime.bus import Bus
+from ..runtime.queue import Key, Next
+from ..steps import fleet as steps
+from ..steps.choice import Try, choose, nothing_left
+from ..steps.cloud_fleet import Release, Wait, idle_step
+from ..store import cloud_fleets, moves, rented
+from ..store.database import Database
+from . import intents
+from .cloud_fleet import guard_of_fleet, guard_times_of, machine_now
+
+ITS_TURN = 0.1
+"""Seconds until a run looks again whether those that come before it have found a machine."""
+
+
+class _NotItsTurn(Exception):
+    """Another run looks for a host at this moment, and comes first."""
+
+
+class FleetReconciler:
+    """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
+
+    ``hosts_changed`` hears when machines of fleets were booked. ``applied`` handles the fleets that no run made. ``place``, where
+    engines share a store, is what an instance of this machine is bound to.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        provisioning: Provisioning,
+        installation: str,
+        wake: Callable[[Key], None],
+        closed: Callable[[str], None],
+        hosts_changed: Callable[[], None],
+        applied: Callable[[Key], Awaitable[Next]],
+        place: str = "",
+    ) -> None:
+        self._applied = applied
+        self._place = place
+        self._hosts_changed = hosts_changed
+        self._database = database
+        self._bus = bus
+        self._provisioning = provisioning
+        self._installation = installation
+        self._wake = wake
+        self._closed = closed
+
+    async def reconcile(self, key: Key) -> Next:
+        """Steps until there is nothing to do but wait. Each step is stored before the next is thought of.
+
+        Read once: what others do meanwhile no step here undoes. An attempt books an idle instance, the instance reconciler moves
+        what is rented on; both wake this key.
+        """
+        fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
+        if run is None:
+            return await self._applied(key)
+        if fleet.state == FleetState.TERMINATED:
+            self._closed(key.id)
+            return Next()
+        tried = [steps.AttemptNow(row.id, AttemptState(row.state), row.instance_id is not None) for row in attempts]
+        owned = {row.id: _Owned.of(row) for row in rows}
+        if run.configuration.get("fleets"):
+            made = await self._database.read(cloud_fleets.made_for, fleet.id, [row.id for row in attempts])
+            owned |= {row.id: _Owned.of(row) for row in made}
+        idle = idle_of_run(run.configuration)
+        while True:
+            now = [found.now(fleet.id, keeps=idle > 0) for found in owned.values()]
+            match steps.next_step(tried, now, Desired(run.desired), run_ended=run.state in RUN_END):
+                case steps.Wait():
+                    return (
+                        await self._let_idle_go(fleet, idle)
+                        if any(found.shared(fleet.id) for found in owned.values())
+                        else Next()
+                    )
+                case steps.Want(attempt_id):
+                    try:
+                        wanted = await self._find_machine(fleet, run, attempt_id, tried, list(owned.values()))
+                    except _NotItsTurn:
+                        return Next(guard=ITS_TURN)
+                    if wanted is None:
+                        self._bus.publish(run.id)
+                        self._wake(key)
+                        return Next()
+                    owned[wanted.id] = wanted
+                    if wanted.rented:
+                        self._wake(Key("instance", wanted.id))
+                case steps.Create(instance_id):
+                    await self._create(owned[instance_id])
+                    return Next()
+                case steps.Release(instance_id):
+                    await self._release(owned[instance_id])
+                case steps.Keep(instance_id):
+                    await self._keep(owned[instance_id])
+                case steps.Terminate(instance_id):
+                    found = owned[instance_id]
+                    await self._provisioning.terminate(found.backend, found.identity, found.data)
+                    await self._move(found, InstanceState.TERMINATED)
+                    self._bus.publish_events()
+                case steps.Close():
+                    await self._database.write(moves.close_fleet, key.id)
+                    self._closed(key.id)
+                    return Next()
+
+    async def _release(self, found: _Owned, why: str = "its job has ended") -> None:
+        if found.rented:
+            await self._database.write(rented.let_go, found.id, why)
+            found.state = InstanceState.TERMINATING
+            self._wake(Key("instance", found.id))
+        else:
+            await self._move(found, InstanceState.TERMINATING)
+
+    async def _keep(self, found: _Owned) -> None:
+        assert found.attempt_id is not None
+        await self._database.write(cloud_fleets.keep, found.id, found.attempt_id)
+        found.attempt_id = None
+        self._wake(Key("fleet", found.fleet_id))
+        self._bus.publish_events()
+        self._hosts_changed()
+
+    async def _let_idle_go(self, fleet: Row[Any], idle: int) -> Next:
+        """End the machines that waited long enough for another job; a run may have taken one meanwhile: then it stays."""
+        rows, now = await self._database.read(cloud_fleets.shared_of, fleet.id)
+        free = [machine_now(row, now) for row in rows]
+        match idle_step([each for each in free if each.free], float(idle), surplus=len(free)):
+            case Release(instance_id, why):
+                await self._database.write(cloud_fleets.let_go_free, instance_id, why)
+                self._wake(Key("instance", instance_id))
+                self._wake(Key("fleet", fleet.id))
+                return Next()
+            case Wait(seconds):
+                return Next() if seconds is None else Next(guard=max(0.05, seconds))
+
+    async def _move(self, found: _Owned, state: InstanceState) -> None:
+        await self._database.write(moves.move_instance, found.id, state)
+        found.state = state
+
+    async def _find_machine(
+        self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
+    ) -> _Owned | None:
+        """Find a machine for an attempt: book those of a fleet, or store the intent of an instance of its own.
+
+        None when the attempt was booked, or ended since nothing can be had (either is stored), or ended meanwhile. Raises
+        _NotItsTurn where another run has to look first.
+        """
+        growing = await self._growing(run, tried, owned)
+        of = growing or fleet
+        may_grow = FleetConfiguration.model_validate(growing.configuration) if growing is not None else None
+        offers, missing = await self._provisioning.offers(run.configuration, may_grow)
+        waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
+        reasons: list[str] = []
+        try:
+            begun = any(each.rented and each.attempt_id in waiting and each.state not in INSTANCE_ENDING for each in owned)
+            if not begun and (shared := placement.shared(offers)):
+                if await self._database.read(placement.somebody_first, run):
+                    raise _NotItsTurn
+                try:
+                    await self._database.write(intents.book, run, waiting, shared)
+                    for each in waiting:
+                        self._wake(Key("attempt", each))
+                    self._hosts_changed()
+                    return None
+                except NoCapacity as error:
+                    reasons.append(error.message)
+            unfinished = {now.id for now in tried if now.state not in ATTEMPT_END}
+            tries = [each.tried for each in owned if each.rented and each.attempt_id in unfinished]
+            own = [offer for offer in offers if offer.backend != "ssh" and offer.availability != "idle"]
+            if growing is not None and may_grow is not None and may_grow.placement == "cluster":
+                there = await self._database.read(cloud_fleets.place_of, growing.id)
+                own = [offer for offer in own if there in (None, (offer.backend, offer.region))]
+            choice = choose(own, tries, nodes=len(unfinished))
+            if choice.release:
+                for found in owned:
+                    if found.rented and found.attempt_id in unfinished and found.state not in INSTANCE_ENDING:
+                        await self._release(found, choice.release)
+                return None
+            if choice.offer is None:
+                told = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
+                reasons += [f"{line.backend}: {line.reason}" for line in told]
+                raise NoCapacity(nothing_left(tries, reasons))
+            offer = choice.offer
+            instance_id = new_id()
+            name = identity(self._installation, instance_id)
+            if growing is not None and may_grow is not None:
+                guard, times = guard_of_fleet(may_grow, offer, fleet.project), guard_times_of(may_grow)
+                data = await self._database.write(intents.grow, growing, run, attempt_id, instance_id, name, offer, guard, times)
+            else:
+                guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
+                data = await self._database.write(
+                    intents.want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place
+                )
+        except NoCapacity as error:
+            await self._database.write(intents.without, waiting, error.message)
+            self._wake(Key("run", run.id))
+            return None
+        if data is None:
+            return None
+        return _Owned(instance_id, of.id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
+
+    async def _growing(self, run: Row[Any], tried: list[steps.AttemptNow], owned: list[_Owned]) -> Row[Any] | None:
+        """The fleet of those that the run names that gets machines for it; None if it names none that may grow so far."""
+        if not run.configuration.get("fleets") or run.configuration.get("creation_policy") == "reuse":
+            return None
+        names = placement.fleet_names(run_configuration(run.configuration))
+        waiting = {now.id for now in tried if now.state not in ATTEMPT_END and not now.booked}
+        begun = {
+            each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in INSTANCE_ENDING
+        }
+        nodes = len(waiting) - len(begun)
+        found = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
+        return next((row for row in found if not begun or row.id in begun.values()), None)
+
+    async def _create(self, found: _Owned) -> None:
+        data = await self._provisioning.create(found.backend, found.identity, found.offer)
+        await self._database.write(intents.created, found.id, {**found.data, **data})
+        if found.attempt_id is not None:
+            self._wake(Key("attempt", found.attempt_id))
+
+
+@dataclass(slots=True)
+class _Owned:
+    """An instance as the reconciler moves it on, in step with its row."""
+
+    id: str
+    fleet_id: str
+    state: InstanceState
+    attempt_id: str | None
+    backend: str
+    identity: str
+    offer: OfferView
+    data: dict[str, Any]
+    message: str = ""
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> _Owned:
+        offer = OfferView(**row.offer)
+        return cls(
+            row.id,
+            row.fleet_id,
+            InstanceState(row.state),
+            row.attempt_id,
+            row.backend,
+            row.identity,
+            offer,
+            row.data,
+            row.message,
+        )
+
+    @property
+    def rented(self) -> bool:
+        return self.backend not in OWN_MACHINES
+
+    def shared(self, fleet_id: str) -> bool:
+        """Whether it is of this fleet, there, and for any run."""
+        return self.attempt_id is None and self.state not in INSTANCE_ENDING and self.fleet_id == fleet_id
+
+    def now(self, fleet_id: str, *, keeps: bool) -> steps.InstanceNow:
+        elsewhere = self.fleet_id != fleet_id
+        return steps.InstanceNow(self.id, self.state, self.attempt_id, self.rented, keeps and self.rented, elsewhere)
+
+    @property
+    def tried(self) -> Try:
+        return Try(self.offer, self.state not in INSTANCE_ENDING, self.data.get("verdict", ""), self.message)

@@ -1,0 +1,190 @@
+"""The sweeps: what every account that was ever used holds under our names, held against the rows (R10, R11).
+
+A look lists the cloud first and reads the rows then: what was made in between is not in the list, and never looks ownerless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from ...backends.base import Cloud, Thing
+from ...models.errors import BackendError, BackendNotAvailable, ConfigurationError, NotFound, RateLimited
+from ..provisioning.vendor_calls import Vendors
+from ..runtime.bus import Bus
+from ..runtime.queue import Key, Next
+from ..steps import sweep as steps
+from ..store import accounts, rented
+from ..store.database import Database
+
+log = logging.getLogger(__name__)
+
+EVERY = 600.0
+"""Seconds between two sweeps of an account in which something is rented or was asked for within ``SELDOM``, or in which something
+stands that nobody needs: a machine may come late."""
+SELDOM = 3600.0
+"""The same for one in which nothing is."""
+SOON = 180.0
+"""The same while there is something that the sweeps are to end."""
+FRESH = 60.0
+"""An engine that starts sweeps at once, unless another has done so within this; a new account is swept that much later."""
+CLAIM = 300.0
+"""Seconds after which a sweep that nobody ended does not keep others from it."""
+TROUBLE = (30.0, 60.0, 120.0, 300.0, EVERY)
+"""Seconds until an account that could not be asked is asked again; the last one repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A complete look at an account."""
+
+    account: Row[Any]
+    cloud: Cloud
+    known: accounts.Known
+    machines: steps.Machines
+    things: steps.Things
+    gate: float
+
+
+class Sweeps:
+    """Handles the ``sweep`` keys of the work queue, one an account, on the engine's loop. Every engine has all of them; who
+    claims the account sweeps it. What a late sweep does is as right as it was: ended rows stay ended."""
+
+    def __init__(self, database: Database, bus: Bus, vendors: Vendors, installation: str, wake: Callable[[Key], None]) -> None:
+        self._database = database
+        self._bus = bus
+        self._vendors = vendors
+        self._installation = installation
+        self._wake = wake
+        self._begun: set[str] = set()
+        self._troubles: dict[str, int] = {}
+
+    async def reconcile(self, key: Key) -> Next:
+        """Sweep the account if it is time; says when it will be."""
+        state = await self._database.read(accounts.state, key.id)
+        if state is None:
+            return Next()
+        every = interval(state)
+        wait = (every if key.id in self._begun else FRESH) - state.since
+        if wait > 0:
+            if state.account.swept_at is not None:
+                self._begun.add(key.id)
+            # At least a second: two clocks, of which one may be behind, never make it spin.
+            return Next(guard=max(1.0, wait))
+        if not await self._database.write(accounts.claim, key.id, state.account.swept_at, CLAIM):
+            return Next(guard=FRESH)
+        self._begun.add(key.id)
+        try:
+            await self._sweep(state.account)
+        except BackendError as error:
+            return await self._trouble(key.id, error)
+        self._troubles.pop(key.id, None)
+        after = await self._database.read(accounts.state, key.id)
+        return Next(guard=SELDOM if after is None else interval(after))
+
+    async def _trouble(self, mark: str, error: BackendError) -> Next:
+        """Nothing is concluded from a list that failed (R12)."""
+        times = self._troubles[mark] = self._troubles.get(mark, 0) + 1
+        await self._database.write(accounts.failed, mark, problem(error))
+        if isinstance(error, BackendNotAvailable):
+            return Next(guard=SELDOM)
+        wait = max(1.0, error.delay) if isinstance(error, RateLimited) else TROUBLE[min(times, len(TROUBLE)) - 1]
+        return Next(rest=wait, guard=wait)
+
+    async def _sweep(self, account: Row[Any]) -> None:
+        look = await self.look(account, swept=True)
+        for instance_id in look.machines.wake:
+            self._wake(Key("instance", instance_id))
+        for stray in look.machines.strays:
+            if stray.ours_to_end:
+                await self._end(look, stray)
+        for row, thing in look.things.detach:
+            await self._detach(look, row, thing)
+
+    async def look(self, account: Row[Any], *, swept: bool = False) -> Look:
+        """List an account, read the rows, store what has none. ``swept``: it counts as the sweep that was claimed.
+
+        Raises BackendError if any list failed: then nothing is known, and nothing was changed.
+        """
+        cloud = await self._cloud(account)
+        listed = await self._vendors.call(cloud.mark, cloud.list_all, self._installation)
+        there = await self._vendors.call(cloud.mark, cloud.list_attached, self._installation)
+        known = await self._database.read(accounts.known, account, [each.identity for each in listed], there)
+        gate = steps.gate(cloud.traits)
+        machines = steps.machines(listed, known.owners, known.first_seen(), known.now, gate)
+        things = steps.things(there, known.things, gate)
+        for stray in machines.strays:
+            if ("instance", stray.key) not in known.strays:
+                log.warning("%s %s: a machine that nobody needs (%s)", account.backend, stray.machine.identity, stray.verdict)
+        await self._database.write(accounts.store, account.mark, machines.strays, things.strays, swept)
+        self._bus.publish_events()
+        return Look(account, cloud, known, machines, things, gate)
+
+    async def _cloud(self, account: Row[Any]) -> Cloud:
+        """Raises BackendNotAvailable where the project has no such account any more."""
+        try:
+            cloud = self._vendors.cloud(account.backend, account.project)
+        except (ConfigurationError, NotFound) as error:
+            raise BackendNotAvailable(error.message, hint=error.hint) from None
+        if cloud.mark == account.mark:
+            return cloud
+
+        def store(connection: Connection) -> None:
+            accounts.used(connection, cloud.mark, account.backend, account.project)
+
+        # Most likely it is the same account with a new key: then everything is seen by that.
+        await self._database.write(store)
+        self._wake(Key("sweep", cloud.mark))
+        raise BackendNotAvailable(
+            f"{account.backend} of project {account.project} has another key or address by now",
+            hint="if that is another account, look at the former one in the vendor's console",
+        )
+
+    async def _end(self, look: Look, stray: steps.Stray) -> None:
+        """A machine whose row has ended, or a second one of a name: until the vendor's list has it no more."""
+        why = "it was there after its end" if stray.verdict == "ended" else "a second machine of this name"
+        try:
+            await self.end(look, stray, "engine", why)
+        except BackendError as error:
+            log.info("%s: %s", stray.machine.identity, error.message)
+
+    async def end(self, look: Look, stray: steps.Stray, actor: str, why: str) -> None:
+        """Ask the vendor once. Raises BackendError."""
+        machine = stray.machine
+        log.warning("%s %s is ended: %s", look.account.backend, machine.identity, why)
+        if await self._vendors.call(look.cloud.mark, look.cloud.terminate, machine.data, ends=True):
+            where = ("instance", stray.key, machine.identity)
+            await self._database.write(accounts.told, look.account, *where, actor, why)
+            self._bus.publish_events()
+
+    async def detach(self, look: Look, thing: Thing, actor: str) -> None:
+        """Take away a thing that nobody needs. Raises BackendError."""
+        await self._vendors.call(look.cloud.mark, look.cloud.detach, thing, ends=True)
+        where = (thing.kind, steps.key_of(thing.id), thing.identity)
+        await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")
+        self._bus.publish_events()
+
+    async def _detach(self, look: Look, row: steps.Row, thing: Thing | None) -> None:
+        try:
+            if thing is not None and row.ours:
+                await self._vendors.call(look.cloud.mark, look.cloud.detach, thing, ends=True)
+        except BackendError as error:
+            log.info("%s %s: %s", row.kind, row.identity, error.message)
+            return
+        await self._database.write(rented.detached, row.account, row.kind, row.identity)
+
+
+def interval(state: accounts.State) -> float:
+    """Seconds from one sweep of an account to the next."""
+    if state.ours_to_end:
+        return SOON
+    late = state.asked is not None and state.asked < SELDOM
+    return EVERY if state.renting or state.strays or late else SELDOM
+
+
+def problem(error: BackendError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -1,0 +1,250 @@
+"""`%dstack cleanup`: everything that this installation ever made in the accounts, and the end of what nobody needs.
+
+Each answer is a look of its own at the vendors. A machine that a run or fleet has is never ended here: `%dstack stop` does that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from ...backends.base import Instance, Thing
+from ...models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, Standing
+from ...models.errors import BackendError, BackendUnreachable, Conflict, NotFound, RateLimited
+from ..reconcilers.sweep import Look, Sweeps
+from ..runtime.bus import Bus
+from ..runtime.queue import Key
+from ..steps import sweep as steps
+from ..store import accounts, rented
+from ..store.database import Database
+
+WHY = {
+    "ended": "its run has ended, and it is there: the sweeps end it",
+    "double": "a second machine of one name: the sweeps end it",
+    "unknown": "this installation's name, and no row of this store",
+}
+
+
+class Cleanup:
+    def __init__(self, database: Database, sweeps: Sweeps, bus: Bus, wake: Callable[[Key], None]) -> None:
+        self._database = database
+        self._sweeps = sweeps
+        self._bus = bus
+        self._wake = wake
+
+    async def accounts(self) -> list[AccountView]:
+        """Each account with what stands in it, the vendors asked now."""
+        rows = await self._database.read(accounts.every)
+        return list(await asyncio.gather(*(self._account(row) for row in rows)))
+
+    async def _account(self, row: Row[Any]) -> AccountView:
+        found = AccountView(
+            mark=row.mark,
+            backend=row.backend,
+            project=row.project,
+            first_used_at=row.first_used_at,
+            swept_at=row.swept_at,
+        )
+        try:
+            look = await self._sweeps.look(row)
+        except BackendError as error:
+            found.problem, found.hint = error.message, error.hint
+            known = await self._database.read(accounts.known, row, [], [])
+            found.made = as_stored(row, known)
+            return found
+        found.made = [*machines(look), *things(look)]
+        return found
+
+    async def end(self, wanted: CleanupRequest, *, user: str) -> list[EndedView]:
+        """End what is asked for of one account, as far as nobody needs it by a look that is taken now.
+
+        Raises NotFound for an account that was never used, BackendError if it cannot be asked.
+        """
+        rows = {row.mark: row for row in await self._database.read(accounts.every)}
+        if wanted.account not in rows:
+            raise NotFound("this installation never used such an account", hint="`%dstack cleanup` lists them")
+        look = await self._sweeps.look(rows[wanted.account])
+        made = {(each.kind, each.thing): each for each in (*machines(look), *things(look))}
+        strays = {stray.key: stray for stray in look.machines.strays}
+        there = {(each.kind, steps.key_of(each.id)): each for each in _listed(look)}
+        ended = []
+        for ref in wanted.things:
+            key = (ref.kind, ref.thing)
+            view = made.get(key)
+            answer = EndedView(kind=ref.kind, thing=ref.thing, name=view.name if view else "", done=False)
+            ended.append(answer)
+            if view is None:
+                answer.done, answer.message = True, "it is gone already"
+            elif not view.deletable:
+                answer.message = view.why
+            else:
+                try:
+                    if ref.kind == "instance":
+                        await self._sweeps.end(look, strays[ref.thing], user, f"cleaned up: {view.why}")
+                        answer.done, answer.message = True, "the vendor ends it"
+                    else:
+                        answer.done, answer.message = await self._detach(look, there[key], user)
+                except BackendError as error:
+                    answer.message = error.message
+        return ended
+
+    async def forget(self, name: str, *, user: str) -> EndedView:
+        """End the row of a machine by its user's word alone, where its account cannot be asked any more (R3).
+
+        Should the account be there again one day, its sweep finds the machine and ends it.
+
+        Raises NotFound; Conflict where the vendor can be asked, or may be soon.
+        """
+        account, row = await self._living(name)
+        try:
+            await self._sweeps.look(account)
+        except (BackendUnreachable, RateLimited) as error:
+            raise Conflict(f"{name} is not forgotten: {error.message}", hint="that may pass; then the vendor ends it") from None
+        except BackendError as error:
+            why = error.message
+        else:
+            raise Conflict(f"{name} is not forgotten: its vendor answers", hint="`%dstack stop` ends the run that has it")
+        rent = await self._database.write(rented.forget, row.id, user, why)
+        for kind, id in rent.concerned:
+            self._wake(Key(kind, id))
+        self._bus.publish_events()
+        self._bus.publish_all()
+        return EndedView(kind="instance", thing=row.id, name=name, done=True, message="forgotten")
+
+    async def _living(self, name: str) -> tuple[Row[Any], Row[Any]]:
+        """(the account of a machine that has not ended, its row as ``accounts.Known`` has it). Raises NotFound."""
+        for account in await self._database.read(accounts.every):
+            known = await self._database.read(accounts.known, account, [], [])
+            for row in known.living:
+                if row.identity == name and row.account in ("", account.mark):
+                    return account, row
+        raise NotFound(
+            f"no machine of this installation that has not ended is named {name!r}", hint="`%dstack cleanup` lists them"
+        )
+
+    async def _detach(self, look: Look, thing: Thing, user: str) -> tuple[bool, str]:
+        """Take a thing away. What its row says is mended first: whoever needs it next makes it anew."""
+        name = thing.identity
+
+        def free(connection: Connection) -> bool:
+            return accounts.free(connection, look.account, thing.kind, name)
+
+        rows = [row for row in look.known.things if row.kind == thing.kind and row.id == thing.id]
+        if any(row.shared for row in rows) and not await self._database.write(free):
+            return False, "a machine needs it by now"
+        await self._sweeps.detach(look, thing, user)
+        for row in rows:
+            if not row.shared:
+                await self._database.write(rented.detached, row.account, row.kind, row.identity)
+        return True, "taken away"
+
+
+def _listed(look: Look) -> list[Thing]:
+    kept = [thing for thing, _ in look.things.kept]
+    return [*kept, *look.things.strays, *(thing for _, thing in look.things.detach if thing is not None)]
+
+
+def machines(look: Look) -> list[MadeView]:
+    """Machines of an account: those that rows have, those that nobody needs, and rows of which the vendor lists none."""
+    rows = {row.id: row for row in look.known.living}
+    found = [_in_use(rows.pop(owner.id), machine) for machine, owner in look.machines.kept if owner.id in rows]
+    found += [_stray(look, stray) for stray in look.machines.strays]
+    return found + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.mark)]
+
+
+def _in_use(row: Row[Any], machine: Instance | None) -> MadeView:
+    ending = row.state == "terminating"
+    seen = row.seen or {}
+    return MadeView(
+        kind="instance",
+        thing=row.id,
+        name=row.identity,
+        standing="ending" if ending else "in use",
+        state=str(row.state),
+        said=machine.said if machine is not None else str(seen.get("said", "")),
+        region=row.region,
+        instance_type=row.instance_type,
+        price=row.price,
+        user=row.user or "",
+        created_at=row.rented_at,
+        console=machine.console if machine is not None else str(seen.get("console", "")),
+        why=row.message or ("" if machine is not None else "the vendor lists none yet"),
+    )
+
+
+def _stray(look: Look, stray: steps.Stray) -> MadeView:
+    going = stray.machine.word == "ending"
+    why = WHY[stray.verdict]
+    if going:
+        why = "the vendor is ending it"
+    elif not stray.due:
+        why = f"{why}; it may be in the making elsewhere, so nobody ends it before {max(1.0, stray.wait):.0f} s from now"
+    return MadeView(
+        kind="instance",
+        thing=stray.key,
+        name=stray.machine.identity,
+        standing="left" if stray.verdict == "unknown" and not going else "ending",
+        said=stray.machine.said,
+        region=stray.machine.region,
+        price=stray.owner.price if stray.owner is not None else None,
+        created_at=stray.machine.created_at or None,
+        console=stray.machine.console,
+        why=why,
+        deletable=stray.due and not going,
+    )
+
+
+def things(look: Look) -> list[MadeView]:
+    """Things beside machines. Shared ones are kept while any machine of the account is."""
+    living = len(look.known.living)
+    found = []
+    for thing, row in look.things.kept:
+        needed = living if row.shared else 1
+        what = "; every machine here is made with it" if row.shared else ""
+        why = f"{needed} machine{'s' if needed > 1 else ''} of this account need{'' if needed > 1 else 's'} it{what}"
+        found.append(_thing(thing, "kept" if needed else "left", why if needed else "no machine needs it now", not needed))
+    for thing in look.things.strays:
+        old = look.known.strays.get((thing.kind, steps.key_of(thing.id)))
+        wait = steps.young_for(old.first_seen_at if old else None, 0.0, look.known.now, look.gate)
+        why = "this installation's name, and no row of this store"
+        if wait:
+            why += f"; it may be in the making elsewhere, so nobody takes it away before {wait:.0f} s from now"
+        found.append(_thing(thing, "left", why, not wait))
+    gone = [(row, thing) for row, thing in look.things.detach if thing is not None and row.ours]
+    return found + [_thing(thing, "ending", "its machine has ended: the sweeps take it away", True) for _, thing in gone]
+
+
+def _thing(thing: Thing, standing: Standing, why: str, deletable: bool) -> MadeView:
+    return MadeView(
+        kind=thing.kind,
+        thing=steps.key_of(thing.id),
+        name=thing.identity,
+        standing=standing,
+        why=why,
+        deletable=deletable and thing.ours,
+    )
+
+
+def as_stored(account: Row[Any], known: accounts.Known) -> list[MadeView]:
+    """What the store knows of an account that cannot be asked. Nothing of it can be ended now."""
+    found = [_in_use(row, None) for row in known.living if row.account in ("", account.mark)]
+    for row in known.strays.values():
+        why = "seen before the account could not be asked any more"
+        found.append(
+            MadeView(
+                kind=row.kind,
+                thing=row.thing,
+                name=row.identity,
+                standing="left",
+                said=row.said,
+                region=row.region,
+                price=row.price,
+                why=why,
+            )
+        )
+    made = (row for row in known.things if row.id and row.account == account.mark)
+    things = (Thing(row.kind, row.identity, row.id, row.ours) for row in made)
+    return found + [_thing(thing, "kept", "as of the last word of the vendor", False) for thing in things]
