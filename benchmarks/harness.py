@@ -62,7 +62,7 @@ def machine() -> str:
 
 
 SLOW_READER = """
-import dstack_jupyter.engine.attempts as attempts
+import dstack_jupyter.engine.reconcilers.attempt as attempts
 attempts.REST = 0.5
 from dstack_jupyter.engine.__main__ import main
 main()

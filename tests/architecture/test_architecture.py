@@ -113,7 +113,7 @@ def test_loading_the_extension_loads_nothing_heavy() -> None:
 
 
 def test_an_engine_starts_without_what_only_offers_need() -> None:
-    code = "import sys, dstack_jupyter.engine.__main__, dstack_jupyter.engine.host; sys.exit('numpy' in sys.modules)"
+    code = "import sys, dstack_jupyter.engine.__main__, dstack_jupyter.engine.process.host; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -167,7 +167,7 @@ import asyncio, os, sys
 from pathlib import Path
 from dstack_jupyter.engine import rotation
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.vault import FileKeys, Vault
+from dstack_jupyter.engine.keys.vault import FileKeys, Vault
 from dstack_jupyter.models.home import Home
 
 folder, point = Path(sys.argv[1]), int(sys.argv[2])
