@@ -11,7 +11,7 @@ import tracemalloc
 from pathlib import Path
 from statistics import median
 
-from dstack_jupyter.backends.check import check
+from dstack_jupyter.backends.config.check import check
 from dstack_jupyter.models.errors import LimitExceeded
 from dstack_jupyter.models.yaml_source import load_configuration
 from tests.models.fuzzing import texts

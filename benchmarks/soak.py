@@ -39,7 +39,8 @@ PAUSE = 1.0
 """Seconds that each submitter rests between two runs, on average."""
 WATCHED = """
 import asyncio, gc, json, os, sys, threading, time
-from dstack_jupyter.engine import __main__ as engine, host
+from dstack_jupyter.engine import __main__ as engine
+from dstack_jupyter.engine.process import host
 
 class Telling(host.EngineHost):
     def start(self):

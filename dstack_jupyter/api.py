@@ -22,7 +22,7 @@ from .models.runs import ApplyRequest, CodeRef, Context, Plan, PlanRequest
 if TYPE_CHECKING:
     import pandas
 
-    from .backends.check import Checked
+    from .backends.config.check import Checked
     from .backends.found import Found
     from .models.cleanup_view import AccountView, EndedView, MadeView
     from .models.configurations import AnyRun
@@ -287,7 +287,7 @@ def permissions(name: str, *, project: str = "main") -> pandas.DataFrame:
 
 def check(path: Path | str, *, text: str | None = None, first_line: int = 1) -> Checked:
     """Check a configuration of any kind: a file, or ``text`` under the name ``path``. Raises NotFound, LimitExceeded."""
-    from .backends.check import check as check_any
+    from .backends.config.check import check as check_any
 
     if text is not None:
         return check_any(text, file=str(path), env=os.environ, first_line=first_line)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dstack_jupyter.backends.schema import KINDS, model, schema
+from dstack_jupyter.backends.config.schema import KINDS, model, schema
 
 HEAD = """\
 # Every key of every configuration

@@ -13,7 +13,8 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from dstack_jupyter.backends.config_file import CONFIGS, ServerFile, model_of
+from dstack_jupyter.backends.config.file import ServerFile, model_of
+from dstack_jupyter.backends.registry import CONFIGS
 from dstack_jupyter.models.configurations import DevEnvironmentConfiguration, RunConfiguration, TaskConfiguration
 from dstack_jupyter.models.faults import members
 from dstack_jupyter.models.fleets import FleetConfiguration

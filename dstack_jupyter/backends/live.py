@@ -30,7 +30,7 @@ from ..processes import spawn_detached
 from . import registry
 from .base import Columns, OfferSource
 from .boundary import vendor_errors
-from .configured import entry_of
+from .config.configured import entry_of
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,11 @@ from ..models.errors import BackendError, BadCredentials, DstackJupyterError
 from ..models.runs import BackendView, PermissionView
 from ..offers import snapshot
 from . import live, registry
-from .account import Account, account, wanted
 from .base import Clouds
 from .boundary import vendor_errors
-from .config import BackendConfig
-from .config_file import CONFIGS
-from .configured import Configured, configured
-
-LATER = "comes with a later version; `local` and SSH fleets work today"
+from .config.account import Account, account_of, wanted
+from .config.base import BackendConfig
+from .config.configured import Configured, configured
 
 
 def views(project: str = "main") -> list[BackendView]:
@@ -39,7 +36,11 @@ def _view(name: str, known: Configured, project: str) -> BackendView:
     if name == "dstack":
         view.status, view.message = "not available", f"{title}: the hosted marketplace is not available here"
     elif entry is None or not entry.module:
-        view.status, view.message, view.hint = "not supported yet", f"{title}: not supported yet", view.hint or LATER
+        view.status, view.message, view.hint = (
+            "not supported yet",
+            f"{title}: not supported yet",
+            view.hint or f"comes with a later version; {registry.built()} work today",
+        )
     if view.status == "not supported yet" and name in snapshot.SHIPPED:
         newest = snapshot.dates(snapshot.shipped(name))[-1]
         age = time.time() - calendar.timegm(time.strptime(newest, "%Y-%m-%d"))
@@ -119,7 +120,7 @@ def rights(name: str, project: str = "main") -> list[PermissionView]:
 
     Raises NotFound for a name that nobody knows.
     """
-    name, found = of(name)
+    name, found = account_of(name)
     config = configured().backends(project).get(name)
     entry = registry.entries.get(name)
     if entry is not None and entry.module:
@@ -143,7 +144,7 @@ def rights(name: str, project: str = "main") -> list[PermissionView]:
 
 def policy(name: str, project: str = "main") -> str:
     """The minimal policy for the configuration that there is, ready to load; what to tick where keys have no policy."""
-    name, found = of(name)
+    name, found = account_of(name)
     config = configured().backends(project).get(name)
     return policy_of(found, config)
 
@@ -155,7 +156,7 @@ def policy_of(found: Account, config: BackendConfig | None) -> str:
 
 def help_lines(name: str) -> Iterable[str]:
     """How to log in, for each way there is: steps, the vendor's own commands, what else the account needs."""
-    name, found = of(name)
+    name, found = account_of(name)
     entry = registry.entries.get(name)
     yield f"{entry.title if entry is not None else name}"
     for variant, guide in found.guides.items():
@@ -169,11 +170,3 @@ def help_lines(name: str) -> Iterable[str]:
         yield from (f"  - {line}" for line in found.more)
     yield ""
     yield f"rights: {'`%dstack backends policy ' + name + '` prints what is needed' if found.policy else found.no_policy}"
-
-
-def of(name: str) -> tuple[str, Account]:
-    """(its proper name, the account's side). Raises NotFound with near names."""
-    if name in CONFIGS and registry.ALIASES.get(name, name) not in registry.entries:
-        return name, account(name)
-    proper, _ = registry.entry(name)
-    return proper, account(proper)

@@ -9,8 +9,8 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from ..models.runs import PermissionView
 from . import kept_rights
 from .base import Cloud, Columns, Feed
-from .config import BackendConfig
-from .configured import entry_of
+from .config.base import BackendConfig
+from .config.configured import entry_of
 
 Config = TypeVar("Config", bound=BackendConfig)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..backends.configured import config_path
+from ..backends.config.configured import config_path
 from ..engine.keys.keyring import KEYRING
 from ..engine.keys.vault import ENV_KEY_FILE, FileKeys
 from ..engine.process.lock import NETWORK_FILE_SYSTEMS, file_system

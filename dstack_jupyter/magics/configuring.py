@@ -13,7 +13,7 @@ from ..models.errors import ConfigurationError, NotFound
 from .face import Face, Report, Result
 
 if TYPE_CHECKING:
-    from ..backends.check import Checked
+    from ..backends.config.check import Checked
 
 VERBS = ("list", "check", "policy", "help")
 BACKEND_COLUMNS = ("backend", "kind", "configured", "credentials", "permissions", "last_error", "status")
@@ -32,7 +32,7 @@ def check(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 def _file(named: str) -> Path:
     """The file that is meant: the one that is named, else one of this folder, else config.yml."""
-    from ..backends.configured import config_path
+    from ..backends.config.configured import config_path
 
     if named:
         return Path(named)
@@ -53,7 +53,7 @@ def _report(found: Checked) -> Report:
 
 
 def schema(args: argparse.Namespace, face: Face, body: str | None) -> Result:
-    from ..backends import schema as schemas
+    from ..backends.config import schema as schemas
 
     found = schemas.schema(args.kind)
     return Result(Report(json.dumps(found, indent=2).splitlines(), found))
@@ -61,7 +61,8 @@ def schema(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     from ..backends import overview
-    from ..backends.configured import configured
+    from ..backends.config.account import account_of
+    from ..backends.config.configured import configured
 
     for warning in configured().warnings():
         face.say(f"warning: {warning}")
@@ -70,14 +71,14 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     if args.verb == "list":
         if args.name:
             frame = api.backends(project=args.project)
-            return Result(frame[frame["backend"] == overview.of(args.name)[0]].reset_index(drop=True), columns=BACKEND_COLUMNS)
+            return Result(frame[frame["backend"] == account_of(args.name)[0]].reset_index(drop=True), columns=BACKEND_COLUMNS)
         for problem in configured().current().problems:
             face.say(f"fault: {problem}")
         return Result(api.backends(project=args.project), columns=BACKEND_COLUMNS)
     if not args.name:
         raise ConfigurationError(f"backends {args.verb} needs a backend's name", hint="`%dstack backends` lists them")
     if args.verb == "check":
-        name, _ = overview.of(args.name)
+        name, _ = account_of(args.name)
         fault = configured().faults(args.project).get(name)
         if fault is not None:
             face.say(f"fault: {fault}")
@@ -94,8 +95,8 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
 
 def configure(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     """Ask for what a backend's entry needs, secrets unseen, and save it. Nothing of it is in the cell."""
-    from ..backends import saving
-    from ..backends.configured import config_path
+    from ..backends.config import saving
+    from ..backends.config.configured import config_path
 
     form = saving.Form.of(args.name)
     variants = form.variants

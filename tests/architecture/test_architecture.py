@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dstack_jupyter.backends import registry
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dstack_jupyter"
 
@@ -29,8 +31,6 @@ ARROWS = {
     "doctor": {"_version", "backends", "client", "engine", "models"},
     "api": {"client", "doctor", "models", "offers", "backends"},
     "magics": {"api", "client", "display", "models", "backends"},
-    "widgets": set(),
-    "kernels": set(),
     "__init__": {"_version", "magics"},
     "__main__": {"magics"},
 }
@@ -53,12 +53,20 @@ ENGINE_ARROWS = {
 FORBIDDEN_IN_ENGINE = {"IPython", "ipykernel", "ipywidgets", "jupyter_server", "jupyter_client", "jupyter_core", "pandas"}
 
 
-def imports(path: Path) -> set[str]:
-    """Absolute dotted names of what a module imports, inside functions too."""
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, *, typing: bool = True) -> set[str]:
+    """Absolute dotted names of what a module imports, inside functions too. ``typing``: what only type checkers need as well."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     package = parts[:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if not typing else ():
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -97,6 +105,43 @@ def test_arrows_of_the_engine(path: Path) -> None:
 
 def test_the_rooms_of_the_engine_have_no_circle() -> None:
     TopologicalSorter(ENGINE_ARROWS).prepare()
+
+
+VENDORS_MAY = {"base", "config", "digitalocean", "rest", "vendor"}
+"""What a vendor's folder imports of `backends`. DigitalOcean's is the API of AMD's cloud too."""
+
+
+def vendors() -> list[str]:
+    return sorted({entry.config.split(".")[2] for entry in registry.TABLE.values() if entry.config} | {"ssh"})
+
+
+@pytest.mark.parametrize("vendor", vendors())
+def test_a_vendor_knows_no_other(vendor: str) -> None:
+    for path in (PACKAGE / "backends" / vendor).rglob("*.py"):
+        rooms = {name.split(".")[2] for name in imports(path) if name.startswith("dstack_jupyter.backends.")}
+        assert rooms - {vendor} <= VENDORS_MAY - ({"digitalocean"} if vendor != "amddevcloud" else set())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_registry_knows_vendors(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).parts
+    if parts[0] == "backends" and len(parts) > 2 and parts[1] in vendors():
+        return
+    assert not [
+        name for name in imports(path) if name.startswith(tuple(f"dstack_jupyter.backends.{each}." for each in vendors()))
+    ]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Inside functions too: an import that waits until it is needed still shows where an idea belongs."""
+    known = {dotted(path): path for path in modules()}
+    arrows = {
+        name: {each for each in imports(path, typing=False) if each in known and each != name} for name, path in known.items()
+    }
+    # A package that gathers names of its modules is no circle with them.
+    for name in list(arrows):
+        arrows[name] -= {package for package in known if known[package].name == "__init__.py"}
+    TopologicalSorter(arrows).prepare()
 
 
 def test_loading_the_extension_loads_nothing_heavy() -> None:

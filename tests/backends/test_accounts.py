@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from dstack_jupyter.backends import overview, registry
-from dstack_jupyter.backends.account import account, wanted
-from dstack_jupyter.backends.config_file import CONFIGS, load_config, model_of
-from dstack_jupyter.backends.saving import Form
+from dstack_jupyter.backends.config.account import account, wanted
+from dstack_jupyter.backends.config.file import load_config, model_of
+from dstack_jupyter.backends.config.saving import Form
+from dstack_jupyter.backends.registry import CONFIGS
 from dstack_jupyter.models.errors import NotFound
 from tests.backends.test_page import PAGE
 

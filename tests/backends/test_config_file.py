@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dstack_jupyter.backends.config_file import CONFIGS, ENV_NO_DEFAULT_CREDS, ServerConfig, load_config, model_of
-from dstack_jupyter.backends.configured import Configured
+from dstack_jupyter.backends.config.configured import Configured
+from dstack_jupyter.backends.config.file import ENV_NO_DEFAULT_CREDS, ServerConfig, load_config, model_of
+from dstack_jupyter.backends.registry import CONFIGS
 
 KEY = "{type: api_key, api_key: canary-key-3141}"
 
@@ -179,7 +180,7 @@ def test_the_file_is_read_again_when_it_changes_and_a_broken_one_configures_noth
 
 
 def test_dstack_s_own_encryption_keys_are_said_to_be_its_own() -> None:
-    from dstack_jupyter.backends.check import check
+    from dstack_jupyter.backends.config.check import check
 
     text = "projects: [{name: main, backends: []}]\nencryption: {keys: [{type: identity}]}\n"
     assert "ours is always encrypted" in " ".join(check(text, file="config.yml").notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_jupyter.backends.check import check
+from dstack_jupyter.backends.config.check import check
 
 PAGE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "backends-page.txt"
 SA = {"type": "service_account", "client_email": "me@my-gcp-project.iam.gserviceaccount.com", "private_key": "canary-gcp-4471"}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dstack_jupyter.backends import saving
-from dstack_jupyter.backends.config_file import load_config
+from dstack_jupyter.backends.config import saving
+from dstack_jupyter.backends.config.file import load_config
 from dstack_jupyter.models.errors import ConfigurationError, NotFound
 
 MINE = """\

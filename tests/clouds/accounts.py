@@ -16,8 +16,9 @@ from dstack_jupyter.engine.runtime.bus import Bus
 from dstack_jupyter.engine.runtime.queue import Key, Next
 from dstack_jupyter.engine.service.cleanup import Cleanup
 from dstack_jupyter.engine.store import rented as rented_rows
+from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import attached, events, fleets, instances, now, rented
+from dstack_jupyter.engine.store.schema import attached, events, fleets, instances, rented
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
 from dstack_jupyter.engine.store.schema_accounts import strays
 from tests.clouds.core import VirtualClock

@@ -12,9 +12,10 @@ from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.steps.costs import PATIENCE
 from dstack_jupyter.engine.store import costing, moves, rented, runs
+from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts as attempts_table
-from dstack_jupyter.engine.store.schema import instances, now
+from dstack_jupyter.engine.store.schema import instances
 from dstack_jupyter.engine.store.schema import rented as rented_table
 from dstack_jupyter.models.runs import OFF, OFF_BILLED, Guard, InstanceView, OfferView, RunView
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason

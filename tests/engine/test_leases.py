@@ -19,9 +19,10 @@ from dstack_jupyter.engine.keys.vault import ENV_KEY_FILE, Vault
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.runtime.leases import FleetLeases
 from dstack_jupyter.engine.store import events, leases, runs
+from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import BATCH, Database
 from dstack_jupyter.engine.store.fence import STORE, Fence, acting, lost
-from dstack_jupyter.engine.store.schema import attempts, conditions, engines, now
+from dstack_jupyter.engine.store.schema import attempts, conditions, engines
 from dstack_jupyter.engine.store.schema import leases as table
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.errors import LostLease

@@ -19,8 +19,9 @@ from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.process.peek import store_has_unfinished
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import events, logs, moves, runs, work
+from dstack_jupyter.engine.store.columns import metadata, now
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, fleets, instances, log_chunks, metadata, now
+from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, fleets, instances, log_chunks
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, StorageFull
 from dstack_jupyter.models.runs import Guard, OfferView

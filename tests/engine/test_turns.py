@@ -11,8 +11,9 @@ from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.provisioning import placement
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import moves, runs
+from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import attempts, now
+from dstack_jupyter.engine.store.schema import attempts
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.states import AttemptState, Reason
 from tests.engine.test_store import submission

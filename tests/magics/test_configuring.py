@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import KernelManager
 
-from dstack_jupyter.backends.config_file import load_config
+from dstack_jupyter.backends.config.file import load_config
 from dstack_jupyter.models.home import Home
 
 BAD = "type: task\ncommnds: [python train.py]\nresources: {gpu: 24GiB}\nenv: {TOKEN: canary-env-1}\n"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dstack_jupyter.backends.check import check
+from dstack_jupyter.backends.config.check import check
 from dstack_jupyter.models.errors import LimitExceeded
 from tests.models.fuzzing import texts
 

@@ -14,9 +14,10 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from dstack_jupyter.backends import schema as schemas
-from dstack_jupyter.backends.check import check
-from dstack_jupyter.backends.config_file import CONFIGS, load_config
+from dstack_jupyter.backends.config import schema as schemas
+from dstack_jupyter.backends.config.check import check
+from dstack_jupyter.backends.config.file import load_config
+from dstack_jupyter.backends.registry import CONFIGS
 from dstack_jupyter.models.faults import members
 from dstack_jupyter.models.yaml_reader import read_yaml
 from dstack_jupyter.models.yaml_source import TYPES, load_configuration

@@ -12,8 +12,8 @@ import traceback
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dstack_jupyter.backends import schema as schemas
 from dstack_jupyter.backends.boundary import vendor_errors
+from dstack_jupyter.backends.config import schema as schemas
 from dstack_jupyter.models.base import Model
 from dstack_jupyter.models.errors import BackendError, NotFound
 from dstack_jupyter.models.faults import members

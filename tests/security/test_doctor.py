@@ -22,8 +22,9 @@ from dstack_jupyter.engine.keys.vault import FileKeys, Vault
 from dstack_jupyter.engine.process.lock import Lease
 from dstack_jupyter.engine.service import doctor, rotation
 from dstack_jupyter.engine.store import runs, sealed
+from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import SEALED_TABLES, leases, now
+from dstack_jupyter.engine.store.schema import SEALED_TABLES, leases
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.findings import Finding
 from dstack_jupyter.models.fleets_view import FleetRequest

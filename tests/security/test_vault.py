@@ -165,7 +165,7 @@ async def test_rotation_seals_everything_anew_and_forgets_the_old_key(tmp_path: 
 CRASHING = """
 import asyncio, os, sys
 from pathlib import Path
-from dstack_jupyter.engine import rotation
+from dstack_jupyter.engine.service import rotation
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.keys.vault import FileKeys, Vault
 from dstack_jupyter.models.home import Home

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import APIKeyCreds, BackendConfig
+from ..config.base import APIKeyCreds, BackendConfig
 
 
 class AMDDevCloudConfig(BackendConfig):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..account import Account, Guide, Permission, permissions
-from ..config import BackendConfig
+from ..config.account import Account, Guide, Permission, permissions
+from ..config.base import BackendConfig
 
 
 def _profile(config: BackendConfig) -> bool:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ...models.base import Model
 from ...models.references import Tags
-from ..config import AccessKeyCreds, BackendConfig, DefaultCreds, number_as_text
+from ..config.base import AccessKeyCreds, BackendConfig, DefaultCreds, number_as_text
 
 
 class OSImage(Model):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ..account import Account, Guide, Permission, permissions
-from ..config import BackendConfig
+from ..config.account import Account, Guide, Permission, permissions
+from ..config.base import BackendConfig
 
 
 def _own_group(config: BackendConfig) -> bool:

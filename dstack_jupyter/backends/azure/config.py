@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from ...models.base import Model
 from ...models.references import Tags
 from ...models.secret import Secret
-from ..config import BackendConfig, DefaultCreds, GroupAndName, GroupNetworkSubnet, tags_like
+from ..config.base import BackendConfig, DefaultCreds, GroupAndName, GroupNetworkSubnet, tags_like
 
 TAG_RULE = tags_like(r"[^<>&\\%?/]{1,512}", r".{0,256}", "a key without < > & \\ % ? /")
 

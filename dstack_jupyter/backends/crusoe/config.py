@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import AccessKeyCreds, BackendConfig
+from ..config.base import AccessKeyCreds, BackendConfig
 
 
 class CrusoeConfig(BackendConfig):

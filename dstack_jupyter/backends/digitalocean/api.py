@@ -89,3 +89,8 @@ def listed(rest: Rest, path: str, key: str, permission: str, params: Mapping[str
         if totals == {len(rows)}:
             return list(rows.values())
     raise BackendError(f"{rest.name}: the list of {key} changes while it is read", hint="ask again in a moment")
+
+
+def projects(rest: Rest) -> dict[str, str]:
+    """The account's projects: name → id."""
+    return {str(row["name"]): str(row["id"]) for row in listed(rest, "/v2/projects", "projects", "project:read")}

@@ -10,12 +10,12 @@ from typing import Any
 from ...models.errors import BackendError, NotAtVendor, Refused, UnknownOutcome
 from ...models.runs import OfferView, PermissionView
 from ...models.secret import Secret
-from ..account import account
 from ..base import Columns, Instance, InstanceWord, Need, Order, Thing, Traits
-from ..rest import Rest, endpoint
+from ..config.account import account
+from ..rest import endpoint
 from ..vendor import Vendor
 from . import offers, rights
-from .api import client, listed
+from .api import client, listed, projects
 from .config import DigitalOceanConfig
 
 WORDS: dict[str, InstanceWord] = {"new": "starting", "active": "running", "off": "stopped", "archive": "stopped"}
@@ -29,11 +29,6 @@ def image_of(offer: OfferView) -> str:
     if offer.gpu_vendor == "nvidia":
         return "gpu-h100x8-base" if offer.gpu_count >= 8 else "gpu-h100x1-base"
     return "gpu-amd-base" if offer.gpu_vendor == "amd" else "ubuntu-24-04-x64"
-
-
-def projects(rest: Rest) -> dict[str, str]:
-    """The account's projects: name → id."""
-    return {str(row["name"]): str(row["id"]) for row in listed(rest, "/v2/projects", "projects", "project:read")}
 
 
 def material(public_key: str) -> str:

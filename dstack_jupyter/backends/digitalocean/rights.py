@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from ...models.errors import BackendError, BadCredentials, NotAtVendor, PermissionMissing, Refused
 from ...models.runs import PermissionView
-from ..account import Permission
+from ..config.account import Permission
 from ..rest import Rest
+from .api import projects
 
 NOBODY = 2**53 - 1
 """No droplet or key has this id: the vendor's are counted up from 1, and this is the largest that JSON carries safely."""
@@ -79,8 +80,6 @@ def _who(account: dict[str, Any]) -> tuple[Status, str]:
 
 
 def _project(rest: Rest, name: str) -> tuple[Status, str]:
-    from .cloud import projects
-
     try:
         found = projects(rest)
     except BackendError as error:

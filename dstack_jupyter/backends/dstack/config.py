@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import BackendConfig
+from ..config.base import BackendConfig
 
 
 class DstackConfig(BackendConfig):

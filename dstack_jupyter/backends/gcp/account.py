@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..account import Account, Guide, Permission, permissions
-from ..config import BackendConfig
+from ..config.account import Account, Guide, Permission, permissions
+from ..config.base import BackendConfig
 
 
 def _tpu(config: BackendConfig) -> bool:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ...models.base import Model
 from ...models.secret import Secret
-from ..config import BackendConfig, DefaultCreds, Filename, Labels, read_credentials
+from ..config.base import BackendConfig, DefaultCreds, Filename, Labels, read_credentials
 
 
 class ServiceAccountCreds(Model):

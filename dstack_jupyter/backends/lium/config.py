@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import BackendConfig, NonEmptyAPIKeyCreds
+from ..config.base import BackendConfig, NonEmptyAPIKeyCreds
 
 
 class LiumConfig(BackendConfig):

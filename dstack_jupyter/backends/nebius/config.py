@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from ...models.base import Model
 from ...models.secret import Secret
-from ..config import BackendConfig, Filename, Labels, read_credentials
+from ..config.base import BackendConfig, Filename, Labels, read_credentials
 
 CLI_KEYS = {"service_account_id": "sub", "public_key_id": "kid", "private_key_content": "private-key"}
 """Our fields and those of ``subject-credentials`` in the file that `nebius iam auth-public-key generate` writes."""

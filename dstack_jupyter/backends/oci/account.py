@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..account import Account, Guide, Permission
-from ..config import BackendConfig
+from ..config.account import Account, Guide, Permission
+from ..config.base import BackendConfig
 
 TENANCY = "read compartments in tenancy"
 STATEMENTS = {

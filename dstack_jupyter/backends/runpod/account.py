@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..account import Account, Guide, Permission
+from ..config.account import Account, Guide, Permission
 
 ACCOUNT = Account(
     guides={

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ...models.base import Model
 from ...models.secret import Secret
-from ..config import BackendConfig
+from ..config.base import BackendConfig
 
 
 class TokenCreds(Model):

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ...models.base import Model
 from ...models.secret import Secret
-from ..config import BackendConfig, Filename, read_credentials
+from ..config.base import BackendConfig, Filename, read_credentials
 
 
 class PrivateKey(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..account import Account, Guide
+from ..config.account import Account, Guide
 
 ACCOUNT = Account(
     guides={

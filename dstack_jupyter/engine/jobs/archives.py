@@ -15,8 +15,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ...models.errors import ConfigurationError
 from ...models.home import Home
+from ..store.columns import now
 from ..store.database import Database
-from ..store.schema import code_chunks, now
+from ..store.schema import code_chunks
 
 PIECE = 1 << 20
 """Bytes of one row."""

@@ -13,7 +13,8 @@ from ...models.errors import NoCapacity
 from ...models.runs import UNAVAILABLE, OfferView
 from ...models.states import AttemptState, InstanceState
 from ..store import hosts
-from ..store.schema import attempts, instances, now, runs
+from ..store.columns import now
+from ..store.schema import attempts, instances, runs
 
 LOOKS = 10.0
 """Seconds that a run is given to look for a host before others that come after it need not wait for that."""

@@ -16,8 +16,9 @@ from ...models.states import InstanceState
 from ..jobs import archives
 from ..jobs.machines import Machines
 from ..store import moves
+from ..store.columns import now
 from ..store.database import Database
-from ..store.schema import attempts, instances, now, runs
+from ..store.schema import attempts, instances, runs
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps.run import RunNow
 from ..store import moves, runs
+from ..store.columns import now
 from ..store.database import Database
-from ..store.schema import attempts, now
+from ..store.schema import attempts
 from ..store.schema import runs as runs_table
 
 ALONE = select(runs_table).where(runs_table.c.id == bindparam("id")).with_for_update(key_share=True)

@@ -22,8 +22,9 @@ from ..keys.identity_files import path_of
 from ..keys.vault import Vault
 from ..runtime import location
 from ..store import accounts, leases, migrate, sealed
+from ..store.columns import now
 from ..store.database import Database
-from ..store.schema import SEALED_TABLES, instances, now
+from ..store.schema import SEALED_TABLES, instances
 from ..store.schema import leases as table
 
 CLOCK = 5.0

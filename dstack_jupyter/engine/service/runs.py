@@ -45,8 +45,8 @@ from ..runtime.problems import Problems
 from ..runtime.queue import Key
 from ..steps.policies import next_start
 from ..store import cloud_fleets, conditions, costing, events, leases, moves, runs
+from ..store.columns import now
 from ..store.database import Database
-from ..store.schema import now
 from . import doctor, rotation, streams
 from .cleanup import Cleanup
 from .fleets import FleetService

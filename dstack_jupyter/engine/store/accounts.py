@@ -14,7 +14,8 @@ from ...backends.base import Thing
 from ...models.states import InstanceState
 from ..steps import sweep as steps
 from . import events
-from .schema import attached, fleets, instances, now, rented, runs
+from .columns import now
+from .schema import attached, fleets, instances, rented, runs
 from .schema_accounts import accounts, strays
 
 CHUNK = 500

@@ -18,7 +18,8 @@ from ...models.fleets import NodesRange
 from ...models.runs import Guard, OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
 from . import events, hosts, leases, moves, rented
-from .schema import among, bookings, fleets, instances, now
+from .columns import among, now
+from .schema import bookings, fleets, instances
 from .schema import rented as rents
 
 FORGETS = 600.0

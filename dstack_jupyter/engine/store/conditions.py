@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from .schema import conditions, now
+from .columns import now
+from .schema import conditions
 
 
 def note(connection: Connection, attempt_id: str, type: str, message: str) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, func, select
 from ...models.runs import Guard, InstanceView
 from ...models.states import INSTANCE_END, InstanceState
 from ..steps import costs
-from .schema import among, attempts, bookings, fleets, instances, now, rented, runs
+from .columns import among, now
+from .schema import attempts, bookings, fleets, instances, rented, runs
 
 RECENT = 86400.0
 """Seconds for which a machine that has ended is still listed with ``all``."""

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import JSON, Connection, Engine, bindparam, event, insert, select, text
 
 from ...models.runs import EventView
-from .schema import events, now, storable
+from .columns import now, storable
+from .schema import events
 
 COLUMNS = ("actor", "project", "kind", "resource_id", "run_id", "name", "action", "message")
 # Built once: making an expression costs more than running it, and every move writes one of these.

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, select
 
 from ...models.errors import LostLease
-from .schema import leases, now
+from .columns import now
+from .schema import leases
 
 STORE = "store"
 """The resource of the one lease of a SQLite store."""

@@ -14,7 +14,8 @@ from ...models.fleets import NodesRange
 from ...models.fleets_view import FleetView, HostView
 from ...models.states import FLEET_END, AttemptState, FleetState, InstanceState
 from . import events, leases, moves
-from .schema import among, attempts, bookings, fleets, host_keys, instances, now, runs
+from .columns import among, now
+from .schema import attempts, bookings, fleets, host_keys, instances, runs
 
 USABLE = (InstanceState.IDLE, InstanceState.BUSY)
 LIVING = ~among(instances.c.state, [InstanceState.TERMINATED])

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, or_, select, update
 
+from .columns import now
 from .fence import STORE, Fence
-from .schema import engines, fleets, leases, now, runs
+from .schema import engines, fleets, leases, runs
 
 TTL = 15.0
 """Seconds that a lease of a fleet holds without being renewed."""

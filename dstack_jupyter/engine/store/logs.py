@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from .schema import attempts, log_chunks, now
+from .columns import now
+from .schema import attempts, log_chunks
 
 
 @dataclass(frozen=True, slots=True)

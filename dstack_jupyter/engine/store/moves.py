@@ -27,8 +27,9 @@ from ..steps import run as run_step
 from ..steps.attempt import End
 from ..steps.policies import policy_of
 from . import events, leases
+from .columns import among, now
 from .joined import Joined
-from .schema import among, attempts, bookings, fleets, gpu_claims, instances, now, rented, runs
+from .schema import attempts, bookings, fleets, gpu_claims, instances, rented, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))

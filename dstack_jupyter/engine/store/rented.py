@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, Desired, InstanceState
 from . import accounts, costing, events, hosts, moves
+from .columns import among, now
 from .joined import Joined
-from .schema import among, attached, attempts, bookings, instances, now, rented, runs
+from .schema import attached, attempts, bookings, instances, rented, runs
 
 SEEN = ("word", "said", "address", "internal_address", "user", "port", "region", "console")
 """What is kept of ``backends.base.Instance``, beside the data of the calls."""

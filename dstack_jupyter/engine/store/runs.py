@@ -16,7 +16,8 @@ from ...models.runs import AttemptView, Guard, RunView
 from ...models.states import ATTEMPT_END, INSTANCE_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
 from ..steps import costs
 from . import costing, events, leases
-from .schema import attempts, fleets, instances, now, runs
+from .columns import now
+from .schema import attempts, fleets, instances, runs
 
 
 @dataclass(frozen=True, slots=True)

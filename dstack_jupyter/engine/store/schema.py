@@ -6,32 +6,21 @@ digits. What only ever grows into new shapes (a configuration, a backend's own d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from sqlalchemy import (
     JSON,
-    BigInteger,
     CheckConstraint,
     Column,
-    ColumnElement,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
-    literal_column,
     text,
 )
-from sqlalchemy.engine import Dialect
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import FunctionElement
 
 from ...models.states import (
     ATTEMPT_END,
@@ -44,57 +33,8 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
+from .columns import Count, Said, metadata, quoted, state_known
 from .sealed import Sealed
-
-metadata = MetaData()
-
-# A log may have more bytes than 32 bits count; SQLite numbers rows only by what it calls INTEGER.
-Count = BigInteger().with_variant(Integer(), "sqlite")
-
-
-def storable(value: str) -> str:
-    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
-class Said(TypeDecorator[str]):
-    """Text that others wrote (a job, a machine, a vendor): what a database cannot hold is shown as a replacement character."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value)
-
-
-class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
-    """The database's own time, in seconds since the epoch."""
-
-    type = Float()
-    inherit_cache = True
-
-
-@compiles(now, "sqlite")
-def _now_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(now, "postgresql")
-def _now_postgresql(*_: Any, **__: Any) -> str:
-    return "extract(epoch from clock_timestamp())"
-
-
-def among(column: ColumnElement[str], states: Iterable[str]) -> ColumnElement[bool]:
-    """Whether a column holds one of ``states``, which are ours. Written out: as parameters they cost more than the rest."""
-    return column.in_([literal_column(f"'{state}'") for state in sorted(states)])
-
-
-def _quoted(states: Any) -> str:
-    return ", ".join(f"'{state}'" for state in sorted(states))
-
-
-def _state(enum: type[Any]) -> CheckConstraint:
-    return CheckConstraint(f"state IN ({_quoted(enum)})", name="state_known")
-
 
 runs = Table(
     "runs",
@@ -122,8 +62,8 @@ runs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("exit_code", Integer),
-    _state(RunState),
-    CheckConstraint(f"desired IN ({_quoted(Desired)})", name="desired_known"),
+    state_known(RunState),
+    CheckConstraint(f"desired IN ({quoted(Desired)})", name="desired_known"),
     # The same request twice is one run (R15).
     UniqueConstraint("project", "request_key", name="one_run_per_request"),
     Index(
@@ -131,8 +71,8 @@ runs = Table(
         "project",
         "name",
         unique=True,
-        sqlite_where=text(f"state NOT IN ({_quoted(RUN_END)})"),
-        postgresql_where=text(f"state NOT IN ({_quoted(RUN_END)})"),
+        sqlite_where=text(f"state NOT IN ({quoted(RUN_END)})"),
+        postgresql_where=text(f"state NOT IN ({quoted(RUN_END)})"),
     ),
     Index("runs_by_time", "project", "submitted_at"),
 )
@@ -157,7 +97,7 @@ attempts = Table(
     Column("submitted_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    _state(AttemptState),
+    state_known(AttemptState),
     UniqueConstraint("job_id", "num", name="one_attempt_per_number"),
     Index("attempts_by_run", "run_id"),
 )
@@ -182,15 +122,15 @@ fleets = Table(
     Column("finished_at", Float),
     # The machine and home whose engine alone can act for it, since its job is a process there; '' for any.
     Column("place", String(128), nullable=False, default=""),
-    _state(FleetState),
+    state_known(FleetState),
     Index("fleets_by_run", "run_id"),
     Index(
         "one_active_fleet_per_name",
         "project",
         "name",
         unique=True,
-        sqlite_where=text(f"run_id IS NULL AND state NOT IN ({_quoted(FLEET_END)})"),
-        postgresql_where=text(f"run_id IS NULL AND state NOT IN ({_quoted(FLEET_END)})"),
+        sqlite_where=text(f"run_id IS NULL AND state NOT IN ({quoted(FLEET_END)})"),
+        postgresql_where=text(f"run_id IS NULL AND state NOT IN ({quoted(FLEET_END)})"),
     ),
 )
 
@@ -217,14 +157,14 @@ instances = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    _state(InstanceState),
+    state_known(InstanceState),
     # At most one active instance per attempt (R2).
     Index(
         "one_active_instance_per_attempt",
         "attempt_id",
         unique=True,
-        sqlite_where=text(f"state NOT IN ({_quoted(INSTANCE_END)})"),
-        postgresql_where=text(f"state NOT IN ({_quoted(INSTANCE_END)})"),
+        sqlite_where=text(f"state NOT IN ({quoted(INSTANCE_END)})"),
+        postgresql_where=text(f"state NOT IN ({quoted(INSTANCE_END)})"),
     ),
     Index("instances_by_fleet", "fleet_id"),
     # The few that no attempt was made for, among all that ever were: every run asks for them.
@@ -391,5 +331,3 @@ TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
 )
 
 SEALED_TABLES = [runs, fleets, instances, rented, sealed_values]
-
-from . import schema_accounts  # noqa: E402, F401 - tables of the same metadata, which needs all of them

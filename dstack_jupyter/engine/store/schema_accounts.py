@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, String, Table, Text
 
-from .schema import Said, metadata
+from .columns import Said, metadata
 
 accounts = Table(
     "accounts",

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, select, true
 
 from ...models.states import ATTEMPT_END, FLEET_END, InstanceState, RunState
-from .schema import attempts, fleets, instances, now, rented, runs
+from .columns import now
+from .schema import attempts, fleets, instances, rented, runs
 
 
 class Work(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 from dstack_jupyter import api
 from dstack_jupyter.backends import live, overview
-from dstack_jupyter.backends.account import account
+from dstack_jupyter.backends.config.account import account
 from dstack_jupyter.models.errors import BackendUnreachable, ConfigurationError, PermissionMissing
 from dstack_jupyter.models.home import Home
 from tests.clouds.catalog import PAGE_SCOPES

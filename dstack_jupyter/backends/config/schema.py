@@ -9,10 +9,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from ..models.errors import NotFound
-from ..models.yaml_source import TYPES
-from ..models.yaml_source import model_of as model_of_type
-from .config_file import CONFIGS, ServerFile, model_of
+from ...models.errors import NotFound
+from ...models.yaml_source import TYPES
+from ...models.yaml_source import model_of as model_of_type
+from ..registry import CONFIGS
+from .file import ServerFile, model_of
 
 KINDS = (*TYPES, "profiles", "config", *CONFIGS)
 """What `schema` knows: types of runs and the like, both files, each backend's entry."""
@@ -40,7 +41,7 @@ def model(kind: str) -> type[BaseModel]:
     if kind in CONFIGS:
         return model_of(kind)
     if kind == "profiles":
-        from ..models.profiles import ProfilesFile
+        from ...models.profiles import ProfilesFile
 
         return ProfilesFile
     if kind == "config":

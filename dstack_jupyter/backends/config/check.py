@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..models.configurations import RunConfiguration, notes, unsupported
-from ..models.errors import ConfigurationError, Problem
-from ..models.fleets import FleetConfiguration
-from ..models.fleets import unsupported as unsupported_of_fleet
-from ..models.profiles import ProfilesFile
-from ..models.yaml_reader import Source, read_file, read_yaml
-from ..models.yaml_source import INVALID, TYPES, validate, validated
-from .config_file import CONFIGS, ServerConfig, of_source
+from ...models.configurations import RunConfiguration, notes, unsupported
+from ...models.errors import ConfigurationError, Problem
+from ...models.fleets import FleetConfiguration
+from ...models.fleets import unsupported as unsupported_of_fleet
+from ...models.profiles import ProfilesFile
+from ...models.yaml_reader import Source, read_file, read_yaml
+from ...models.yaml_source import INVALID, TYPES, validate, validated
+from ..registry import CONFIGS
+from .file import ServerConfig, of_source
 
 KINDS = (*TYPES, "profiles", "config", "backend")
 """What a file can be: a run's, fleet's, volume's or gateway's type, profiles.yml, config.yml, one backend's entry."""

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..models.errors import BackendNotAvailable, ConfigurationError, DstackJupyterError, Problem
+from ...models.errors import BackendNotAvailable, ConfigurationError, DstackJupyterError, Problem
 
 if TYPE_CHECKING:
-    from .config import BackendConfig
-    from .config_file import ServerConfig
+    from .base import BackendConfig
+    from .file import ServerConfig
 
 State = tuple[int, int, int, int]
 
@@ -35,7 +35,7 @@ class Configured:
         """What the file says now. Blocks for one stat, and for reading after a change. Raises nothing."""
         found = self._now()
         if found is None:
-            from .config_file import ServerConfig
+            from .file import ServerConfig
 
             return ServerConfig()
         return found
@@ -53,7 +53,7 @@ class Configured:
             return self._config
 
     def _read(self) -> ServerConfig:
-        from .config_file import ServerConfig, load_config
+        from .file import ServerConfig, load_config
 
         try:
             return load_config(self.path)

@@ -12,14 +12,15 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..models.errors import ConfigurationError
-from ..models.faults import members, tagged
-from ..models.home import private_folder, write_private
-from ..models.secret import Secret
-from ..models.yaml_reader import read_file
-from .config import BackendConfig
-from .config_file import CONFIGS, load_config, model_of, proper
-from .overview import of
+from ...models.errors import ConfigurationError
+from ...models.faults import members, tagged
+from ...models.home import private_folder, write_private
+from ...models.secret import Secret
+from ...models.yaml_reader import read_file
+from ..registry import CONFIGS, proper
+from .account import account_of
+from .base import BackendConfig
+from .file import load_config, model_of
 
 OPTIONAL = ("filename", "data", "private_key_file", "private_key_content", "key_file", "key_content", "pass_phrase")
 """Fields that are asked for although they have a default: one of them is what logs in."""
@@ -46,7 +47,7 @@ class Form:
     @classmethod
     def of(cls, name: str) -> Form:
         """Raises NotFound for a name that nobody knows, ConfigurationError for one that has no entry."""
-        found, _ = of(name)
+        found, _ = account_of(name)
         if found not in CONFIGS:
             raise ConfigurationError(f"{name} has no entry in config.yml", hint=f"`%dstack backends help {name}`")
         return cls(found, model_of(found))

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..models.base import Model
-from ..models.references import Tags
-from ..models.secret import Secret
+from ...models.base import Model
+from ...models.references import Tags
+from ...models.secret import Secret
 
 LARGEST_FILE = 1 << 20
 Filename = Annotated[str | None, BeforeValidator(lambda value: value or None)]

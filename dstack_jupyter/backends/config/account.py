@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .config import BackendConfig
-from .config_file import CONFIGS, proper
+from .. import registry
+from .base import BackendConfig
 
 Level = Literal["required", "feature", "improves"]
 
@@ -65,10 +65,19 @@ def permissions(names: str, level: Level = "required", purpose: str = "machines"
 
 
 def account(name: str) -> Account:
-    """The account's side of a backend: of a ``type`` in ``CONFIGS``, or ``ssh``."""
-    folder = CONFIGS.get(proper(name), name).partition(".")[0]
-    found: Account = importlib.import_module(f"{__package__}.{folder}.account").ACCOUNT
+    """The account's side of a backend: of a ``type`` of config.yml, or ``ssh``."""
+    config = registry.CONFIGS.get(name)
+    package = config.rpartition(".")[0] if config is not None else f"{registry.HERE}.{name}"
+    found: Account = importlib.import_module(f"{package}.account").ACCOUNT
     return found
+
+
+def account_of(name: str) -> tuple[str, Account]:
+    """(its proper name, the account's side). Raises NotFound with near names."""
+    if name in registry.CONFIGS and registry.proper(name) not in registry.entries:
+        return name, account(name)
+    proper, _ = registry.entry(name)
+    return proper, account(proper)
 
 
 def wanted(found: Account, config: BackendConfig | None) -> tuple[Permission, ...]:

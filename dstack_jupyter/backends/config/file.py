@@ -17,43 +17,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from ..models.base import Model
-from ..models.errors import ConfigurationError, Problem
-from ..models.faults import in_order
-from ..models.secret import Secret
-from ..models.yaml_reader import KeyPath, Source, read_file, read_yaml
-from ..models.yaml_source import INVALID, validated
-from .config import BackendConfig
+from ...models.base import Model
+from ...models.errors import ConfigurationError, Problem
+from ...models.faults import in_order
+from ...models.secret import Secret
+from ...models.yaml_reader import KeyPath, Source, read_file, read_yaml
+from ...models.yaml_source import INVALID, validated
+from ..registry import CONFIGS, proper
+from .base import BackendConfig
 
-CONFIGS = {
-    "local": "local.config:LocalConfig",
-    "aws": "aws.config:AWSConfig",
-    "azure": "azure.config:AzureConfig",
-    "gcp": "gcp.config:GCPConfig",
-    "lambda": "lambda_.config:LambdaConfig",
-    "nebius": "nebius.config:NebiusConfig",
-    "vultr": "vultr.config:VultrConfig",
-    "cudo": "cudo.config:CUDOConfig",
-    "oci": "oci.config:OCIConfig",
-    "datacrunch": "datacrunch.config:DataCrunchConfig",
-    "verda": "datacrunch.config:DataCrunchConfig",
-    "amddevcloud": "amddevcloud.config:AMDDevCloudConfig",
-    "digitalocean": "digitalocean.config:DigitalOceanConfig",
-    "hotaisle": "hotaisle.config:HotAisleConfig",
-    "cloudrift": "cloudrift.config:CloudRiftConfig",
-    "kubernetes": "kubernetes.config:KubernetesConfig",
-    "runpod": "runpod.config:RunPodConfig",
-    "vastai": "vastai.config:VastAIConfig",
-    "crusoe": "crusoe.config:CrusoeConfig",
-    "jarvislabs": "jarvislabs.config:JarvisLabsConfig",
-    "lium": "lium.config:LiumConfig",
-    "daytona": "daytona.config:DaytonaConfig",
-    "seeweb": "seeweb.config:SeewebConfig",
-    "slurm": "slurm.config:SlurmConfig",
-    "tensordock": "tensordock.config:TensorDockConfig",
-    "dstack": "dstack.config:DstackConfig",
-}
-"""Every ``type`` of an entry and its model."""
 ENV_NO_DEFAULT_CREDS = "DSTACK_DEFAULT_CREDS_DISABLED"
 
 
@@ -132,13 +104,8 @@ class ServerConfig:
 def model_of(kind: str) -> type[BackendConfig]:
     """The model of an entry's ``type``; its vendor's folder is imported."""
     module, _, name = CONFIGS[kind].partition(":")
-    found: type[BackendConfig] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    found: type[BackendConfig] = getattr(importlib.import_module(module), name)
     return found
-
-
-def proper(kind: str) -> str:
-    """One name for what both eras name differently."""
-    return "datacrunch" if kind == "verda" else kind
 
 
 def load_config(text: str | Path, *, file: str = "") -> ServerConfig:
