@@ -32,6 +32,7 @@ profile project range rate region regions required row same see seed server set 
 that the then this to true type types up used uses value values vendor vpc vscode when where which while window with xor
 ch context daytona deprecated encrypt enough hr id inert kubernetes last lets lium machines medium mem micro model needs
 net optional per private runpod s self two union
+adds balancer cm implies load
 """
 PROSE = frozenset(PROSE_TEXT.split())
 """Words of the reference's cells that are prose. A word that one of our models has is never skipped."""
