@@ -279,7 +279,7 @@ def permissions(name: str, *, project: str = "main") -> pandas.DataFrame:
     import pandas as pd
 
     from .backends import overview
-    from .models.runs import PermissionView
+    from .models.backends import PermissionView
 
     rights = overview.rights(name, project)
     return pd.DataFrame([right.model_dump() for right in rights], columns=list(PermissionView.model_fields))

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from ..models.runs import OfferView, PermissionView
+from ..models.backends import PermissionView
+from ..models.offers import OfferView
 
 Columns = Mapping[str, Sequence[Any]]
 """Offers as columns of equal length under the names of ``OfferView``; ``backend``, ``instance_type``, ``cpus``, ``memory_gb``

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..models.backends import PermissionView
 from ..models.errors import ConfigurationError
 from ..models.home import Home, private_folder, write_private
-from ..models.runs import PermissionView
 
 log = logging.getLogger(__name__)
 

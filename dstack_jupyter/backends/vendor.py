@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from ..models.runs import PermissionView
+from ..models.backends import PermissionView
 from . import kept_rights
 from .base import Cloud, Columns, Feed
 from .config.base import BackendConfig

@@ -13,7 +13,7 @@ from .. import api
 from ..client import Run, connect
 from ..display.words import attachment_lines, fleet_line, fleet_plan_line, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
-from ..models.runs import Frame, RunFrame
+from ..models.frames import Frame, RunFrame
 from ..models.states import Reason, RunState
 from . import cleaning, configuring, watching
 from .face import Face, Report, Result

@@ -13,7 +13,8 @@ from ..client import connect, frames
 from .face import Face, Report, Result
 
 if TYPE_CHECKING:
-    from ..models.runs import InstanceView, RunView
+    from ..models.instances import InstanceView
+    from ..models.runs import RunView
 
 RUN_COLUMNS = ("name", "state", "backend", "instance_type", "price", "cost", "submitted", "exit_code", "message")
 """``price`` and ``cost``: $/h now, $ so far."""

@@ -13,7 +13,7 @@ import yaml
 from dstack_jupyter.backends import registry
 from dstack_jupyter.backends.base import Order, Thing
 from dstack_jupyter.models.home import Home, write_private
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 from tests.clouds.catalog import AMD_SIZES, PAGE_SCOPES, SIZES, SPEC, SWITCHES
 from tests.clouds.contract import spec_file
 from tests.clouds.core import Backing, Clock, Cloud

@@ -19,7 +19,8 @@ from dstack_jupyter.engine.store import cloud_fleets, hosts, moves, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import bookings, fleets, instances, rented
 from dstack_jupyter.models.errors import Conflict, NoCapacity
-from dstack_jupyter.models.runs import Guard, OfferView
+from dstack_jupyter.models.instances import Guard
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason
 from tests.engine.test_store import submission

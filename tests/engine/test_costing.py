@@ -17,7 +17,9 @@ from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts as attempts_table
 from dstack_jupyter.engine.store.schema import instances
 from dstack_jupyter.engine.store.schema import rented as rented_table
-from dstack_jupyter.models.runs import OFF, OFF_BILLED, Guard, InstanceView, OfferView, RunView
+from dstack_jupyter.models.instances import OFF, OFF_BILLED, Guard, InstanceView
+from dstack_jupyter.models.offers import OfferView
+from dstack_jupyter.models.runs import RunView
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason
 from tests.engine.test_store import ended, submission
 

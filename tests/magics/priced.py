@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dstack_jupyter.backends.base import Feed, Instance, Need, Order, Thing, Traits
+from dstack_jupyter.models.backends import PermissionView
 from dstack_jupyter.models.errors import NoCapacity
-from dstack_jupyter.models.runs import PermissionView
 
 SOLD_OUT = "moon-0"
 """A region that takes no order."""

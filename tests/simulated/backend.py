@@ -11,6 +11,7 @@ from typing import Any
 
 from dstack_jupyter.backends import registry
 from dstack_jupyter.backends.base import Feed, Instance, Need, Order, Thing, Traits
+from dstack_jupyter.models.backends import PermissionView
 from dstack_jupyter.models.errors import (
     BackendError,
     BackendUnreachable,
@@ -23,7 +24,7 @@ from dstack_jupyter.models.errors import (
     Refused,
     UnknownOutcome,
 )
-from dstack_jupyter.models.runs import OfferView, PermissionView
+from dstack_jupyter.models.offers import OfferView
 
 from .faults import VM
 from .loop import Crashed, current

@@ -7,8 +7,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from ...models.backends import PermissionView
 from ...models.errors import BackendError, NotAtVendor, Refused, UnknownOutcome
-from ...models.runs import OfferView, PermissionView
+from ...models.offers import OfferView
 from ...models.secret import Secret
 from ..base import Columns, Instance, InstanceWord, Need, Order, Thing, Traits
 from ..config.account import account

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from ...backends.base import Order
 from ...machines import userdata
-from ...models.runs import OfferView
+from ...models.offers import OfferView
 from ..keys.ssh_keys import KeyPair, Keys
 
 AFTER_ITS_TIME = 3600

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 
 from ...models.configurations import AnyRun, run_configuration
 from ...models.errors import NoCapacity
-from ...models.runs import UNAVAILABLE, OfferView
+from ...models.offers import UNAVAILABLE, OfferView
 from ...models.states import AttemptState, InstanceState
 from ..store import hosts
 from ..store.columns import now

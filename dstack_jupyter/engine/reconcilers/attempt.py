@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row
 
 from ...machines.base import Ending, JobReport, JobSpec, Machine
 from ...models.errors import ConfigurationError, Unreachable
-from ...models.runs import OWN_MACHINES
+from ...models.offers import OWN_MACHINES
 from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, InstanceState, Reason
 from ..jobs.nodes import Siblings, ends_with, must_wait
 from ..runtime.bus import Bus

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Row
 
 from ...models.configurations import run_configuration
 from ...models.errors import NoCapacity
-from ...models.runs import Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OfferView
 from ...models.states import AttemptState, InstanceState, Reason
 from ..provisioning import placement
 from ..provisioning.orders import guard_times

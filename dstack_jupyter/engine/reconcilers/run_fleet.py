@@ -11,7 +11,7 @@ from sqlalchemy import Row
 from ...models.configurations import run_configuration
 from ...models.errors import NoCapacity
 from ...models.fleets import FleetConfiguration
-from ...models.runs import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
+from ...models.offers import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
 from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, FleetState, InstanceState
 from ..names import identity, new_id
 from ..provisioning import placement

@@ -14,7 +14,7 @@ from ...models.errors import ConfigurationError, NotFound, NotSupportedYet
 from ...models.fleets import FleetConfiguration, ProxyJump, SSHHost, SSHParams
 from ...models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ...models.home import Home
-from ...models.runs import UNAVAILABLE, OfferView
+from ...models.offers import UNAVAILABLE, OfferView
 from ...models.yaml_reader import Source
 from ...models.yaml_source import validate
 from ..keys import identity_files

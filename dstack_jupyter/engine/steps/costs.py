@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...models.runs import OFF, OFF_BILLED, Guard
+from ...models.instances import OFF, OFF_BILLED, Guard
 from ...models.states import InstanceState
 
 PATIENCE = 600.0

@@ -15,7 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict
 from ...models.fleets import NodesRange
-from ...models.runs import Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
 from . import events, hosts, leases, moves, rented
 from .columns import among, now

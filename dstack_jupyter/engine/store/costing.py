@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from ...models.runs import Guard, InstanceView
+from ...models.instances import Guard, InstanceView
 from ...models.states import INSTANCE_END, InstanceState
 from ..steps import costs
 from .columns import among, now

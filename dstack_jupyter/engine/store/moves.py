@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ...models.errors import NoCapacity
-from ...models.runs import Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OfferView
 from ...models.states import (
     ATTEMPT_END,
     FLEET_END,

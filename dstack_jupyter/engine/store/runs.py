@@ -12,7 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
-from ...models.runs import AttemptView, Guard, RunView
+from ...models.instances import Guard
+from ...models.runs import AttemptView, RunView
 from ...models.states import ATTEMPT_END, INSTANCE_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
 from ..steps import costs
 from . import costing, events, leases
