@@ -15,7 +15,7 @@ from ..jobs.nodes import Siblings, ends_with, must_wait
 from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps import attempt as steps
-from ..store import hosts, logs, moves
+from ..store import bookings, logs, moves
 from ..store.database import Database
 
 READ = 1 << 20
@@ -231,7 +231,7 @@ def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], 
         instance = None  # it never had the job: the fleet finds another
     alone = run.configuration.get("nodes", 1) in (None, 1)
     siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)
-    blocks = hosts.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
+    blocks = bookings.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
     return attempt, run, instance, siblings, blocks
 
 

@@ -15,7 +15,7 @@ from ...models.states import ATTEMPT_END, AttemptState, InstanceState, Reason
 from ..jobs.forwards import Forwards
 from ..jobs.spec import gpus_of
 from ..runtime.queue import Key, Next
-from ..store import hosts, moves
+from ..store import bookings, moves
 from ..store.database import Database
 
 EVERY = 10.0
@@ -84,7 +84,7 @@ class Watchdog:
         policy = task.utilization_policy
         if policy is None:
             return None
-        blocks = await self._database.read(hosts.blocks_of, attempt_id)
+        blocks = await self._database.read(bookings.blocks_of, attempt_id)
         gpus = tuple(gpus_of(instance, blocks))
         percents = await self._machine(instance).utilization(instance.offer.get("gpu_vendor", ""), gpus)
         if not percents:

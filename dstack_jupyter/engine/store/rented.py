@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ...backends.base import Instance, Need, Thing
 from ...models.states import ATTEMPT_END, Desired, InstanceState
-from . import accounts, costing, events, hosts, moves
+from . import accounts, costing, events, host_keys, moves
 from .columns import among, now
 from .joined import Joined
 from .schema import attached, attempts, bookings, instances, rented, runs
@@ -187,7 +187,7 @@ def _pin(connection: Connection, instance: Row[Any], told: Instance, host_key: s
     address = {"hostname": told.address, "port": told.port, "user": told.user, "identity_file": "", "proxy": None}
     if data.get("address") == address:
         return
-    hosts.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
+    host_keys.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
     inside = told.internal_address or told.address
     fresh = {**data, "address": address, "internal_ip_found": inside, "host_key": data.get("host_key", host_key)}
     connection.execute(DATA, {"b_id": instance.id, "b_data": fresh})
@@ -199,7 +199,7 @@ def renewed(connection: Connection, instance_id: str, *, next_key: str = "", hos
     data = {**row.data, "next_key": next_key}
     if host_key:
         data["host_key"] = host_key
-        hosts.pin(connection, f"{data['address']['hostname']}:{data['address']['port']}", host_key)
+        host_keys.pin(connection, f"{data['address']['hostname']}:{data['address']['port']}", host_key)
     connection.execute(DATA, {"b_id": instance_id, "b_data": data})
 
 
@@ -264,7 +264,7 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
     why = why or row.message
     moves.move_instance(connection, instance_id, InstanceState.TERMINATED, message=why, data={**row.data, "verdict": verdict})
     if (address := row.data.get("address")) is not None:
-        hosts.unpin_key(connection, f"{address['hostname']}:{address['port']}", row.data.get("host_key", ""))
+        host_keys.unpin_key(connection, f"{address['hostname']}:{address['port']}", row.data.get("host_key", ""))
     waits = select(attempts.c.run_id).where(
         attempts.c.id == row.attempt_id, attempts.c.instance_id.is_(None), attempts.c.state.not_in(ATTEMPT_END)
     )
