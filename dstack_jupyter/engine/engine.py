@@ -130,7 +130,7 @@ class Engine:
         """Make the parts; ``here`` is the place of this engine where others share its store."""
         self._machines = self._make_machines(self.home, self._database, keys, installation, here)
         self._forwards = Forwards(self.home, keys)
-        condemned: dict[str, tuple[Reason, str]] = {}
+        kill_requests: dict[str, tuple[Reason, str]] = {}
         provisioning = Provisioning(lambda: self._database.read(bookings.offers))
         vendors = Vendors(installation)
         self._ending.callback(vendors.close)
@@ -144,7 +144,7 @@ class Engine:
             machine=self._machines.of,
             spec=self._spec,
             wake=wake,
-            condemned=condemned,
+            kill_requests=kill_requests,
             running=self._runs,
             ended=self._attempt_ended,
         )
@@ -168,7 +168,7 @@ class Engine:
                 self._database, self._bus, vendors, self._machines, Maker(keys, installation), wake
             ).reconcile,
             "run": RunReconciler(self._database, self._bus, wake).reconcile,
-            "guard": Watchdog(self._database, self._machines.of, self._forwards, condemned, wake).reconcile,
+            "guard": Watchdog(self._database, self._machines.of, self._forwards, kill_requests, wake).reconcile,
             "offers": self._write_offers,
             "sweep": sweeps.reconcile,
         }

@@ -47,7 +47,7 @@ class ByHand:
             machine=lambda _: self.machine,
             spec=self._spec,
             wake=self.woken.append,
-            condemned={},
+            kill_requests={},
             running=self._running,
             ended=lambda _: None,
         )

@@ -53,13 +53,13 @@ class Watchdog:
         database: Database,
         machine: Callable[[Row[Any]], Machine],
         forwards: Forwards,
-        condemned: dict[str, tuple[Reason, str]],
+        kill_requests: dict[str, tuple[Reason, str]],
         wake: Callable[[Key], None],
     ) -> None:
         self._database = database
         self._machine = machine
         self._forwards = forwards
-        self._condemned = condemned
+        self._kill_requests = kill_requests
         self._wake = wake
         self._samples: dict[str, deque[tuple[float, list[int]]]] = {}
 
@@ -72,8 +72,8 @@ class Watchdog:
             return Next(guard=EVERY)
         task = run_configuration(run.configuration)
         verdict = await self._judge(key.id, task, instance)
-        if verdict is not None and key.id not in self._condemned:
-            self._condemned[key.id] = verdict
+        if verdict is not None and key.id not in self._kill_requests:
+            self._kill_requests[key.id] = verdict
             self._wake(Key("attempt", key.id))
         return Next(guard=EVERY)
 

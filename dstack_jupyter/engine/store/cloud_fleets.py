@@ -18,11 +18,11 @@ from ...models.fleets import NodesRange
 from ...models.instances import Guard
 from ...models.offers import OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
-from . import bookings, events, leases, moves, rented
+from . import bookings, cloud_instances, events, leases, moves
 from .columns import among, now
 from .schema import bookings as booked
+from .schema import cloud_instances as rents
 from .schema import fleets, instances
-from .schema import rented as rents
 
 FORGETS = 600.0
 """Seconds after which an offer that failed is tried for a fleet again."""
@@ -198,7 +198,7 @@ def want(
         gpus=[],
         data=data,
     )
-    rented.want(connection, instance_id)
+    cloud_instances.want(connection, instance_id)
     return True
 
 
@@ -224,7 +224,7 @@ def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: b
     if spared:
         data = {**row.data, "spared": True}
         connection.execute(update(instances).where(instances.c.id == instance_id, bookings.LIVING).values(data=data))
-    rented.let_go(connection, instance_id, why)
+    cloud_instances.let_go(connection, instance_id, why)
     return True
 
 

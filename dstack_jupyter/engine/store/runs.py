@@ -330,7 +330,7 @@ def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | 
     if run.state == RunState.SUBMITTED:
         if instance is None or instance.state in INSTANCE_END:
             return "looking for a machine"
-        if instance.message or instance.seen is None:
+        if instance.message or instance.observed is None:
             return instance.message or "looking for a machine"
         return f"asking {instance.backend} for {instance.instance_type}" + (f" in {instance.region}" if instance.region else "")
     if run.state == RunState.PROVISIONING:
