@@ -45,7 +45,7 @@ class Past:
         return Cleanup(self.database, self.sweeps(), Bus(), self.woken.append)
 
     @property
-    def mark(self) -> str:
+    def account_id(self) -> str:
         return str(self.site.account.account_id)
 
     async def use(self) -> None:

@@ -205,7 +205,7 @@ def test_the_command_from_a_shell(make_site: Make, home: Home, monkeypatch: pyte
         connection.close()
 
     values = f"('{mark}', 'digitalocean', 'main', 1.0, '')"
-    store(f"INSERT INTO accounts (mark, backend, project, first_used_at, problem) VALUES {values}")
+    store(f"INSERT INTO accounts (account_id, backend, project, first_used_at, problem) VALUES {values}")
     assert [account.account_id for account in connect(home).cleanup()] == [mark]
     done = shell("cleanup")
     assert name in done.stdout and "web-1" not in done.stdout, done.stdout + done.stderr

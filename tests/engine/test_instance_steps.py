@@ -82,8 +82,8 @@ class TestInUse:
         assert step(replace(BUSY, due=True)) == Heartbeat()
 
     @pytest.mark.parametrize("status", ["stopped", "ending"])
-    def test_what_the_vendor_stopped_is_lost(self, word: str) -> None:
-        assert isinstance(step(replace(BUSY, status=word)), LetGo)
+    def test_what_the_vendor_stopped_is_lost(self, status: str) -> None:
+        assert isinstance(step(replace(BUSY, status=status)), LetGo)
 
     def test_what_is_off_with_a_log_that_nobody_read_is_started_again(self) -> None:
         off = replace(BUSY, status="stopped", restarts=True, unread=True, due=True)

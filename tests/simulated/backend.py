@@ -95,7 +95,7 @@ class SimulatedCloud:
         self.traits = replace(TRAITS, resend=world.resend)  # type: ignore[arg-type]
 
     @property
-    def mark(self) -> str:
+    def account_id(self) -> str:
         if self._now < self._faults.another_account_until:
             return "another"
         return "renewed" if self._faults.renewed_key else "one"
