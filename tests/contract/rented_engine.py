@@ -58,7 +58,7 @@ class Guest:
     async def greet(self) -> Hello:
         return Hello(root="/", home="/root", user="root", path="/bin", boot="1", hostname=self._folder.name, facts=FACTS)
 
-    async def visit(self) -> None:
+    async def heartbeat(self) -> None:
         pass
 
 

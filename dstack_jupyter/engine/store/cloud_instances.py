@@ -154,7 +154,7 @@ def ask(connection: Connection, instance_id: str, account: str) -> bool:
 
 def unasked(connection: Connection, instance_id: str, before: float | None) -> None:
     """The create that was noted made surely nothing; ``before`` it the last one was sent, None: there was none."""
-    connection.execute(UNASKED, {"b_id": instance_id, "b_asked_at": before})
+    connection.execute(UNASKED, {"b_id": instance_id, "b_create_sent_at": before})
 
 
 def saw(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
