@@ -57,8 +57,9 @@ runs = Table(
     Column("context", JSON, nullable=False),
     Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
     Column("submitted_at", Float, nullable=False),
-    # When a pending run tries again or begins.
+    # When a pending run tries again or begins, and what for; '' where it does not wait.
     Column("next_at", Float),
+    Column("waits_for", String(16), nullable=False, server_default=text("''")),
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("exit_code", Integer),
