@@ -20,6 +20,7 @@ from dstack_jupyter.engine.process import host as hosting
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.machines.ssh.facts import Hello
+from dstack_jupyter.machines.ssh.guest import FirstBoot
 from dstack_jupyter.models.errors import Unreachable
 from dstack_jupyter.models.home import Home
 from tests.contract import quick_engine
@@ -46,8 +47,8 @@ class Guest:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def prepared(self) -> str:
-        return "ok"
+    async def prepared(self) -> tuple[FirstBoot, str]:
+        return FirstBoot.OK, "ok"
 
     async def next_host_key(self) -> str:
         return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5Wf6c0zY4Yb1yY8z7m6Z9bZl1Q5q1Q2r3s4t5u6v7w"
