@@ -54,7 +54,6 @@ class Forwards:
         self._home = home
         self._keys = keys
         self._open: dict[str, _Open] = {}
-        self._carrying: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, float] = {}
 
     async def ensure(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], machine: Machine) -> bool:

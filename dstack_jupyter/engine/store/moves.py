@@ -181,9 +181,7 @@ def _run_move(state: RunState) -> Update:
     return update(runs).where(runs.c.id == bindparam("b_id")).values(**values)
 
 
-def move_run(
-    connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str, actor: str = "engine"
-) -> None:
+def move_run(connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str) -> None:
     """Store a run's new state, with its event."""
     values = {"b_id": run_id, "b_next_at": found.next_at, "b_waits_for": found.waits_for}
     if found.state is RunState.PENDING or found.state in RUN_END:

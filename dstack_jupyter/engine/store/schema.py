@@ -324,7 +324,8 @@ code_chunks = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
-# (table, states that nothing leaves): the migrations make one trigger of each (R4).
+# (table, states that nothing leaves): a trigger holds each (R4). The migrations make it from their own copy of the states; the
+# tests hold the triggers against this list.
 TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("runs", frozenset(RUN_END)),
     ("attempts", frozenset(ATTEMPT_END)),

@@ -35,7 +35,6 @@ class SSHMachine:
         self._docker = DockerLauncher(self.host, installation)
         self._launching: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, DstackJupyterError] = {}
-        self._boots: dict[str, str] = {}
 
     async def hello(self) -> Hello:
         """Facts of the host, as they were when the connection was made. Raises Unreachable, HostKeyChanged."""
