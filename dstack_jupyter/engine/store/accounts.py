@@ -226,7 +226,7 @@ def store(
             "delete_accepted_at": old.delete_accepted_at if old else None,
         }
         connection.execute(
-            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, observed_at=current, **times, **found)
+            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, seen_at=current, **times, **found)
         )
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
     connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem="", **done))
