@@ -74,8 +74,8 @@ class RentedJudge:
         """What the store counts covers what the vendor charges, and nothing is left."""
         self._claim(all(vm.gone is not None for vm in self._world.vms), "a machine was left that costs money")
         rows = self._store.rows(
-            "SELECT i.identity, i.price, i.finished_at, r.rented_at FROM instances i "
-            "JOIN cloud_instances r ON r.instance_id = i.id"
+            "SELECT i.identity, i.price, i.finished_at, r.rented_at "
+            "FROM instances i JOIN cloud_instances r ON r.instance_id = i.id"
         )
         known = {row["identity"]: row for row in rows}
         for vm in self._world.vms:

@@ -147,7 +147,7 @@ async def test_every_value_arrives_under_its_new_name(older: Path | Secret, vaul
         assert (instance["data"], instance["offer"], instance["guard"]) == ({"verdict": "offer"}, {"a": 1}, {"b": 2})
         assert (await database.read(only(fleets)))["configuration"] == {"name": "train"}
         rent = await database.read(cloud_instances.load, "i")
-        assert (rent.cloud.observed["status"], rent.cloud.vendor) == ("stopped", {"id": 7})
+        assert (rent.cloud.observed.status, rent.cloud.vendor) == ("stopped", {"id": 7})
         assert [row.resource_id for row in rent.resources] == ["vol-9"]
     finally:
         await database.close()

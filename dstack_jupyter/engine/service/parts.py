@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from ...machines.base import Machine
 from ...models.home import Home
@@ -18,6 +15,7 @@ from ..runtime.bus import Bus
 from ..runtime.problems import Problems
 from ..runtime.queue import Key
 from ..store.database import Database
+from ..store.rows import InstanceRow
 from .cleanup import Cleanup
 from .fleets import FleetService
 
@@ -32,7 +30,7 @@ class Parts:
     bus: Bus
     provisioning: Provisioning
     home: Home
-    machine: Callable[[Row[Any]], Machine]
+    machine: Callable[[InstanceRow], Machine]
     submitted: Callable[[str, str, Sequence[str]], None]
     owner: str
     acts_for: Callable[[Key], bool]

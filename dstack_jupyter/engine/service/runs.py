@@ -22,6 +22,7 @@ from ...models.frames import Frame
 from ...models.instances import InstanceView
 from ...models.runs import ApplyRequest, Attachment, AttemptView, Condition, Plan, PlanRequest, RunView
 from ...models.states import RUN_END, AttemptState
+from ...models.stored import StoredRun
 from ..names import new_id, run_name
 from ..provisioning.offers import checked, make_plan
 from ..provisioning.placement import fleet_names
@@ -49,7 +50,7 @@ class Service:
     async def plan(self, request: PlanRequest) -> Plan:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
-        offers, missing = await self._parts.provisioning.offers(task.given(), await self._growing(task, request.project))
+        offers, missing = await self._parts.provisioning.offers(task, await self._growing(task, request.project))
         plan = make_plan(task, offers, missing, request.max_offers, request.project)
         plan.active_run = await self._parts.database.read(runs.active_named, plan.run_name, request.project)
         return plan
@@ -77,7 +78,7 @@ class Service:
             tries -= 1
             start = None
             if task.schedule:
-                start = next_start(task.given(), await self._parts.database.read(_now))
+                start = next_start(StoredRun(task.given()), await self._parts.database.read(_now))
             submission = _submission(request, task, user, self._parts.owner, start)
             try:
                 view, new = await self._parts.database.write(runs.submit, submission)
