@@ -3,7 +3,7 @@
 Vendor code blocks, so the engine calls all of this in a bounded thread pool, never on its loop; calls for different
 instances come at once. Errors are ``models.errors``; a time-out of a create means unknown, never failed (D3).
 
-A vendor of machines has ``OfferSource``, ``Checks`` and ``Clouds``; the last gives for each project that is configured a
+A vendor of machines is a ``Backend`` and a ``Clouds``; the latter gives for each project that is configured a
 ``Cloud``: ``Instances`` and, where a machine needs things around it, ``Attachments``. What is billed or left behind has an
 identity that is stored before the call that makes it (R1, R11), and a complete list by which a sweep finds it (R10).
 """
@@ -178,8 +178,8 @@ class Instance:
 
 
 class Instances(Protocol):
-    """The machines of one account. Called by the fleet reconciler and its sweeps, in pool threads, for different identities
-    at once; for one identity one call at a time.
+    """The machines of one account. Called by the instance reconciler, the sweeps and `cleanup`, in pool threads, for different
+    identities at once; for one identity one call at a time.
 
     Any call may raise BadCredentials, PermissionMissing (both freeze the backend and change no instance's state), RateLimited
     (with its delay; nothing was done), BackendUnreachable (nothing was sent), BackendError (nothing can be concluded).

@@ -31,6 +31,7 @@ from .provisioning.orders import Maker
 from .provisioning.vendor_calls import Vendors
 from .reconcilers.attempt import AttemptReconciler
 from .reconcilers.cloud_fleet import CloudFleetReconciler
+from .reconcilers.fleet_parts import FleetParts
 from .reconcilers.host import HostReconciler
 from .reconcilers.housekeeping import Housekeeping
 from .reconcilers.instance import InstanceReconciler
@@ -46,6 +47,7 @@ from .runtime.queue import Key, Next, WorkQueue
 from .runtime.relay import Relay
 from .service.cleanup import Cleanup
 from .service.fleets import FleetService
+from .service.parts import Parts
 from .service.runs import Service
 from .store import accounts, bookings, location, runs, sealed, work
 from .store.database import Database
@@ -145,11 +147,10 @@ class Engine:
             running=self._runs,
             ended=self._attempt_ended,
         )
-        changed, closed = self._hosts_changed, self._closed
-        applied = CloudFleetReconciler(self._database, self._bus, provisioning, installation, wake, closed, changed)
-        fleets = FleetReconciler(
-            self._database, self._bus, provisioning, installation, wake, closed, changed, applied.reconcile, here
+        of_fleets = FleetParts(
+            self._database, self._bus, provisioning, installation, wake, closed=self._closed, hosts_changed=self._hosts_changed
         )
+        fleets = FleetReconciler(of_fleets, CloudFleetReconciler(of_fleets).reconcile, here)
         self._reconcilers: dict[str, Callable[[Key], Awaitable[Next]]] = {
             "attempt": self._attempts.reconcile,
             "fleet": fleets.reconcile,
@@ -171,7 +172,7 @@ class Engine:
         }
         self._housekeeping = Housekeeping(self._database, self._machines, self.home)
         owner = self._leases.owner
-        self.service = Service(
+        parts = Parts(
             self._database,
             self._bus,
             provisioning,
@@ -185,20 +186,11 @@ class Engine:
             backlog=partial(self._queue.waiting, "fleet", "instance"),
             problems=self._problems,
             forwards=self._forwards,
-            fleets=FleetService(
-                self._database,
-                self._bus,
-                self.home,
-                installation,
-                wake,
-                self._machines.forget,
-                provisioning,
-                owner,
-                self._applied,
-            ),
+            fleets=FleetService(of_fleets, self.home, self._machines.forget, owner, self._applied),
             cleanup=Cleanup(self._database, sweeps, self._bus, wake),
             vault=self._vault,
         )
+        self.service = Service(parts)
 
     async def stop(self) -> None:
         """Stop looking; jobs, machines and the store's contents stay as they are. What others can act for is given back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -74,14 +75,48 @@ class JobSpec:
     prepare: str = ""
 
 
+class DroppedReason(StrEnum):
+    """Why a machine could not keep all that a job printed."""
+
+    NONE = ""
+    LOG_LIMIT = "log_limit"
+    DISK_FULL = "disk_full"
+
+    @classmethod
+    def read(cls, text: str) -> DroppedReason:
+        """What the words in a job folder's ``dropped`` mean: those of whatever wrote its log last, when it no longer could."""
+        if not text:
+            return cls.NONE
+        return cls.LOG_LIMIT if "too large" in text.lower() else cls.DISK_FULL
+
+
+class Phase(StrEnum):
+    """What a launch that has returned still does."""
+
+    SENDING = "sending"
+    PULLING = "pulling"
+    UNPACKING = "unpacking"
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """A launch that is under way; ``message`` tells people of it."""
+
+    phase: Phase
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended. ``cause`` is '' when it ended by itself, else stopped, aborted or max_duration."""
+    """How a job ended. ``cause`` is '' when it ended by itself, else stopped, aborted or max_duration.
+
+    ``dropped`` counts the bytes of its log that were not kept.
+    """
 
     exit_code: int
     cause: str = ""
     dropped: int = 0
-    dropped_reason: str = ""
+    dropped_reason: DroppedReason = DroppedReason.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +134,7 @@ class JobReport:
     ending: Ending | None = None
     lost: str = ""
     interrupted: bool = False
-    preparing: str = ""
+    preparing: Preparing | None = None
     refused: str = ""
 
 

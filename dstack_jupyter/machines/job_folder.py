@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import archives
 from ..models.errors import ConfigurationError, NotFound
-from .base import Archive, Ending, JobSpec
+from .base import Archive, DroppedReason, Ending, JobSpec
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -107,10 +107,10 @@ def read_ending(folder: Path) -> Ending | None:
     dropped, why = 0, ""
     try:
         count, _, rest = (folder / "dropped").read_text().partition("\n")[0].partition(" ")
-        dropped, why = int(count or 0), rest.removeprefix("cat: ").strip()
+        dropped, why = int(count or 0), rest.strip()
     except FileNotFoundError:
         pass
-    return Ending(int(code), "" if cause == "-" else cause, dropped, why)
+    return Ending(int(code), "" if cause == "-" else cause, dropped, DroppedReason.read(why))
 
 
 def inside(folder: Path, path: str) -> Path:

@@ -56,6 +56,16 @@ class Desired(StrEnum):
     ABORTED = "aborted"
 
 
+class WaitsFor(StrEnum):
+    """What a pending run waits for."""
+
+    NOTHING = ""
+    CAPACITY = "capacity"
+    """A machine: one that can be had ends the wait before its time."""
+    BACKOFF = "backoff"
+    SCHEDULE = "schedule"
+
+
 RUN_END: Final = frozenset({RunState.TERMINATED, RunState.FAILED, RunState.DONE})
 ATTEMPT_END: Final = frozenset({AttemptState.TERMINATED, AttemptState.ABORTED, AttemptState.FAILED, AttemptState.DONE})
 INSTANCE_END: Final = frozenset({InstanceState.TERMINATED})

@@ -19,6 +19,7 @@ from dstack_jupyter.engine.store.rows import InstanceRow
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.machines.ssh.facts import Hello
+from dstack_jupyter.machines.ssh.guest import FirstBoot
 from dstack_jupyter.models.errors import Unreachable
 from dstack_jupyter.models.home import Home
 from tests.contract import quick_engine
@@ -45,8 +46,8 @@ class Guest:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def prepared(self) -> str:
-        return "ok"
+    async def prepared(self) -> tuple[FirstBoot, str]:
+        return FirstBoot.OK, "ok"
 
     async def next_host_key(self) -> str:
         return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5Wf6c0zY4Yb1yY8z7m6Z9bZl1Q5q1Q2r3s4t5u6v7w"
@@ -57,7 +58,7 @@ class Guest:
     async def greet(self) -> Hello:
         return Hello(root="/", home="/root", user="root", path="/bin", boot="1", hostname=self._folder.name, facts=FACTS)
 
-    async def visit(self) -> None:
+    async def heartbeat(self) -> None:
         pass
 
 

@@ -16,7 +16,7 @@ from dstack_jupyter.engine.runtime.bus import Bus
 from dstack_jupyter.engine.runtime.queue import Key
 from dstack_jupyter.engine.store import moves, runs
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.machines.base import JobSpec
+from dstack_jupyter.machines.base import JobReport, JobSpec, Phase, Preparing
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.instances import Guard
@@ -115,3 +115,20 @@ async def test_an_abort_between_the_launch_and_the_first_look_is_carried_out_at_
     wait_until((pid.parent / "exit").exists, what="the end of the job")
     await by_hand.reconciler.reconcile(by_hand.key)
     assert await by_hand.state() == AttemptState.ABORTED
+
+
+async def test_the_phase_of_a_launch_decides_and_its_words_are_only_shown(by_hand: ByHand, monkeypatch: Any) -> None:
+    await by_hand.reconciler.reconcile(by_hand.key)
+
+    async def seen(phase: Phase, message: str) -> tuple[str, str]:
+        async def look(*_: Any) -> JobReport:
+            return JobReport(started=False, preparing=Preparing(phase, message))
+
+        monkeypatch.setattr(by_hand.machine, "look", look)
+        await by_hand.reconciler.reconcile(by_hand.key)
+        view = await by_hand.database.read(runs.view, by_hand.submission.run_id)
+        return view.attempts[0].state, view.attempts[0].message
+
+    assert await seen(Phase.SENDING, "pulling it there") == (AttemptState.PROVISIONING, "pulling it there")
+    assert await seen(Phase.PULLING, "1 of 2 MiB of the image") == (AttemptState.PULLING, "1 of 2 MiB of the image")
+    assert await seen(Phase.UNPACKING, "unpacking the image") == (AttemptState.PULLING, "unpacking the image")

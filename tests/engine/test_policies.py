@@ -18,7 +18,7 @@ from dstack_jupyter.engine.steps.run import DELAYS, JobNow, Policy, derive
 from dstack_jupyter.models.configurations import run_configuration
 from dstack_jupyter.models.home import Home
 from dstack_jupyter.models.offers import OfferView
-from dstack_jupyter.models.states import AttemptState, Desired, InstanceState, Reason, RunState
+from dstack_jupyter.models.states import AttemptState, Desired, InstanceState, Reason, RunState, WaitsFor
 from dstack_jupyter.models.stored import StoredRun
 
 ALL = frozenset({"no-capacity", "interruption", "error"})
@@ -59,6 +59,14 @@ class TestRetry:
         assert (without.state, without.reason) == (RunState.FAILED, Reason.RETRY_LIMIT)
         assert crashed.state is RunState.PENDING
 
+    def test_only_who_lacked_nothing_but_a_machine_waits_for_one(self) -> None:
+        def waits_for(*reasons: Reason) -> WaitsFor:
+            return derive([failed(reason) for reason in reasons], Desired.RUNNING, Policy(ALL, 1e6), now=1000).waits_for
+
+        assert waits_for(Reason.NO_CAPACITY, Reason.NO_CAPACITY) is WaitsFor.CAPACITY
+        assert waits_for(Reason.EXITED_WITH_ERROR) is WaitsFor.BACKOFF
+        assert waits_for(Reason.NO_CAPACITY, Reason.EXITED_WITH_ERROR) is WaitsFor.BACKOFF
+
     def test_a_stop_ends_the_tries(self) -> None:
         assert derive([failed()], Desired.STOPPED, Policy(ALL, 1e6), now=1000).state is RunState.FAILED
 
@@ -75,6 +83,7 @@ class TestSchedule:
         done = JobNow(AttemptState.DONE)
         found = derive([done], Desired.RUNNING, Policy(next_start=5000), now=1000)
         assert (found.state, found.next_at) == (RunState.PENDING, 5000)
+        assert found.waits_for is WaitsFor.SCHEDULE
         assert derive([done], Desired.STOPPED, Policy(next_start=5000), now=1000).state is RunState.DONE
 
     def test_the_next_start_is_utc_and_the_earliest_of_several(self) -> None:

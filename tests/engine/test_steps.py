@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from dstack_jupyter.engine.steps import attempt, fleet, run
-from dstack_jupyter.machines.base import Ending
+from dstack_jupyter.machines.base import DroppedReason, Ending
 from dstack_jupyter.models.states import (
     ATTEMPT_END,
     RUN_END,
@@ -81,8 +81,8 @@ def test_a_job_is_asked_to_stop_once_and_told_to_die_until_it_has() -> None:
         (Ending(3), AttemptState.FAILED, Reason.EXITED_WITH_ERROR),
         (Ending(143, "max_duration"), AttemptState.TERMINATED, Reason.MAX_DURATION),
         (Ending(143, "stopped"), AttemptState.FAILED, Reason.EXECUTOR_ERROR),
-        (Ending(0, "", 10, "cat: write error: No space left on device"), AttemptState.FAILED, Reason.EXECUTOR_ERROR),
-        (Ending(0, "", 10, "cat: write error: File too large"), AttemptState.DONE, Reason.DONE_BY_RUNNER),
+        (Ending(0, "", 10, DroppedReason.DISK_FULL), AttemptState.FAILED, Reason.EXECUTOR_ERROR),
+        (Ending(0, "", 10, DroppedReason.LOG_LIMIT), AttemptState.DONE, Reason.DONE_BY_RUNNER),
     ],
 )
 def test_how_a_job_ended_decides_the_verdict(ending: Ending, state: AttemptState, reason: Reason) -> None:

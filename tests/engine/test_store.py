@@ -18,6 +18,7 @@ from dstack_jupyter.engine.keys.vault import Vault
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.process.peek import store_has_unfinished
 from dstack_jupyter.engine.steps.attempt import End
+from dstack_jupyter.engine.steps.run import RunNow
 from dstack_jupyter.engine.store import events, logs, moves, runs, work
 from dstack_jupyter.engine.store.columns import metadata, now
 from dstack_jupyter.engine.store.database import Database
@@ -27,7 +28,7 @@ from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, Storag
 from dstack_jupyter.models.instances import Guard
 from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.secret import Secret
-from dstack_jupyter.models.states import AttemptState, InstanceState, Reason, RunState
+from dstack_jupyter.models.states import AttemptState, InstanceState, Reason, RunState, WaitsFor
 
 
 def submission(name: str = "train", **more: Any) -> runs.Submission:
@@ -58,6 +59,39 @@ async def test_migrations_and_schema_are_the_same(database: Database) -> None:
         return list(compare_metadata(context, metadata))
 
     assert await database.read(differences) == []
+
+
+def begin_again(connection: Connection, run_id: str) -> str:
+    """What the run reconciler does when the time of a pending run has come; returns the new attempt."""
+    runs.insert_attempts(connection, run_id, 1, new_id)
+    moves.move_run(connection, run_id, RunNow(RunState.SUBMITTED), project="main", name="train")
+    return runs.view(connection, run_id).attempts[-1].id
+
+
+async def test_only_a_run_that_lacks_a_machine_is_woken_by_one(database: Database) -> None:
+    retried = submission(configuration={"type": "task", "commands": ["true"], "retry": True})
+    scheduled = submission("nightly", attempt_ids=[], next_at=4e9)
+
+    def waits_for(connection: Connection) -> str:
+        return connection.execute(select(runs_table.c.waits_for).where(runs_table.c.id == retried.run_id)).scalar_one()
+
+    await database.write(runs.submit, retried)
+    await database.write(runs.submit, scheduled)
+    assert await database.read(waits_for) == WaitsFor.NOTHING
+    lacking = End(AttemptState.FAILED, Reason.NO_CAPACITY, "no machine could be had")
+    assert await database.write(moves.end_attempt, retried.attempt_ids[0], lacking) is RunState.PENDING
+    assert await database.read(waits_for) == WaitsFor.CAPACITY
+    assert await database.write(runs.for_capacity) == [retried.run_id]
+    second = await database.write(begin_again, retried.run_id)
+    assert await database.read(waits_for) == WaitsFor.NOTHING
+    await database.write(moves.move_attempt, second, AttemptState.RUNNING)
+    crashed = End(AttemptState.FAILED, Reason.EXITED_WITH_ERROR, "exit code 1", 1)
+    assert await database.write(moves.end_attempt, second, crashed) is RunState.PENDING
+    # Its older attempt lacked a machine; this one had one, and the back-off is to be waited for.
+    assert await database.write(runs.for_capacity) == []
+    assert await database.read(waits_for) == WaitsFor.BACKOFF
+    assert await database.write(runs.ask_to_end, retried.run_id, "ada", False)
+    assert await database.read(waits_for) == WaitsFor.NOTHING
 
 
 async def test_files_are_private_from_the_first_byte(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dstack_jupyter.machines import job_folder
-from dstack_jupyter.machines.base import Archive, Ending, JobReport, JobSpec
+from dstack_jupyter.machines.base import Archive, DroppedReason, Ending, JobReport, JobSpec
 from dstack_jupyter.machines.local import LocalMachine, clean_environment
+from dstack_jupyter.machines.ssh.guest import FirstBoot
 from dstack_jupyter.models.errors import ConfigurationError, NotFound
 
 SHELLS = [shell for shell in ("/bin/dash", "/bin/bash --posix", "/bin/busybox sh") if Path(shell.split()[0]).exists()]
@@ -85,7 +86,7 @@ class TestSupervisor:
         assert ending.exit_code == 0
         assert (tmp_path / "job" / "log").stat().st_size == 1 << 20
         assert 3000000 - (1 << 20) - ending.dropped < 1 << 18
-        assert "too large" in ending.dropped_reason.lower()
+        assert ending.dropped_reason is DroppedReason.LOG_LIMIT
 
     def test_a_second_supervisor_changes_nothing(self, tmp_path: Path, shell: str) -> None:
         folder = tmp_path / "job"
@@ -127,6 +128,29 @@ class TestFullDisk:
             subprocess.run(["umount", "--lazy", small], check=True)
         assert ending.exit_code == 3
         assert ending.dropped > 100_000
+
+
+class TestWordsOfMachines:
+    """What a machine writes in words is read once, where it arrives."""
+
+    @pytest.mark.parametrize(
+        ("words", "reason"),
+        [
+            ("", DroppedReason.NONE),
+            ("cat: write error: File too large", DroppedReason.LOG_LIMIT),
+            ("cat: write error: No space left on device", DroppedReason.DISK_FULL),
+            ("no space left for the log", DroppedReason.DISK_FULL),
+        ],
+    )
+    def test_why_output_was_dropped(self, words: str, reason: DroppedReason) -> None:
+        assert DroppedReason.read(words) is reason
+
+    @pytest.mark.parametrize(
+        ("said", "boot"),
+        [("", FirstBoot.GOES_ON), ("ok", FirstBoot.OK), ("failed: no Docker", FirstBoot.FAILED), ("okay?", FirstBoot.GOES_ON)],
+    )
+    def test_how_far_a_first_boot_is(self, said: str, boot: FirstBoot) -> None:
+        assert FirstBoot.read(said) is boot
 
 
 class TestQuoting:

@@ -127,7 +127,7 @@ async def test_a_user_without_rights_runs_processes_and_is_told_about_docker(des
     try:
         machine = desk.machine(host, user="ada")
         hello = await machine.hello()
-        assert (hello.user, hello.sudo, hello.root_user, hello.root) == ("ada", False, False, "/home/ada/.dstack_jupyter")
+        assert (hello.user, hello.root) == ("ada", "/home/ada/.dstack_jupyter")
         assert "sudo usermod -aG docker ada" in hello.docker_problem
         assert "ada has no sudo: an administrator must" in hello.docker_problem
         await machine.launch(spec("id -un; pwd"))
@@ -327,7 +327,7 @@ async def test_what_hello_says_is_true(desk: Desk, host: Host) -> None:
     assert hello.facts.cpus == os.cpu_count()
     assert hello.boot == host.boot_id
     assert f"{host.ip}/24" in hello.addresses
-    assert (hello.problems, hello.naps, hello.dd, hello.root_user) == ((), True, True, True)
+    assert (hello.problems, hello.naps, hello.dd, hello.user) == ((), True, True, "root")
 
 
 def test_an_answer_without_sense_is_refused() -> None:

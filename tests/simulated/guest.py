@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dstack_jupyter.machines.ssh.facts import Hello
+from dstack_jupyter.machines.ssh.guest import FirstBoot
 from dstack_jupyter.models.errors import HostKeyChanged, Unreachable
 
 from .backend import BOOT
@@ -31,7 +32,7 @@ class SimulatedGuest:
             raise HostKeyChanged(f"{self._host.name} shows another key: nothing was sent")
         return await carry_out(name, self._host, effect)
 
-    async def prepared(self) -> str:
+    async def prepared(self) -> tuple[FirstBoot, str]:
         vm = next(vm for vm in self._world.vms if vm.identity == self._host.name)
         self._host.shows = self._host.shows or self._pinned
 
@@ -41,7 +42,7 @@ class SimulatedGuest:
             return "failed: 1" if vm.bad_boot else "ok"
 
         said: str = await self._do("prepared", effect)
-        return said
+        return FirstBoot.read(said), said
 
     async def next_host_key(self) -> str:
         def effect() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dstack_jupyter.machines.base import Ending, JobSpec
+from dstack_jupyter.machines.base import DroppedReason, Ending, JobSpec
 
 from . import shell
 from .faults import VM, Faults
@@ -116,7 +116,7 @@ class Job:
             return
         dropped = self.printed - len(self.log)
         limited = len(self.log) >= self.spec.log_limit
-        why = ("write error: File too large" if limited else "write error: No space left on device") if dropped else ""
+        why = (DroppedReason.LOG_LIMIT if limited else DroppedReason.DISK_FULL) if dropped else DroppedReason.NONE
         self.ending, self.ended = Ending(code, self._cause, dropped, why), self.host.time.now
         self._turn += 1
         self.host.tell(self.spec.attempt_id)

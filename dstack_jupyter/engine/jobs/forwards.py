@@ -53,7 +53,6 @@ class Forwards:
         self._home = home
         self._keys = keys
         self._open: dict[str, _Open] = {}
-        self._carrying: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, float] = {}
 
     async def ensure(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, machine: Machine) -> bool:

@@ -10,8 +10,6 @@ from ...models.offers import OWN_MACHINES, OfferView
 from ...models.stored import Limits
 from .orders import guard_times
 
-"""Machines that are the user's own: a timer ends our job there, and nothing of ours ever ends the machine."""
-
 
 def traits_of(backend: str, project: str = "main") -> Traits | None:
     """What a vendor is like; None for a backend that rents nothing here, or has no entry now. Calls nobody."""

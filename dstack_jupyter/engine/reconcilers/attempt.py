@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy import Connection
 
-from ...machines.base import Ending, JobReport, JobSpec, Machine
+from ...machines.base import DroppedReason, Ending, JobReport, JobSpec, Machine, Phase
 from ...models.errors import ConfigurationError, Unreachable
 from ...models.offers import OWN_MACHINES
 from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, InstanceState, Reason
@@ -255,9 +255,9 @@ def _store(connection: Connection, attempt: AttemptRow, instance: InstanceRow | 
             if attempt.message:
                 moves.say_of_attempt(connection, attempt.id, "")
             moves.move_attempt(connection, attempt.id, AttemptState.RUNNING)
-        case steps.Prepare(message):
-            moves.say_of_attempt(connection, attempt.id, message)
-            if message.startswith("pulling") and attempt.state == AttemptState.PROVISIONING:
+        case steps.Prepare(preparing):
+            moves.say_of_attempt(connection, attempt.id, preparing.message)
+            if preparing.phase is Phase.PULLING and attempt.state == AttemptState.PROVISIONING:
                 moves.move_attempt(connection, attempt.id, AttemptState.PULLING)
         case steps.End():
             if report.ending is not None and report.ending.dropped:
@@ -275,5 +275,6 @@ class _Stale(Exception):
 
 def gap_reason(ending: Ending) -> str:
     """What a reader of the log is told about bytes that were discarded at the source."""
-    why = "log_limit was reached" if "too large" in ending.dropped_reason.lower() else "the machine's disk was full"
+    limited = ending.dropped_reason is DroppedReason.LOG_LIMIT
+    why = "log_limit was reached" if limited else "the machine's disk was full"
     return f"at least {ending.dropped} bytes were discarded on the machine: {why}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,15 +12,13 @@ from ...models.states import INSTANCE_ENDING, FleetState, InstanceState
 from ...models.stored import Limits
 from ..names import identity, new_id
 from ..provisioning.guards import guard_of, traits_of, words
-from ..provisioning.offers import Provisioning
 from ..provisioning.orders import guard_times
-from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps import cloud_fleet as steps
 from ..steps.choice import Choice, Try, choose, nothing_left
 from ..store import cloud_fleets as store
-from ..store.database import Database
 from ..store.rows import InstanceRow
+from .fleet_parts import FleetHandler, FleetParts
 
 IDLE = 3 * 24 * 3600
 """Seconds that a machine of a fleet may have no job, where its fleet says nothing: dstack's default."""
@@ -29,29 +26,11 @@ AGAIN = 60.0
 """Seconds until a fleet that is short of machines looks for offers again; one that failed waits ``store.FORGETS``."""
 
 
-class CloudFleetReconciler:
-    """Handles the ``fleet`` keys of fleets that users applied, on the engine's loop.
+class CloudFleetReconciler(FleetHandler):
+    """Handles the ``fleet`` keys of fleets that users applied, on the engine's loop."""
 
-    ``closed`` hears of each fleet that is done, ``ready`` when a machine can be used that could not before.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        bus: Bus,
-        provisioning: Provisioning,
-        installation: str,
-        wake: Callable[[Key], None],
-        closed: Callable[[str], None],
-        ready: Callable[[], None],
-    ) -> None:
-        self._database = database
-        self._bus = bus
-        self._provisioning = provisioning
-        self._installation = installation
-        self._wake = wake
-        self._closed = closed
-        self._ready = ready
+    def __init__(self, parts: FleetParts) -> None:
+        super().__init__(parts)
         self._idle: dict[str, frozenset[str]] = {}
 
     async def reconcile(self, key: Key) -> Next:
@@ -88,7 +67,7 @@ class CloudFleetReconciler:
         )
         if idle != self._idle.get(found.fleet.id, frozenset()):
             self._idle[found.fleet.id] = idle
-            self._ready()
+            self._hosts_changed()
 
     async def _let_go(self, instance_id: str, why: str, *, spared: bool = True) -> None:
         """A run may have taken it since it was looked at: then it stays."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ...machines.ssh.facts import Hello
+from ...machines.ssh.guest import FirstBoot
 from ...models.errors import HostKeyChanged, Unreachable
 from ..jobs.machines import Machines
 from ..provisioning.orders import Maker
@@ -56,10 +57,10 @@ class Meeting:
         guest = self._machines.guest(instance)
         if data.next_key and data.host_key == self._maker.host_key(instance.id).public:
             await self._take_next_key(guest, rent)
-        said = await guest.prepared()
-        if said.startswith("failed"):
+        boot, said = await guest.prepared()
+        if boot is FirstBoot.FAILED:
             raise FirstBootFailed(f"its first boot {said}")
-        if said != "ok":
+        if boot is not FirstBoot.OK:
             raise NotYet("its first boot goes on")
         if data.host_key == self._maker.host_key(instance.id).public:
             key = await guest.next_host_key()

@@ -104,7 +104,7 @@ class InstanceReconciler:
                     return found
                 rent = await self._database.read(cloud_instances.load, key.id)
         except BackendError as error:
-            return await self._trouble(key, rent, error, times)
+            return await self._trouble(key, error, times)
         self._wake(key)
         return Next()
 
@@ -345,7 +345,7 @@ class InstanceReconciler:
             case _:
                 return Next(guard=SOON)
 
-    async def _trouble(self, key: Key, rent: CloudInstance, error: BackendError, times: Times) -> Next:
+    async def _trouble(self, key: Key, error: BackendError, times: Times) -> Next:
         """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))

@@ -13,17 +13,15 @@ from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, FleetState, 
 from ..names import identity, new_id
 from ..provisioning import placement
 from ..provisioning.guards import guard_of, traits_of
-from ..provisioning.offers import Provisioning
-from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps import fleet as steps
 from ..steps.choice import Try, choose, nothing_left
 from ..steps.cloud_fleet import Release, Wait, idle_step
 from ..store import cloud_fleets, cloud_instances, moves
-from ..store.database import Database
 from ..store.rows import FleetRow, InstanceRow, RunRow
 from . import intents
 from .cloud_fleet import guard_of_fleet, guard_times_of, machine_now
+from .fleet_parts import FleetHandler, FleetParts
 
 ITS_TURN = 0.1
 """Seconds until a run looks again whether those that come before it have found a machine."""
@@ -33,34 +31,17 @@ class _NotItsTurn(Exception):
     """Another run looks for a host at this moment, and comes first."""
 
 
-class FleetReconciler:
-    """Handles the ``fleet`` keys of the work queue, on the engine's loop. ``closed`` hears of each fleet that is done.
+class FleetReconciler(FleetHandler):
+    """Handles the ``fleet`` keys of the work queue, on the engine's loop.
 
-    ``hosts_changed`` hears when machines of fleets were booked. ``applied`` handles the fleets that no run made. ``place``, where
-    engines share a store, is what an instance of this machine is bound to.
+    ``applied`` handles the fleets that no run made. ``place``, where engines share a store, is what an instance of this machine
+    is bound to.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        bus: Bus,
-        provisioning: Provisioning,
-        installation: str,
-        wake: Callable[[Key], None],
-        closed: Callable[[str], None],
-        hosts_changed: Callable[[], None],
-        applied: Callable[[Key], Awaitable[Next]],
-        place: str = "",
-    ) -> None:
+    def __init__(self, parts: FleetParts, applied: Callable[[Key], Awaitable[Next]], place: str = "") -> None:
+        super().__init__(parts)
         self._applied = applied
         self._place = place
-        self._hosts_changed = hosts_changed
-        self._database = database
-        self._bus = bus
-        self._provisioning = provisioning
-        self._installation = installation
-        self._wake = wake
-        self._closed = closed
 
     async def reconcile(self, key: Key) -> Next:
         """Steps until there is nothing to do but wait. Each step is stored before the next is thought of.

@@ -152,7 +152,7 @@ def machines(look: Look) -> list[MadeView]:
     """Machines of an account: those that rows have, those that nobody needs, and rows of which the vendor lists none."""
     rows = {row.id: row for row in look.known.living}
     found = [_in_use(rows.pop(owner.id), machine) for machine, owner in look.machines.kept if owner.id in rows]
-    found += [_orphan(look, orphan) for orphan in look.machines.orphans]
+    found += [_orphan(orphan) for orphan in look.machines.orphans]
     return found + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.account_id)]
 
 
@@ -175,7 +175,7 @@ def _in_use(row: LivingMachine, machine: Instance | None) -> MadeView:
     )
 
 
-def _orphan(look: Look, orphan: steps.Orphan) -> MadeView:
+def _orphan(orphan: steps.Orphan) -> MadeView:
     going = orphan.machine.status == "ending"
     why = WHY[orphan.verdict]
     if going:

@@ -19,11 +19,9 @@ from ...models.yaml_reader import Source
 from ...models.yaml_source import validate
 from ..keys import identity_files
 from ..names import identity, new_id, run_name
-from ..provisioning.offers import Provisioning
-from ..runtime.bus import Bus
+from ..reconcilers.fleet_parts import FleetParts
 from ..runtime.queue import Key
 from ..store import cloud_fleets, host_keys, hosts
-from ..store.database import Database
 
 KeyFile = Callable[[str | None], str]
 SHOWN = 5
@@ -32,29 +30,25 @@ CLUSTER = "the machines are in one region of one backend; a vendor's placement g
 
 
 class FleetService:
-    """``wake`` adds to the work queue; ``forget`` lets go of the machine of a host; ``born`` hears of a fleet that ``owner``,
-    this engine, leases from its first moment."""
+    """``forget`` lets go of the machine of a host; ``born`` hears of a fleet that ``owner``, this engine, leases from its first
+    moment."""
 
     def __init__(
         self,
-        database: Database,
-        bus: Bus,
+        parts: FleetParts,
         home: Home,
-        installation: str,
-        wake: Callable[[Key], None],
         forget: Callable[[str], None],
-        provisioning: Provisioning,
         owner: str = "",
         born: Callable[[str, list[Key]], None] = lambda *_: None,
     ) -> None:
-        self._provisioning = provisioning
+        self._provisioning = parts.provisioning
         self._owner = owner
         self._born = born
-        self._database = database
-        self._bus = bus
+        self._database = parts.database
+        self._bus = parts.bus
         self._home = home
-        self._installation = installation
-        self._wake = wake
+        self._installation = parts.installation
+        self._wake = parts.wake
         self._forget = forget
 
     async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView:

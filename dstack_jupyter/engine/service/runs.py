@@ -6,13 +6,12 @@ Thin: it checks, stores and wakes; the reconcilers do the work. Every error is o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from ...machines.base import Machine
 from ...machines.docker.launcher import WORK
 from ...models.backends import BackendView
 from ...models.configurations import AnyRun
@@ -20,30 +19,21 @@ from ...models.engine import EventView
 from ...models.errors import ConfigurationError, Conflict, NotFound
 from ...models.fleets import FleetConfiguration
 from ...models.frames import Frame
-from ...models.home import Home
 from ...models.instances import InstanceView
 from ...models.runs import ApplyRequest, Attachment, AttemptView, Condition, Plan, PlanRequest, RunView
 from ...models.states import RUN_END, AttemptState
 from ...models.stored import StoredRun
-from ..jobs.archives import Archives
-from ..jobs.forwards import Forwards
-from ..keys.vault import Vault
 from ..names import new_id, run_name
-from ..provisioning.offers import Provisioning, checked, make_plan
+from ..provisioning.offers import checked, make_plan
 from ..provisioning.placement import fleet_names
 from ..reconcilers.attempt import is_leaving
 from ..runtime import location
-from ..runtime.bus import Bus
-from ..runtime.problems import Problems
 from ..runtime.queue import Key
 from ..steps.policies import next_start
 from ..store import cloud_fleets, conditions, costing, events, leases, moves, runs
 from ..store.columns import now
-from ..store.database import Database
-from ..store.rows import InstanceRow
 from . import doctor, rotation, streams
-from .cleanup import Cleanup
-from .fleets import FleetService
+from .parts import Parts
 
 BACKLOG = 64
 """Runs that wait to be placed, and machines to be looked after, from which on a submit waits too."""
@@ -52,53 +42,17 @@ TURN = 1.0
 
 
 class Service:
-    """``submitted`` hears run, fleet and attempts of each new run, ``wake`` adds to the work queue, ``backlog`` tells how much of
-    that it has not come to, ``problems`` is the engine's own; ``acts_for`` tells whether a key is handled by this engine,
-    ``owner``."""
-
-    def __init__(
-        self,
-        database: Database,
-        bus: Bus,
-        provisioning: Provisioning,
-        home: Home,
-        *,
-        machine: Callable[[InstanceRow], Machine],
-        submitted: Callable[[str, str, Sequence[str]], None],
-        owner: str,
-        acts_for: Callable[[Key], bool],
-        archives: Archives,
-        wake: Callable[[Key], None],
-        backlog: Callable[[], int],
-        problems: Problems,
-        forwards: Forwards,
-        fleets: FleetService,
-        cleanup: Cleanup,
-        vault: Vault,
-    ) -> None:
-        self._vault = vault
-        self.fleets = fleets
-        self.cleanup = cleanup
-        self._forwards = forwards
-        self._database = database
-        self._bus = bus
-        self._provisioning = provisioning
-        self._home = home
-        self._machine = machine
-        self._submitted = submitted
-        self._owner = owner
-        self._acts_for = acts_for
-        self._archives = archives
-        self._wake = wake
-        self._backlog = backlog
-        self._problems = problems
+    def __init__(self, parts: Parts) -> None:
+        self.fleets = parts.fleets
+        self.cleanup = parts.cleanup
+        self._parts = parts
 
     async def plan(self, request: PlanRequest) -> Plan:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
-        offers, missing = await self._provisioning.offers(task, await self._growing(task, request.project))
+        offers, missing = await self._parts.provisioning.offers(task, await self._growing(task, request.project))
         plan = make_plan(task, offers, missing, request.max_offers, request.project)
-        plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
+        plan.active_run = await self._parts.database.read(runs.active_named, plan.run_name, request.project)
         return plan
 
     async def _growing(self, task: AnyRun, project: str) -> FleetConfiguration | None:
@@ -106,7 +60,7 @@ class Service:
         names = fleet_names(task)
         if not names or task.creation_policy == "reuse":
             return None
-        found = await self._database.read(cloud_fleets.growable, project, names, task.node_count)
+        found = await self._parts.database.read(cloud_fleets.growable, project, names, task.node_count)
         return FleetConfiguration.model_validate(found[0].configuration) if found else None
 
     async def apply(self, request: ApplyRequest, *, user: str) -> RunView:
@@ -116,7 +70,7 @@ class Service:
         """
         task = checked(request.configuration)
         for ref in request.code:
-            if not await self._archives.has(ref.sha256):
+            if not await self._parts.archives.has(ref.sha256):
                 raise ConfigurationError("the code of this run was not uploaded", hint="apply again")
         await self._turn()
         tries = 1 if task.name else 10
@@ -124,27 +78,27 @@ class Service:
             tries -= 1
             start = None
             if task.schedule:
-                start = next_start(StoredRun(task.given()), await self._database.read(_now))
-            submission = _submission(request, task, user, self._owner, start)
+                start = next_start(StoredRun(task.given()), await self._parts.database.read(_now))
+            submission = _submission(request, task, user, self._parts.owner, start)
             try:
-                view, new = await self._database.write(runs.submit, submission)
+                view, new = await self._parts.database.write(runs.submit, submission)
                 break
             except Conflict:
                 # A name of our own making that is taken is no fault of the user's: the next one.
                 if not tries:
                     raise
         if new:
-            self._submitted(view.id, submission.fleet_id, submission.attempt_ids)
+            self._parts.submitted(view.id, submission.fleet_id, submission.attempt_ids)
             if submission.next_at is not None:
-                self._wake(Key("run", view.id))
-            self._bus.publish(view.id)
+                self._parts.wake(Key("run", view.id))
+            self._parts.bus.publish(view.id)
         return await self._with_what_is_known(view)
 
     async def _turn(self) -> None:
         """Who submits a thousand runs waits for the engine: else each would wait for its machine behind all the others."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + TURN
-        while self._backlog() >= BACKLOG and loop.time() < latest:
+        while self._parts.backlog() >= BACKLOG and loop.time() < latest:
             await asyncio.sleep(0.01)
 
     async def runs(self, *, project: str, all: bool = False, last: int | None = None) -> list[RunView]:
@@ -153,7 +107,7 @@ class Service:
         def read(connection: Connection) -> list[RunView]:
             return runs.views(connection, project=project, active=not all and last is None, last=last)
 
-        found = [self._with_conditions(view) for view in await self._database.read_aside(read)]
+        found = [self._with_conditions(view) for view in await self._parts.database.read_aside(read)]
         await self._say_elsewhere([view for view in found if not view.ended])
         return found
 
@@ -163,22 +117,22 @@ class Service:
         def read(connection: Connection) -> list[InstanceView]:
             return costing.machines(connection, project, all=all)
 
-        return await self._database.read_aside(read)
+        return await self._parts.database.read_aside(read)
 
     async def run(self, ref: str, *, project: str) -> RunView:
         """One run by id or name (its newest of that name). Raises NotFound."""
-        return await self._view(await self._database.read(runs.find, ref, project))
+        return await self._view(await self._parts.database.read(runs.find, ref, project))
 
     async def stop(self, ref: str, *, project: str, abort: bool, user: str) -> RunView:
         """Ask a run to end; idempotent, and no error for one that has ended. Raises NotFound."""
-        run_id = await self._database.read(runs.find, ref, project)
-        if await self._database.write(runs.ask_to_end, run_id, user, abort):
-            self._bus.publish(run_id)
+        run_id = await self._parts.database.read(runs.find, ref, project)
+        if await self._parts.database.write(runs.ask_to_end, run_id, user, abort):
+            self._parts.bus.publish(run_id)
         view = await self._view(run_id)
         if view.state not in RUN_END:
             for attempt in view.attempts:
-                self._wake(Key("attempt", attempt.id))
-            self._wake(Key("run", run_id))
+                self._parts.wake(Key("attempt", attempt.id))
+            self._parts.wake(Key("run", run_id))
         return view
 
     async def stream(
@@ -186,9 +140,9 @@ class Service:
     ) -> AsyncIterator[Frame]:
         """The run's state and one job's log as frames, from byte ``offset`` of an attempt (the newest if ''), until the run has
         ended (or what is there was sent)."""
-        run_id = await self._database.read(runs.find, ref, project)
+        run_id = await self._parts.database.read(runs.find, ref, project)
         frames = streams.run_frames(
-            self._database, self._bus, self._view, run_id, offset, follow=follow, job=job, attempt=attempt
+            self._parts.database, self._parts.bus, self._view, run_id, offset, follow=follow, job=job, attempt=attempt
         )
         async for frame in frames:
             yield frame
@@ -196,42 +150,42 @@ class Service:
     async def raw_log(self, ref: str, *, project: str, offset: int = 0, job: int = 0) -> AsyncIterator[bytes]:
         """The stored log of a job from byte ``offset``, piece by piece. A gap has no bytes. Raises NotFound."""
         view = await self.run(ref, project=project)
-        async for piece in streams.raw_log(self._database, _attempt_of(view, job), offset):
+        async for piece in streams.raw_log(self._parts.database, _attempt_of(view, job), offset):
             yield piece
 
     async def pull(self, ref: str, *, project: str, path: str, job: int = 0) -> AsyncIterator[bytes]:
         """A tar stream of ``path`` in a job's working folder. Raises NotFound, ConfigurationError."""
         view = await self.run(ref, project=project)
-        attempt, _, instance = await self._database.read(moves.load_attempt, _attempt_of(view, job))
+        attempt, _, instance = await self._parts.database.read(moves.load_attempt, _attempt_of(view, job))
         if instance is None:
             raise NotFound(f"run {view.name!r} never had a machine, so it left no files")
         if is_leaving(instance):
             raise NotFound(f"the machine of run {view.name!r} is gone, and its files with it", hint="pull while a run goes on")
-        async for chunk in self._machine(instance).pull(attempt.id, path):
+        async for chunk in self._parts.machine(instance).pull(attempt.id, path):
             yield chunk
 
     async def has_code(self, sha256: str) -> bool:
-        return await self._archives.has(sha256)
+        return await self._parts.archives.has(sha256)
 
     async def store_code(self, sha256: str, temporary: Path) -> None:
         """Take over an uploaded file whose hash the caller has checked. Same file system: the move is atomic."""
-        await self._archives.put(sha256, temporary)
+        await self._parts.archives.put(sha256, temporary)
 
     async def events(self, *, project: str, after: int = 0, limit: int = 100, run: str = "") -> list[EventView]:
         """The event log: the newest ``limit`` lines, or those after number ``after``; of one run, or of all."""
-        run_id = await self._database.read(runs.find, run, project) if run else ""
+        run_id = await self._parts.database.read(runs.find, run, project) if run else ""
 
         def read(connection: Connection) -> list[EventView]:
             return events.read(connection, project=project, after=after, limit=limit, run_id=run_id)
 
-        return await self._database.read_aside(read)
+        return await self._parts.database.read_aside(read)
 
     async def follow_events(self, *, project: str, after: int) -> AsyncIterator[EventView]:
         """Every event after number ``after`` (0: from now on), as they happen, for ever."""
         if not after:
             newest = await self.events(project=project, limit=1)
             after = newest[-1].seq if newest else 0
-        with self._bus.subscribe() as changed:
+        with self._parts.bus.subscribe() as changed:
             while True:
                 changed.clear()
                 for event in await self.events(project=project, after=after, limit=500):
@@ -245,14 +199,14 @@ class Service:
 
     async def rotate_key(self) -> dict[str, Any]:
         """A new key for the store: ``{key, forgotten, values}``. Raises StorageFull, ConfigurationError."""
-        return await rotation.rotate(self._database, self._vault)
+        return await rotation.rotate(self._parts.database, self._parts.vault)
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: ``[{check, ok, message, hint}]``."""
-        return await doctor.examine(self._database, self._vault, self._home, self._problems.now())
+        return await doctor.examine(self._parts.database, self._parts.vault, self._parts.home, self._parts.problems.now())
 
     async def _view(self, run_id: str) -> RunView:
-        return await self._with_what_is_known(await self._database.read(runs.view, run_id))
+        return await self._with_what_is_known(await self._parts.database.read(runs.view, run_id))
 
     async def _with_what_is_known(self, view: RunView) -> RunView:
         """As stored, with what this engine and the others know of it."""
@@ -266,15 +220,15 @@ class Service:
 
         And of those on a machine whose engine is away, that nobody can act for them now.
         """
-        by_id = {view.id: view for view in views if not self._acts_for(Key("run", view.id))}
+        by_id = {view.id: view for view in views if not self._parts.acts_for(Key("run", view.id))}
         if not by_id:
             return
         run_of = {attempt.id: view for view in by_id.values() for attempt in view.attempts}
-        for row in await self._database.read(conditions.of, list(run_of)):
+        for row in await self._parts.database.read(conditions.of, list(run_of)):
             if all(each.type != row.type for each in run_of[row.attempt_id].conditions):
                 known = Condition(type=row.type, since=row.since, message=row.message)
                 run_of[row.attempt_id].conditions.append(known)
-        for run_id, there in (await self._database.read(leases.acting, list(by_id))).items():
+        for run_id, there in (await self._parts.database.read(leases.acting, list(by_id))).items():
             view = by_id[run_id]
             offers = view.type == "dev-environment" or view.configuration.get("ports")
             if view.attachment is None and offers and _running(view) is not None:
@@ -283,16 +237,16 @@ class Service:
                     "attach from a notebook of the Jupyter server there"
                 )
                 view.attachment = Attachment(notes=[text])
-        for found in await self._database.read(leases.absent, list(by_id)):
+        for found in await self._parts.database.read(leases.absent, list(by_id)):
             name = location.name_of(found.place)
             text = f"it runs on {name}, and no engine runs there: start a Jupyter server there to go on"
             by_id[found.run_id].conditions.append(Condition(type="unreachable", since=found.since, message=text))
 
     def _with_conditions(self, view: RunView) -> RunView:
-        view.conditions = self._problems.of(view)
+        view.conditions = self._parts.problems.of(view)
         running = _running(view)
         if running is not None:
-            view.attachment = self._forwards.attachment(running.id, WORK)
+            view.attachment = self._parts.forwards.attachment(running.id, WORK)
         return view
 
 

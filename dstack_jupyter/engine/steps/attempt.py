@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...machines.base import Ending
+from ...machines.base import DroppedReason, Ending, Preparing
 from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState, Reason
 
 
@@ -23,8 +23,8 @@ class Observation:
     lost: str = ""
     refused: str = ""
     """Why the machine refused to start the job (a fault of what was asked for); '' if it did not."""
-    preparing: str = ""
-    """What a launch that was begun still does; '' when none is under way."""
+    preparing: Preparing | None = None
+    """What a launch that was begun still does; None when none is under way."""
     interrupted: bool = False
     hold: bool = False
     """Whether the job must wait for its siblings before it starts."""
@@ -51,7 +51,7 @@ class Launch:
 class Prepare:
     """Store what the launch does at the moment."""
 
-    message: str
+    preparing: Preparing
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _end_of_job(desired: Desired, ending: Ending, seen: Observation) -> Step:
         return _ended(desired, seen, code)
     if ending.cause:
         return End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, "ended from outside: somebody signalled the supervisor", code)
-    if ending.dropped and "too large" not in ending.dropped_reason.lower():
+    if ending.dropped and ending.dropped_reason is not DroppedReason.LOG_LIMIT:
         return End(
             AttemptState.FAILED,
             Reason.EXECUTOR_ERROR,

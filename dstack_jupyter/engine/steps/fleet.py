@@ -1,7 +1,7 @@
 """What to do next about a fleet and its instances: pure functions (D4).
 
-Only the fleet reconciler creates, idles or deletes instances; runs book them. So far each run makes a fleet of its own name,
-which goes with its last instance.
+Only the fleet reconciler creates, idles or deletes instances; runs book them. Each run makes a fleet of its own name, which goes
+with its last instance; the fleets that users apply are those of ``cloud_fleet``.
 """
 
 from __future__ import annotations

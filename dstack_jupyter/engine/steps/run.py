@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...models.states import ATTEMPT_END, AttemptState, Desired, Reason, RunState
+from ...models.states import ATTEMPT_END, AttemptState, Desired, Reason, RunState, WaitsFor
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class RunNow:
-    """``next_at``: when a pending run tries again or begins."""
+    """``next_at``: when a pending run tries again or begins; ``waits_for`` says what it waits for until then."""
 
     state: RunState
     reason: str = ""
     message: str = ""
     exit_code: int | None = None
     next_at: float | None = None
+    waits_for: WaitsFor = WaitsFor.NOTHING
 
 
 NO_POLICY = Policy()
@@ -80,7 +81,8 @@ def derive(
         verdict = _try_again(jobs, policy, submitted_at, now, verdict)
     if verdict.state in (RunState.DONE, RunState.FAILED) and policy.next_start:
         ended = "ended well" if verdict.state is RunState.DONE else f"failed ({verdict.message})"
-        return RunNow(RunState.PENDING, "", f"the last start {ended}; waiting for the schedule", next_at=policy.next_start)
+        message = f"the last start {ended}; waiting for the schedule"
+        return RunNow(RunState.PENDING, "", message, next_at=policy.next_start, waits_for=WaitsFor.SCHEDULE)
     return verdict
 
 
@@ -111,7 +113,9 @@ def _try_again(jobs: Sequence[JobNow], policy: Policy, submitted_at: float, now:
     if next_at - since > policy.duration:
         message = f"{verdict.message}; retry.duration is over after {tries + 1} attempts"
         return RunNow(RunState.FAILED, Reason.RETRY_LIMIT, message, verdict.exit_code)
-    return RunNow(RunState.PENDING, "", f"{failed[0].message}; trying again", next_at=next_at)
+    without = all(job.reason == Reason.NO_CAPACITY for job in failed)
+    waits_for = WaitsFor.CAPACITY if without else WaitsFor.BACKOFF
+    return RunNow(RunState.PENDING, "", f"{failed[0].message}; trying again", next_at=next_at, waits_for=waits_for)
 
 
 def _unfinished(jobs: Sequence[JobNow], desired: Desired) -> RunState:

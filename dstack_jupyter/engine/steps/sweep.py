@@ -115,7 +115,7 @@ def _kept(same: Sequence[Instance], owner: Owner) -> Instance:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of ``attached``. ``ended``: the instance that it goes with has ended; shared ones go with none."""
+    """A row of ``cloud_resources``. ``ended``: the instance that it goes with has ended; shared ones go with none."""
 
     account: str
     kind: str

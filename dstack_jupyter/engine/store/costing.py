@@ -21,7 +21,7 @@ OF_CLOUD = [
 MACHINES = select(instances, *OF_CLOUD, now().label("current")).outerjoin(
     cloud_instances, cloud_instances.c.instance_id == instances.c.id
 )
-"""Instances of any kind; for those that are not rented what only ``rented`` knows is None."""
+"""Instances of any kind; for those that are not rented what only ``cloud_instances`` knows is None."""
 LISTED = (
     select(
         instances,

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DatabaseError
 
 from ...models.errors import EngineError
 
-HEAD = "0002"
+HEAD = "0003"
 FOLDER = Path(__file__).parent / "migrations"
 
 

@@ -178,6 +178,7 @@ def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = N
 def _run_move(state: RunState) -> Update:
     """The update that brings a run into ``state``."""
     values: dict[str, Any] = {"state": state, "next_at": bindparam("b_next_at"), "message": ""}
+    values["waits_for"] = bindparam("b_waits_for")
     if state is RunState.RUNNING:
         values["started_at"] = func.coalesce(runs.c.started_at, now())
     if state is RunState.PENDING or state in RUN_END:
@@ -188,11 +189,9 @@ def _run_move(state: RunState) -> Update:
     return update(runs).where(runs.c.id == bindparam("b_id")).values(**values)
 
 
-def move_run(
-    connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str, actor: str = "engine"
-) -> None:
+def move_run(connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str) -> None:
     """Store a run's new state, with its event."""
-    values = {"b_id": run_id, "b_next_at": found.next_at}
+    values = {"b_id": run_id, "b_next_at": found.next_at, "b_waits_for": found.waits_for}
     if found.state is RunState.PENDING or found.state in RUN_END:
         values["b_message"] = found.message
     if found.state in RUN_END:

@@ -14,7 +14,7 @@ from sqlalchemy import Row, Table
 
 from ...models.instances import Guard
 from ...models.offers import OfferView
-from ...models.states import AttemptState, Desired, FleetState, InstanceState, RunState
+from ...models.states import AttemptState, Desired, FleetState, InstanceState, RunState, WaitsFor
 from ...models.stored import StoredRun
 from .schema import attempts, cloud_instances, cloud_resources, fleets, instances, runs
 from .schema_accounts import accounts, orphans
@@ -41,6 +41,7 @@ class RunRow:
     fleet_id: str
     submitted_at: float
     next_at: float | None
+    waits_for: WaitsFor
     started_at: float | None
     finished_at: float | None
     exit_code: int | None
@@ -283,7 +284,7 @@ def reader(cls: Callable[..., T], table: Table, **convert: Callable[[Any], Any])
 NO_OFFER = OfferView(backend="", instance_type="", cpus=None, memory_gb=None, disk_gb=None, gpu_memory_gb=None, price=None)
 """Of a host that nobody has reached yet."""
 
-run_row = reader(RunRow, runs, state=RunState, desired=Desired, configuration=StoredRun)
+run_row = reader(RunRow, runs, state=RunState, desired=Desired, configuration=StoredRun, waits_for=WaitsFor)
 attempt_row = reader(AttemptRow, attempts, state=AttemptState)
 fleet_row = reader(FleetRow, fleets, state=FleetState)
 instance_row = reader(InstanceRow, instances, state=InstanceState)

@@ -24,6 +24,7 @@ from ...models.states import (
     InstanceState,
     Reason,
     RunState,
+    WaitsFor,
 )
 from ...models.stored import StoredRun
 from ..steps import costs
@@ -70,7 +71,7 @@ INSERT_FLEET = insert(fleets).values(
     **{name: bindparam(name) for name in ("id", "project", "name", "run_id")},
 )
 NEW_RUN = {"desired": Desired.RUNNING, "submitted_at": now()} | {
-    name: bindparam(name) for name in ("id", "state", "next_at", *SUBMITTED)
+    name: bindparam(name) for name in ("id", "state", "next_at", "waits_for", *SUBMITTED)
 }
 # Where the request or the name is there already, nothing is stored and nothing comes back: cheaper than a savepoint for each.
 INSERT_RUN = {
@@ -94,6 +95,7 @@ def submit(connection: Connection, new: Submission) -> tuple[RunView, bool]:
     """Store a run; the same request again is the same run. Returns (the run, whether it is new). Raises Conflict."""
     values = {name: getattr(new, name) for name in SUBMITTED} | {"id": new.run_id, "next_at": new.next_at}
     values["state"] = RunState.SUBMITTED if new.attempt_ids else RunState.PENDING
+    values["waits_for"] = WaitsFor.NOTHING if new.attempt_ids else WaitsFor.SCHEDULE
     fleet = {"id": new.fleet_id, "project": new.project, "name": new.name, "run_id": new.run_id}
     connection.execute(INSERT_FLEET, fleet)
     run = connection.execute(INSERT_RUN[connection.dialect.name], values).one_or_none()
@@ -179,7 +181,7 @@ def ask_to_end(connection: Connection, run_id: str, user: str, abort: bool) -> b
     changed = connection.execute(
         update(runs)
         .where(runs.c.id == run_id, runs.c.state.not_in(RUN_END), runs.c.desired.in_(before))
-        .values(desired=wanted, state=RunState.TERMINATING)
+        .values(desired=wanted, state=RunState.TERMINATING, waits_for=WaitsFor.NOTHING)
         .returning(runs.c.project, runs.c.name)
     ).one_or_none()
     if changed is None:
@@ -199,18 +201,17 @@ def ask_to_end(connection: Connection, run_id: str, user: str, abort: bool) -> b
 
 def for_capacity(connection: Connection) -> list[str]:
     """Runs that wait because no machine could be had, those of the highest priority first; each may try now."""
-    without = select(attempts.c.id).where(attempts.c.run_id == runs.c.id, attempts.c.reason == Reason.NO_CAPACITY)
     rows = connection.execute(
         select(runs.c.id, runs.c.configuration, runs.c.submitted_at).where(
             runs.c.state == RunState.PENDING,
             runs.c.desired == Desired.RUNNING,
-            runs.c.message.like("%trying again"),
-            without.exists(),
+            runs.c.waits_for == WaitsFor.CAPACITY,
         )
     ).all()
     found = sorted(rows, key=lambda row: (-StoredRun(row.configuration).priority, row.submitted_at))
     ids = [row.id for row in found]
-    connection.execute(update(runs).where(runs.c.id.in_(ids), runs.c.state == RunState.PENDING).values(next_at=now()))
+    waiting = runs.c.id.in_(ids) & (runs.c.state == RunState.PENDING) & (runs.c.waits_for == WaitsFor.CAPACITY)
+    connection.execute(update(runs).where(waiting).values(next_at=now()))
     return ids
 
 

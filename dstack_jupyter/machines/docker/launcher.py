@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ...models.errors import ConfigurationError, Unreachable
-from ..base import Container, JobSpec
+from ..base import Container, JobSpec, Phase, Preparing
 from ..ssh.facts import Hello
 from .api import Docker, DockerError
 
@@ -34,12 +34,12 @@ def name_of(attempt_id: str) -> str:
 
 
 class DockerLauncher:
-    """``progress`` says in words what a launch does at the moment, by attempt."""
+    """``progress`` says what a launch does at the moment, by attempt."""
 
     def __init__(self, host: Host, installation: str) -> None:
         self._host = host
         self._installation = installation
-        self.progress: dict[str, str] = {}
+        self.progress: dict[str, Preparing] = {}
 
     @asynccontextmanager
     async def _docker(self, hello: Hello) -> AsyncIterator[Docker]:
@@ -86,16 +86,17 @@ class DockerLauncher:
         except DockerError as error:
             if error.http_status != 404:
                 raise
-        self.progress[attempt_id] = f"pulling {container.image}"
+        self.progress[attempt_id] = Preparing(Phase.PULLING, f"pulling {container.image}")
         layers: dict[str, tuple[int, int]] = {}
         async for line in docker.pull(container.image, container.username, container.password):
             detail = line.get("progressDetail") or {}
             if line.get("status") == "Downloading" and detail.get("total"):
                 layers[str(line.get("id"))] = (int(detail.get("current", 0)), int(detail["total"]))
                 done, total = (sum(each) for each in zip(*layers.values(), strict=True))
-                self.progress[attempt_id] = f"pulling {container.image}: {done / 2**20:.0f} of {total / 2**20:.0f} MiB"
+                text = f"pulling {container.image}: {done / 2**20:.0f} of {total / 2**20:.0f} MiB"
+                self.progress[attempt_id] = Preparing(Phase.PULLING, text)
             elif line.get("status") == "Extracting":
-                self.progress[attempt_id] = f"unpacking {container.image}"
+                self.progress[attempt_id] = Preparing(Phase.UNPACKING, f"unpacking {container.image}")
             self._host.tell(attempt_id)
         pulled: dict[str, Any] = await docker.call("GET", path)
         return pulled

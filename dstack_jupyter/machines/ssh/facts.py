@@ -39,8 +39,6 @@ class Hello:
     docker_problem: str = ""
     naps: bool = False
     dd: bool = False
-    root_user: bool = False
-    sudo: bool = False
     sshd: str = ""
     nvidia_toolkit: bool = False
     addresses: tuple[str, ...] = ()
@@ -97,8 +95,6 @@ def parse_hello(text: str) -> Hello:
         docker_problem=_docker_problem(values),
         naps=values.get("naps") == "1",
         dd=values.get("dd") == "1",
-        root_user=values.get("uid") == "0",
-        sudo=values.get("sudo") == "1",
         sshd=values.get("sshd", ""),
         nvidia_toolkit=values.get("nvidia_toolkit") == "1",
         time=float(values["time"]) if values.get("time", "").isdigit() else 0.0,

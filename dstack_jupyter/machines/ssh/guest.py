@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from ...models.errors import Unreachable
 from .. import userdata
 from .facts import Hello
 from .host import Host, shell
+
+
+class FirstBoot(StrEnum):
+    GOES_ON = ""
+    OK = "ok"
+    FAILED = "failed"
+
+    @classmethod
+    def read(cls, said: str) -> FirstBoot:
+        """What a machine's own word for it means: prepare.sh writes ``ok``, or ``failed`` and what to do."""
+        if said.startswith(cls.FAILED):
+            return cls.FAILED
+        return cls.OK if said == cls.OK else cls.GOES_ON
 
 
 class Guest:
@@ -14,9 +29,10 @@ class Guest:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def prepared(self) -> str:
-        """``ok``, ``failed: …``, or '' while the first boot goes on."""
-        return (await self._run(f"cat {userdata.PREPARED} 2>/dev/null || :")).strip()
+    async def prepared(self) -> tuple[FirstBoot, str]:
+        """(how far the first boot is, what the machine says of it in words)."""
+        said = (await self._run(f"cat {userdata.PREPARED} 2>/dev/null || :")).strip()
+        return FirstBoot.read(said), said
 
     async def next_host_key(self) -> str:
         """Make a host key that was never in user-data; the machine does not show it yet. Returns its public half."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ...models.errors import ConfigurationError, Conflict, DstackJupyterError, Unreachable
-from ..base import Ending, JobReport, JobSpec
+from ..base import DroppedReason, Ending, JobReport, JobSpec, Phase, Preparing
 from ..docker.launcher import FOLDER, WORK, DockerLauncher
 from ..facts import parse_utilization
 from . import bundle
@@ -22,6 +22,7 @@ UPLOAD = 1800.0
 """Seconds that the files of a job may take to travel."""
 FIRST_LOOKS = (0.03, 0.08, 0.15, 0.3, 0.6)
 """Seconds after a launch at which to look without waiting to be told: the watcher may be napping."""
+SENDING = Preparing(Phase.SENDING, "sending files")
 
 
 class SSHMachine:
@@ -34,7 +35,6 @@ class SSHMachine:
         self._docker = DockerLauncher(self.host, installation)
         self._launching: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, DstackJupyterError] = {}
-        self._boots: dict[str, str] = {}
 
     async def hello(self) -> Hello:
         """Facts of the host, as they were when the connection was made. Raises Unreachable, HostKeyChanged."""
@@ -113,7 +113,7 @@ class SSHMachine:
 
     async def look(self, attempt_id: str, offset: int, limit: int) -> JobReport:
         if attempt_id in self._launching:
-            return JobReport(started=False, preparing=self._docker.progress.get(attempt_id, "sending files"))
+            return JobReport(started=False, preparing=self._docker.progress.get(attempt_id, SENDING))
         if (error := self._refused.get(attempt_id)) is not None:
             if isinstance(error, Unreachable):
                 del self._refused[attempt_id]
@@ -210,4 +210,5 @@ def _ending(words: list[str], dropped: str) -> Ending:
     code = int(words[0]) if words[0].isdigit() and len(words[0]) < 4 else 255
     cause = words[1] if len(words) > 1 and words[1] in ("stopped", "aborted", "max_duration") else ""
     count, _, why = dropped.partition(" ")
-    return Ending(code, cause, int(count) if count.isdigit() and len(count) < 19 else 0, why.removeprefix("cat: ").strip()[:200])
+    bytes_dropped = int(count) if count.isdigit() and len(count) < 19 else 0
+    return Ending(code, cause, bytes_dropped, DroppedReason.read(why.strip()))
