@@ -27,7 +27,7 @@ import yaml
 
 from dstack_jupyter.client import Client, Run
 from dstack_jupyter.engine.store.location import ENV_DATABASE
-from dstack_jupyter.engine.store.schema import attempts, instances, rented
+from dstack_jupyter.engine.store.schema import attempts, cloud_instances, instances
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.home import Home, write_private
 from dstack_jupyter.models.runs import ApplyRequest, Context
@@ -136,8 +136,8 @@ class Site:
 
     def asked(self) -> set[str]:
         """The identities of those whose create is stored as sent, and not as answered."""
-        made = instances.join(rented, rented.c.instance_id == instances.c.id)
-        unanswered = rented.c.asked_at.is_not(None) & rented.c.rented_at.is_(None)
+        made = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
+        unanswered = cloud_instances.c.create_sent_at.is_not(None) & cloud_instances.c.rented_at.is_(None)
         with self._database() as connection:
             found = connection.execute(sqlalchemy.select(instances.c.identity).select_from(made).where(unanswered))
             return {row.identity for row in found}

@@ -222,10 +222,10 @@ def cleanup() -> list[AccountView]:
 
 def clean(account: AccountView, made: Sequence[MadeView]) -> list[EndedView]:
     """End what of ``made`` nobody needs; the vendor is asked anew whether that is so. Raises BackendError."""
-    from .models.cleanup_view import CleanupRequest, ThingRef
+    from .models.cleanup_view import CleanupRequest, ResourceRef
 
-    things = [ThingRef(kind=each.kind, thing=each.thing) for each in made]
-    return connect().clean(CleanupRequest(account=account.mark, things=things))
+    resources = [ResourceRef(kind=each.kind, resource_id=each.resource_id) for each in made]
+    return connect().clean(CleanupRequest(account=account.account_id, resources=resources))
 
 
 def forget_machine(name: str) -> EndedView:
@@ -279,7 +279,7 @@ def permissions(name: str, *, project: str = "main") -> pandas.DataFrame:
     import pandas as pd
 
     from .backends import overview
-    from .models.runs import PermissionView
+    from .models.backends import PermissionView
 
     rights = overview.rights(name, project)
     return pd.DataFrame([right.model_dump() for right in rights], columns=list(PermissionView.model_fields))

@@ -57,7 +57,7 @@ class Face(DigitalOceanFace):
         if what == "power-off":
             for machine in self.cloud.machines.values():
                 if machine.name in names:
-                    machine.word = "stopped"
+                    machine.status = "stopped"
         if what == "forget":
             self.diary.clear()
             self.told_off.clear()
@@ -76,7 +76,7 @@ class Face(DigitalOceanFace):
         return status, {**page, "droplets": [self._droplet(machine) for machine in page["droplets"]]}
 
     def _droplet(self, machine: Machine, *, fresh: bool = False) -> dict[str, Any]:
-        if machine.word == "stopped":
+        if machine.status == "stopped":
             self.told_off.setdefault(machine.name, time.time())
         return super()._droplet(machine, fresh=fresh)
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from ..models.runs import OfferView, PermissionView
+from ..models.backends import PermissionView
+from ..models.offers import OfferView
 
 Columns = Mapping[str, Sequence[Any]]
 """Offers as columns of equal length under the names of ``OfferView``; ``backend``, ``instance_type``, ``cpus``, ``memory_gb``
@@ -83,7 +84,7 @@ class Hosts(Protocol):
         """End the instance; returns only when the vendor says that it is gone. One that is gone already is fine."""
 
 
-InstanceWord = Literal["starting", "running", "stopped", "ending", "unknown"]
+InstanceStatus = Literal["starting", "running", "stopped", "ending", "unknown"]
 """What a vendor's own status means to us. Status sets are open: a word that nobody knows is ``unknown``, never an error."""
 
 
@@ -109,7 +110,7 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class ResourceRequest:
     """Something that a machine needs beside itself: a key object, a firewall, an address, a disk. A row before it is made.
 
     ``shared``: one for the installation, which no machine's end takes away; else it goes after its machine.
@@ -123,7 +124,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class CloudResource:
     """Something attached, as the vendor has it. ``id`` is the vendor's; with ``kind`` it is all that ``detach`` needs.
 
     ``ours`` is False for what was there before us and only serves us too: it is never taken away.
@@ -137,7 +138,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class InstanceRequest:
     """What a machine is made from. The same order with the same identity is sent on every retry."""
 
     identity: str
@@ -146,7 +147,7 @@ class Order:
     user_data: str = ""
     login_key: str = ""
     """Our public key, ``<algorithm> <base64>``, for vendors that put keys on a machine through an object of the account."""
-    things: Sequence[Thing] = ()
+    resources: Sequence[CloudResource] = ()
     """What ``needs`` asked for, made."""
     first: bool = False
     """No create of this identity was ever sent: nothing needs to be looked for."""
@@ -161,8 +162,8 @@ class Instance:
     identity: str
     data: Mapping[str, Any]
     """JSON that ``get`` and ``terminate`` need; the engine stores it with the row."""
-    word: InstanceWord
-    said: str = ""
+    status: InstanceStatus
+    raw_status: str = ""
     """The vendor's own status, for people."""
     region: str = ""
     address: str = ""
@@ -187,14 +188,14 @@ class Instances(Protocol):
     traits: Traits
 
     @property
-    def mark(self) -> str:
+    def account_id(self) -> str:
         """What tells this account and endpoint from others: a hash, no secret."""
         ...
 
-    def needs(self, order: Order) -> Sequence[Need]:
+    def needs(self, order: InstanceRequest) -> Sequence[ResourceRequest]:
         """What has to be attached before ``create``. Pure, no call: the engine stores a row for each, then attaches it."""
 
-    def create(self, order: Order) -> Instance:
+    def create(self, order: InstanceRequest) -> Instance:
         """Make the machine of a stored intent, sending the create once; one that is there under this identity is returned.
 
         Raises an error whose ``nothing_made`` is true (NoCapacity, NoQuota, NoBalance, Refused, …) only if there is surely no
@@ -246,13 +247,13 @@ class Restarts(Protocol):
 class Attachments(Protocol):
     """Things beside machines. Called like ``Instances``, with the same errors."""
 
-    def attach(self, need: Need) -> Thing:
+    def attach(self, need: ResourceRequest) -> CloudResource:
         """Make it, or return what is there for it already. Idempotent for an identity. Errors as ``Instances.create``."""
 
-    def list_attached(self, installation: str) -> list[Thing]:
+    def list_attached(self, installation: str) -> list[CloudResource]:
         """Every thing of this installation in the account. Complete or an error."""
 
-    def detach(self, thing: Thing) -> None:
+    def detach(self, resource: CloudResource) -> None:
         """Take it away; gone already is fine. One that is not ``ours`` is left alone. Raises Busy while a machine holds it."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..models.errors import BackendNotAvailable, DstackJupyterError
 from ..models.gpus import near_names
-from ..models.runs import NOT_AVAILABLE_YET, Missing
+from ..models.offers import NOT_AVAILABLE_YET, Missing
 from ..offers import snapshot
 from ..offers.requirements import Requirements
 from ..offers.table import OfferTable, Selection, merge

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..models.runs import Missing
+from ..models.offers import Missing
 from ..offers.requirements import Requirements
 from ..offers.rows import Rows
 

@@ -9,30 +9,30 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..models.backends import PermissionView
 from ..models.errors import ConfigurationError
 from ..models.home import Home, private_folder, write_private
-from ..models.runs import PermissionView
 
 log = logging.getLogger(__name__)
 
 
-def _file(name: str, mark: str) -> Path:
-    return private_folder(Home.default().cache / "checks") / f"{name}-{mark}.json"
+def _file(name: str, account_id: str) -> Path:
+    return private_folder(Home.default().cache / "checks") / f"{name}-{account_id}.json"
 
 
-def keep(name: str, mark: str, rows: list[PermissionView]) -> None:
-    """Keep what a check found. ``mark`` tells accounts apart. A disk that is full costs the memory, not the check."""
+def keep(name: str, account_id: str, rows: list[PermissionView]) -> None:
+    """Keep what a check found. ``account_id`` tells accounts apart. A disk that is full costs the memory, not the check."""
     try:
         kept = {"at": time.time(), "rows": [row.model_dump() for row in rows]}
-        write_private(_file(name, mark), json.dumps(kept).encode())
+        write_private(_file(name, account_id), json.dumps(kept).encode())
     except (OSError, ConfigurationError) as error:
         log.warning("the check of %s is not kept: %s", name, error)
 
 
-def kept(name: str, mark: str) -> tuple[list[PermissionView], float] | None:
+def kept(name: str, account_id: str) -> tuple[list[PermissionView], float] | None:
     """(what the last check of this account found, its age in seconds); None if there was none. Blocks for one small file."""
     try:
-        found = json.loads(_file(name, mark).read_bytes())
+        found = json.loads(_file(name, account_id).read_bytes())
         return [PermissionView(**row) for row in found["rows"]], max(0.0, time.time() - float(found["at"]))
     except (OSError, ConfigurationError):
         return None

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..models.errors import BackendError, ConfigurationError, DstackJupyterError
 from ..models.home import Home, private_folder, write_private
-from ..models.runs import OWN_MACHINES, Missing, OfferView
+from ..models.offers import OWN_MACHINES, Missing, OfferView
 from ..offers.table import OfferTable
 from ..processes import spawn_detached
 from . import registry

@@ -6,8 +6,8 @@ import calendar
 import time
 from collections.abc import Iterable
 
+from ..models.backends import BackendView, PermissionView
 from ..models.errors import BackendError, BadCredentials, DstackJupyterError
-from ..models.runs import BackendView, PermissionView
 from ..offers import snapshot
 from . import live, registry
 from .base import Clouds

@@ -98,13 +98,13 @@ class Rest:
         """
         self.name = name
         self.base = base
-        self.mark = hashlib.sha256(f"{base} {key}".encode()).hexdigest()[:16]
+        self.account_id = hashlib.sha256(f"{base} {key}".encode()).hexdigest()[:16]
         self._headers = {"Accept": "application/json", **headers}
         self._meaning = meaning
         self.answer_within = ANSWER
         """Seconds without a byte of an answer. Counts for connections that are made from then on."""
         self.whole_within = WHOLE
-        self.pace = pace_of(self.mark, name, limits)
+        self.pace = pace_of(self.account_id, name, limits)
         self._closing = threading.Lock()
 
     @cached_property

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from ..models.runs import PermissionView
+from ..models.backends import PermissionView
 from . import kept_rights
 from .base import Cloud, Columns, Feed
 from .config.base import BackendConfig
@@ -56,7 +56,7 @@ class Vendor(ABC, Generic[Config]):
 
     def account(self) -> str:
         cloud = self.cloud()
-        return f"{cloud.mark} {' '.join(self._accounts['main'][0].regions or ())}"
+        return f"{cloud.account_id} {' '.join(self._accounts['main'][0].regions or ())}"
 
     def offers(self) -> Columns:
         """In the regions of the entry, or all."""
@@ -70,9 +70,9 @@ class Vendor(ABC, Generic[Config]):
     def check(self) -> list[PermissionView]:
         cloud = self.cloud()
         rows = cloud.check()
-        kept_rights.keep(self.name, cloud.mark, rows)
+        kept_rights.keep(self.name, cloud.account_id, rows)
         return rows
 
     def checked(self) -> tuple[list[PermissionView], float] | None:
         """What the last check of this account found, and its age in seconds. Asks nobody."""
-        return kept_rights.kept(self.name, self.cloud().mark)
+        return kept_rights.kept(self.name, self.cloud().account_id)

@@ -9,11 +9,14 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..models.backends import BackendView
 from ..models.cleanup_view import AccountView, CleanupRequest, EndedView, ForgetRequest
+from ..models.engine import EngineInfo, EventView
 from ..models.errors import EngineUnavailable, LostLease
 from ..models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ..models.home import Home
-from ..models.runs import ApplyRequest, BackendView, EngineInfo, EventView, InstanceView, Plan, PlanRequest, RunView
+from ..models.instances import InstanceView
+from ..models.runs import ApplyRequest, Plan, PlanRequest, RunView
 from ..transport import open_response, request
 from . import discovery
 from .run import Run

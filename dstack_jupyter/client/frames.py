@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..models.fleets_view import FleetView
-from ..models.runs import InstanceView, RunView
+from ..models.instances import InstanceView
+from ..models.runs import RunView
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..models.runs import Frame, GapFrame, LogFrame
+from ..models.frames import Frame, GapFrame, LogFrame
 
 if TYPE_CHECKING:
     import pandas

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from ..models.errors import EngineUnavailable
-from ..models.runs import EndFrame, Frame, GapFrame, LogFrame, PingFrame, RunFrame, RunView, StopRequest
+from ..models.frames import EndFrame, Frame, GapFrame, LogFrame, PingFrame, RunFrame
+from ..models.runs import RunView, StopRequest
 from ..models.states import RunState
 from ..transport import lines
 from .log import Log

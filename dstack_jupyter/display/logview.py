@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import IO, Any, Protocol
 
-from ..models.runs import EndFrame, Frame, GapFrame, LogFrame, RunFrame, RunView
+from ..models.frames import EndFrame, Frame, GapFrame, LogFrame, RunFrame
+from ..models.runs import RunView
 from . import html
 from .ansi import settle, strip, to_html
 from .machines import lines_html, tried_lines

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..models.runs import InstanceView
+from ..models.instances import InstanceView
 from ..models.status import rate, urgent
 from . import ansi, html
 from .words import duration, money, price

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..models.runs import NOT_AVAILABLE_YET, Missing
+from ..models.offers import NOT_AVAILABLE_YET, Missing
 from .html import FONT, MUTED, escape, table
 
 Columns = Mapping[str, Sequence[Any]]

@@ -10,9 +10,9 @@ from pathlib import Path
 from .._version import __version__
 from ..engine.process.lock import LOOK, STILL
 from ..models.endpoint import Endpoint
+from ..models.engine import EngineInfo
 from ..models.findings import Finding, age, finding
 from ..models.home import Home
-from ..models.runs import EngineInfo
 
 SILENT = STILL * LOOK
 """Seconds without a word after which a waiting server takes the engine's place."""

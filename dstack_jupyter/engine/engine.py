@@ -51,7 +51,7 @@ from .runtime.relay import Relay
 from .service.cleanup import Cleanup
 from .service.fleets import FleetService
 from .service.runs import Service
-from .store import accounts, hosts, location, runs, sealed, work
+from .store import accounts, bookings, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
 from .store.schema import sealed_values
@@ -130,8 +130,8 @@ class Engine:
         """Make the parts; ``here`` is the place of this engine where others share its store."""
         self._machines = self._make_machines(self.home, self._database, keys, installation, here)
         self._forwards = Forwards(self.home, keys)
-        condemned: dict[str, tuple[Reason, str]] = {}
-        provisioning = Provisioning(lambda: self._database.read(hosts.offers))
+        kill_requests: dict[str, tuple[Reason, str]] = {}
+        provisioning = Provisioning(lambda: self._database.read(bookings.offers))
         vendors = Vendors(installation)
         self._ending.callback(vendors.close)
         sweeps = Sweeps(self._database, self._bus, vendors, installation, self._queue.add)
@@ -144,7 +144,7 @@ class Engine:
             machine=self._machines.of,
             spec=self._spec,
             wake=wake,
-            condemned=condemned,
+            kill_requests=kill_requests,
             running=self._runs,
             ended=self._attempt_ended,
         )
@@ -168,7 +168,7 @@ class Engine:
                 self._database, self._bus, vendors, self._machines, Maker(keys, installation), wake
             ).reconcile,
             "run": RunReconciler(self._database, self._bus, wake).reconcile,
-            "guard": Watchdog(self._database, self._machines.of, self._forwards, condemned, wake).reconcile,
+            "guard": Watchdog(self._database, self._machines.of, self._forwards, kill_requests, wake).reconcile,
             "offers": self._write_offers,
             "sweep": sweeps.reconcile,
         }
@@ -318,7 +318,7 @@ class Engine:
 
     async def _write_offers(self, _: Key) -> Next:
         """Tell `%dstack offers`, which needs no engine, and the runs that wait for a machine."""
-        rows = await self._database.read(hosts.offers)
+        rows = await self._database.read(bookings.offers)
         own = [row for row in rows if row["backend"] == "ssh"]
         await asyncio.to_thread(write_private, self.home.cache / "hosts.json", json.dumps(own).encode())
         if any(row["availability"] == "idle" for row in rows):

@@ -11,7 +11,7 @@ from ..display import ansi
 from ..display.html import table
 from ..display.words import price
 from ..models.errors import BackendError, ConfirmationNeeded
-from .face import Face, Report, Result
+from .frontend import Frontend, Report, Result
 
 if TYPE_CHECKING:
     from ..models.cleanup_view import AccountView, MadeView
@@ -25,43 +25,43 @@ AGAIN = 3.0
 HEAD = ("account", "what", "name", "is", "price", "used by", "why")
 
 
-def cleanup(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def cleanup(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Exit code 1 if an account could not be asked, or if something was to be ended and stands."""
     if args.forget:
-        return _forget(args.forget, face, ask=not args.yes)
+        return _forget(args.forget, frontend, ask=not args.yes)
     found = api.cleanup()
     if not args.delete:
         return _result(found)
     chosen = [(account, [each for each in account.made if each.deletable]) for account in found]
     chosen = [(account, made) for account, made in chosen if made]
     if not chosen:
-        face.say("there is nothing that could be ended")
+        frontend.say("there is nothing that could be ended")
         return _result(found)
     count = 0
     for account, made in chosen:
         for each in made:
             count += 1
-            face.say(f"  {_place(account)}: {_line(each)}")
-    if not args.yes and not face.ask(f"End {'this' if count == 1 else f'these {count}'} for good?"):
+            frontend.say(f"  {_place(account)}: {_line(each)}")
+    if not args.yes and not frontend.ask(f"End {'this' if count == 1 else f'these {count}'} for good?"):
         raise ConfirmationNeeded("nothing was ended", hint="`%dstack cleanup` lists what there is")
     stands = 0
     for account, made in chosen:
-        stands += _end(account, made, face)
-    left = _wait(chosen, face)
+        stands += _end(account, made, frontend)
+    left = _wait(chosen, frontend)
     return _result(left, failed=stands > 0)
 
 
-def _forget(name: str, face: Face, *, ask: bool) -> Result:
-    face.say(f"{ansi.strip(name)}: nobody will look for this machine any more, and if it is there it goes on to cost money.")
-    face.say("End it in the vendor's console first.")
-    if ask and not face.ask("Forget it?"):
+def _forget(name: str, frontend: Frontend, *, ask: bool) -> Result:
+    frontend.say(f"{ansi.strip(name)}: nobody will look for this machine any more, and if it is there it goes on to cost money.")
+    frontend.say("End it in the vendor's console first.")
+    if ask and not frontend.ask("Forget it?"):
         raise ConfirmationNeeded("nothing was forgotten", hint="`%dstack cleanup` lists what there is")
     api.forget_machine(name)
-    face.say("forgotten")
+    frontend.say("forgotten")
     return _result(api.cleanup())
 
 
-def _end(account: AccountView, made: list[MadeView], face: Face) -> int:
+def _end(account: AccountView, made: list[MadeView], frontend: Frontend) -> int:
     """End things of one account, machines first: keys and networks go after those that hold them. Returns how many stand."""
     made = sorted(made, key=lambda each: each.kind != "instance")
     stands = 0
@@ -70,24 +70,24 @@ def _end(account: AccountView, made: list[MadeView], face: Face) -> int:
         try:
             answers = api.clean(account, part)
         except BackendError as error:
-            face.say(f"{_place(account)}: {error.message}")
+            frontend.say(f"{_place(account)}: {error.message}")
             return stands + len(made) - begin
         for answer in answers:
             stands += not answer.done
-            face.say(f"{_place(account)}: {answer.kind} {answer.name}: {answer.message}")
+            frontend.say(f"{_place(account)}: {answer.kind} {answer.name}: {answer.message}")
     return stands
 
 
-def _wait(chosen: list[tuple[AccountView, list[MadeView]]], face: Face) -> list[AccountView]:
+def _wait(chosen: list[tuple[AccountView, list[MadeView]]], frontend: Frontend) -> list[AccountView]:
     """Until the vendors list the machines no more; what there is then."""
-    going = {(account.mark, each.thing) for account, made in chosen for each in made if each.kind == "instance"}
+    going = {(account.account_id, each.resource_id) for account, made in chosen for each in made if each.kind == "instance"}
     deadline = time.monotonic() + PATIENCE
     while True:
         found = api.cleanup()
-        there = {(account.mark, each.thing) for account in found for each in account.made} & going
+        there = {(account.account_id, each.resource_id) for account in found for each in account.made} & going
         if not there or time.monotonic() > deadline:
             return found
-        face.say(f"{len(there)} machine{'s' if len(there) > 1 else ''} on the way out")
+        frontend.say(f"{len(there)} machine{'s' if len(there) > 1 else ''} on the way out")
         time.sleep(AGAIN)
 
 
@@ -96,7 +96,7 @@ def _place(account: AccountView) -> str:
 
 
 def _line(made: MadeView) -> str:
-    said = f" ({made.said})" if made.said else ""
+    said = f" ({made.raw_status})" if made.raw_status else ""
     cost = f", {price(made.price)}" if made.kind == "instance" else ""
     # Names and words are the vendor's: no control sequences of theirs reach a terminal.
     return ansi.strip(f"{made.kind} {made.name}{said}{cost}: {made.why or made.standing}").replace("\n", " ")

@@ -13,7 +13,7 @@ from . import parser
 if TYPE_CHECKING:
     from ..display.logview import View
     from ..models.runs import RunView
-    from .face import Result
+    from .frontend import Result
 
 PROG = "jupyter dstack"
 
@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from .commands import run_command
 
-        body = sys.stdin.read() if args.noun == "check" and args.file == "-" else None
-        face = TerminalFace()
-        result = run_command(args, face, body)
+        body = sys.stdin.read() if args.command == "check" and args.file == "-" else None
+        frontend = TerminalFace()
+        result = run_command(args, frontend, body)
         if not result.shown:
             _show(result, as_json=getattr(args, "json", False))
-        face.end()
+        frontend.end()
         code = result.code
     except DstackJupyterError as error:
         print(_words("\n".join(error._lines())), file=sys.stderr)
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read us (`head`) has enough; the interpreter's own flush at exit must not fail over it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if args.noun == "offers":
+    if args.command == "offers":
         from ..backends.live import hand_over
 
         hand_over()
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _show(result: Result, *, as_json: bool) -> None:
     from ..api import to_json
-    from .face import Report
+    from .frontend import Report
 
     value = result.value
     if as_json:

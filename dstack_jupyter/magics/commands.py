@@ -13,10 +13,10 @@ from .. import api
 from ..client import Run, connect
 from ..display.words import attachment_lines, fleet_line, fleet_plan_line, host_line, money, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
-from ..models.runs import Frame, RunFrame
+from ..models.frames import Frame, RunFrame
 from ..models.states import Reason, RunState
 from . import cleaning, configuring, watching
-from .face import Face, Report, Result
+from .frontend import Frontend, Report, Result
 
 if TYPE_CHECKING:
     from ..models.configurations import AnyRun
@@ -39,7 +39,7 @@ SHOWN = 50
 """Offers that a shell prints when nobody says how many."""
 
 
-def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def offers(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     from ..display.offers import beside_html, beside_text, groups_text, offers_text
 
     found = api.find_offers(
@@ -58,8 +58,8 @@ def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     if args.json:
         return Result(Report([], found.json(args.max_offers, args.group_by)))
     beside = found.missing, found.notes, found.empty
-    face.below(beside_text(*beside), beside_html(*beside))
-    if face.holds_objects:
+    frontend.below(beside_text(*beside), beside_html(*beside))
+    if frontend.holds_objects:
         return Result(found.frame(args.max_offers, args.group_by))
     most = SHOWN if args.max_offers is None else args.max_offers
     if args.group_by is not None:
@@ -69,40 +69,40 @@ def offers(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     return Result(Report(offers_text(found.rows.first(most).lists(), len(found.rows)), None))
 
 
-def apply(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def apply(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     task, base = _configuration(args, body)
     if task.type == "fleet":
-        return _apply_fleet(task, base, args, face)
+        return _apply_fleet(task, base, args, frontend)
     plan = api.plan(task, project=args.project, max_offers=args.max_offers)
-    _tell(face)
+    _tell(frontend)
     if task.name is not None and plan.active_run:
         # Submitting says so too, but code need not be packed and sent to learn it.
         raise _active(connect().run(plan.active_run, args.project))
     if not plan.offers:
         hints = "; ".join(line.hint for line in plan.missing if line.hint)
         raise NoCapacity(plan_line(plan), hint=hints or "`%dstack offers` shows what there is and which filter removed it")
-    _confirm(plan, face, yes=args.yes)
+    _confirm(plan, frontend, yes=args.yes)
     task.name = plan.run_name
     run = api.apply(task, project=args.project, base=base)
     if args.detach:
-        face.say(f"run {run.name} was submitted; `%dstack attach {run.name}` follows it")
+        frontend.say(f"run {run.name} was submitted; `%dstack attach {run.name}` follows it")
         return Result(run)
-    return _follow(run, face)
+    return _follow(run, frontend)
 
 
-def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace, face: Face) -> Result:
+def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace, frontend: Frontend) -> Result:
     """Apply a fleet and wait until each host can be used or says why not. Raises Unreachable if none can."""
     if fleet.nodes is not None:
-        return _apply_cloud_fleet(fleet, args, face)
+        return _apply_cloud_fleet(fleet, args, frontend)
     view = api.apply_fleet(fleet, project=args.project, base=base)
-    face.say(f"fleet {view.name}: reaching {len(view.hosts)} hosts")
+    frontend.say(f"fleet {view.name}: reaching {len(view.hosts)} hosts")
     told: set[str] = set()
     deadline = time.monotonic() + FLEET_PATIENCE
     while not args.detach and time.monotonic() < deadline:
         for host in view.hosts:
             if host.id not in told and (host.message or host.state != "pending"):
                 told.add(host.id)
-                face.say(f"  {host_line(host)}")
+                frontend.say(f"  {host_line(host)}")
         if len(told) == len(view.hosts):
             break
         time.sleep(0.1)
@@ -114,27 +114,27 @@ def _apply_fleet(fleet: FleetConfiguration, base: Path, args: argparse.Namespace
     return Result(_fleet_rows(view.name, args), columns=HOST_COLUMNS)
 
 
-def _apply_cloud_fleet(fleet: FleetConfiguration, args: argparse.Namespace, face: Face) -> Result:
+def _apply_cloud_fleet(fleet: FleetConfiguration, args: argparse.Namespace, frontend: Frontend) -> Result:
     """Show the price, ask, apply, and wait until the fleet has its least number of machines. Raises NoCapacity if it is short."""
     plan = api.plan_fleet(fleet, project=args.project)
-    _tell(face)
-    face.say(fleet_plan_line(plan))
+    _tell(frontend)
+    frontend.say(fleet_plan_line(plan))
     for note in plan.notes:
-        face.say(note)
+        frontend.say(note)
     if plan.more and not plan.offers:
         raise NoCapacity(fleet_plan_line(plan), hint="`%dstack offers` shows what there is and which filter removed it")
     if plan.price != 0:
         for offer in plan.offers:
             spot = " spot" if offer.spot else ""
-            face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
-        if not args.yes and not face.ask(f"Rent {plan.more} machines for {price(plan.price)}, with no end set?"):
+            frontend.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}")
+        if not args.yes and not frontend.ask(f"Rent {plan.more} machines for {price(plan.price)}, with no end set?"):
             raise ConfirmationNeeded("not rented", hint="nothing was started")
     fleet.name = plan.name
     view = api.apply_fleet(fleet, project=args.project)
     said = ""
     while not args.detach:
         if (line := fleet_line(view)) != said:
-            face.say(line)
+            frontend.say(line)
             said = line
         if view.message:
             raise NoCapacity(
@@ -152,25 +152,25 @@ def _fleet_rows(name: str, args: argparse.Namespace) -> Any:
     return frame[frame["fleet"] == name].reset_index(drop=True)
 
 
-def fleets(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def fleets(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     client = connect()
     if args.verb in ("delete", "trust", "get") and not args.name:
         raise ConfigurationError(f"fleets {args.verb} needs a fleet's name", hint="`%dstack fleets` lists them")
     if args.verb == "delete":
         client.delete_fleet(args.name, args.project)
-        face.say(f"fleet {args.name}: its hosts are given back, its rented machines ended")
+        frontend.say(f"fleet {args.name}: its hosts are given back, its rented machines ended")
         return Result(None, shown=True)
     if args.verb == "trust":
         if not args.host:
             raise ConfigurationError("fleets trust needs a host", hint="`%dstack fleets trust FLEET HOST`")
         client.trust(args.name, args.host, args.project)
-        face.say(f"the key that {args.host} shows next is pinned")
+        frontend.say(f"the key that {args.host} shows next is pinned")
         return Result(None, shown=True)
     if args.verb == "get":
         client.fleet(args.name, args.project)
         return Result(_fleet_rows(args.name, args), columns=HOST_COLUMNS)
     if not args.json:
-        watching.say_money(connect().machines(args.project), face)
+        watching.say_money(connect().machines(args.project), frontend)
     return Result(api.fleets(project=args.project), columns=HOST_COLUMNS)
 
 
@@ -238,20 +238,20 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
         task.env = {**task.env, name: value}
 
 
-def _confirm(plan: Plan, face: Face, *, yes: bool) -> None:
+def _confirm(plan: Plan, frontend: Frontend, *, yes: bool) -> None:
     """Show what it costs; ask before money is spent (design §4: price 0 never asks)."""
-    face.say(plan_line(plan))
+    frontend.say(plan_line(plan))
     for note in plan.notes:
-        face.say(note)
+        frontend.say(note)
     if plan.price == 0:
         return
     each = " each" if (plan.configuration.get("nodes") or 1) > 1 else ""
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
-        face.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}{each}")
+        frontend.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}{each}")
     bounded = plan.price is None or plan.max_cost is not None
     most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
-    if not yes and not face.ask(f"Launch for {price(plan.price)}{most}?"):
+    if not yes and not frontend.ask(f"Launch for {price(plan.price)}{most}?"):
         raise ConfirmationNeeded("not launched", hint="nothing was started")
 
 
@@ -263,31 +263,31 @@ def _until_attachable(frames: Iterator[Frame]) -> Iterator[Frame]:
             return
 
 
-def _say_attachment(run: Run, face: Face) -> None:
+def _say_attachment(run: Run, frontend: Frontend) -> None:
     """How the run is reached from here."""
     found = run.view.attachment
     for line in attachment_lines(run.name, found) if found is not None else ():
-        face.say(line)
+        frontend.say(line)
 
 
-def _follow(run: Run, face: Face, job: int = 0) -> Result:
+def _follow(run: Run, frontend: Frontend, job: int = 0) -> Result:
     """Show a run until it has ended (a dev environment: until it can be used); an interrupt detaches. Raises RunFailed."""
     from ..display import logview
 
-    view = face.view(run.view)
+    view = frontend.view(run.view)
     frames = run.stream(job=job)
     thread = logview.follow(_until_attachable(frames) if run.view.type == "dev-environment" else frames, view)
     try:
         logview.wait(thread)
     except KeyboardInterrupt:
         text = f"detached: run {run.name} goes on; `%dstack attach {run.name}` follows it, `%dstack stop {run.name}` ends it"
-        say = getattr(view, "say", face.say)
+        say = getattr(view, "say", frontend.say)
         say(text)
-        if not face.is_notebook:
+        if not frontend.is_notebook:
             raise
         return Result(run, shown=True)
     if not run.ended:
-        _say_attachment(run, face)
+        _say_attachment(run, frontend)
         return Result(run, shown=True)
     check(run)
     return Result(run, shown=True)
@@ -311,10 +311,10 @@ def check(run: Run) -> None:
     )
 
 
-def logs(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def logs(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     run = api.run(args.run, project=args.project)
     if args.follow:
-        return _follow(run, face, args.job)
+        return _follow(run, frontend, args.job)
     if args.raw:
         return Result(run.raw(args.job))
     log = run.logs(args.job)
@@ -323,16 +323,16 @@ def logs(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     return Result(log.frame() if args.df else log)
 
 
-def attach(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def attach(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     run = api.run(args.run, project=args.project)
-    _say_attachment(run, face)
-    return _follow(run, face, args.job)
+    _say_attachment(run, frontend)
+    return _follow(run, frontend, args.job)
 
 
-def stop(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def stop(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     run = api.run(args.run, project=args.project)
     if run.ended:
-        face.say(f"run {run.name} has ended already ({run.state})")
+        frontend.say(f"run {run.name} has ended already ({run.state})")
         return Result(run)
     run.stop(args.abort)
     # What ends at once is shown ended; what takes its time is not waited for.
@@ -343,16 +343,16 @@ def stop(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     return Result(run)
 
 
-def pull(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def pull(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     return Result(api.run(args.run, project=args.project).pull(args.path, Path(args.to).expanduser(), job=args.job))
 
 
-def events(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def events(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     found = api.events(project=args.project, run=args.run, after=args.after, last=args.last)
     return Result(found, columns=EVENT_COLUMNS)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace, Face, str | None], Result]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace, Frontend, str | None], Result]] = {
     "offers": offers,
     "apply": apply,
     "fleets": fleets,
@@ -376,17 +376,17 @@ WITHOUT_ENGINE = ("offers", "check", "schema", "configure", "backends")
 """Commands that never look for an engine."""
 
 
-def run_command(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def run_command(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Carry out parsed arguments. Raises models.errors only."""
     try:
-        return COMMANDS[args.noun](args, face, body)
+        return COMMANDS[args.command](args, frontend, body)
     finally:
-        if args.noun not in WITHOUT_ENGINE:
-            _tell(face)
+        if args.command not in WITHOUT_ENGINE:
+            _tell(frontend)
 
 
-def _tell(face: Face) -> None:
+def _tell(frontend: Frontend) -> None:
     """What the client has to say to the user, once, on the main thread."""
     client = connect()
     while client.notices:
-        face.say(client.notices.pop(0))
+        frontend.say(client.notices.pop(0))

@@ -52,35 +52,35 @@ class Completer:
         words = found["rest"].split(" ")
         word, before = words[-1], [part for part in words[:-1] if part]
         if not before:
-            return word, [noun for noun in parser.NOUNS if noun.startswith(word)]
-        noun = parser.ALIASES.get(before[0], before[0])
+            return word, [command for command in parser.COMMANDS if command.startswith(word)]
+        command = parser.ALIASES.get(before[0], before[0])
         if before[-1] in ("-b", "--backend"):
             from ..backends import registry
 
             names = list(registry.entries)
-        elif before[-1] in OF_OFFERS and noun in ("offers", "apply"):
+        elif before[-1] in OF_OFFERS and command in ("offers", "apply"):
             names = _of_offers(before[-1], [name for flag, name in pairwise(before) if flag in ("-b", "--backend")])
-        elif before[-1] in ("-f", "--file") and noun == "apply":
+        elif before[-1] in ("-f", "--file") and command == "apply":
             names = _files(word)
         elif word.startswith("-"):
-            names = self._of_noun(noun)
-        elif noun == "check":
+            names = self._of_command(command)
+        elif command == "check":
             names = _files(word)
-        elif noun in ("backends", "configure", "schema"):
-            names = _of_backends(noun, before)
-        elif noun in TAKES_RUN and len([part for part in before if not part.startswith("-")]) == 1:
+        elif command in ("backends", "configure", "schema"):
+            names = _of_backends(command, before)
+        elif command in TAKES_RUN and len([part for part in before if not part.startswith("-")]) == 1:
             names = self._runs
         else:
             names = []
         return word, [name for name in names if name.startswith(word)]
 
-    def _of_noun(self, noun: str) -> list[str]:
-        if noun not in parser.NOUNS:
+    def _of_command(self, command: str) -> list[str]:
+        if command not in parser.COMMANDS:
             return []
-        if noun not in self._flags:
-            actions: list[argparse.Action] = parser.subparser(parser.build(), noun)._actions
-            self._flags[noun] = sorted(flag for action in actions for flag in action.option_strings)
-        return self._flags[noun]
+        if command not in self._flags:
+            actions: list[argparse.Action] = parser.subparser(parser.build(), command)._actions
+            self._flags[command] = sorted(flag for action in actions for flag in action.option_strings)
+        return self._flags[command]
 
     def match(self, context: Any) -> Any:
         """IPython calls this on the main thread for every completion."""
@@ -108,15 +108,15 @@ def _of_offers(flag: str, backends: list[str]) -> list[str]:
     return words(OF_OFFERS[flag], backends)
 
 
-def _of_backends(noun: str, before: list[str]) -> list[str]:
+def _of_backends(command: str, before: list[str]) -> list[str]:
     """Verbs, then names of backends; kinds of schemas."""
     from ..backends import registry
 
-    if noun == "schema":
+    if command == "schema":
         from ..models.yaml_source import TYPES
 
         return [*TYPES, "profiles", "config", *registry.entries]
-    if noun == "backends" and len(before) == 1:
+    if command == "backends" and len(before) == 1:
         return ["list", "check", "policy", "help"]
     return list(registry.entries)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import api
 from ..display.html import problems_html, table
 from ..models.errors import ConfigurationError, NotFound
-from .face import Face, Report, Result
+from .frontend import Frontend, Report, Result
 
 if TYPE_CHECKING:
     from ..backends.config.check import Checked
@@ -21,7 +21,7 @@ RIGHT_COLUMNS = ("permission", "level", "purpose", "status")
 FILES = (".dstack.yml", ".dstack.yaml", "dstack.yml")
 
 
-def check(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def check(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Exit code 0 for a valid configuration, 1 for one with faults."""
     if body is not None:
         found = api.check("<cell>", text=body, first_line=2)
@@ -52,20 +52,20 @@ def _report(found: Checked) -> Report:
     return Report(lines, found.to_json(), problems_html(place, found.errors))
 
 
-def schema(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def schema(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     from ..backends.config import schema as schemas
 
     found = schemas.schema(args.kind)
     return Result(Report(json.dumps(found, indent=2).splitlines(), found))
 
 
-def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def backends(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     from ..backends import overview
     from ..backends.config.account import account_of
     from ..backends.config.configured import configured
 
     for warning in configured().warnings():
-        face.say(f"warning: {warning}")
+        frontend.say(f"warning: {warning}")
     if args.verb not in VERBS:
         args.verb, args.name = "list", args.verb  # `backends aws` is what people type
     if args.verb == "list":
@@ -73,7 +73,7 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
             frame = api.backends(project=args.project)
             return Result(frame[frame["backend"] == account_of(args.name)[0]].reset_index(drop=True), columns=BACKEND_COLUMNS)
         for problem in configured().current().problems:
-            face.say(f"fault: {problem}")
+            frontend.say(f"fault: {problem}")
         return Result(api.backends(project=args.project), columns=BACKEND_COLUMNS)
     if not args.name:
         raise ConfigurationError(f"backends {args.verb} needs a backend's name", hint="`%dstack backends` lists them")
@@ -81,10 +81,10 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
         name, _ = account_of(args.name)
         fault = configured().faults(args.project).get(name)
         if fault is not None:
-            face.say(f"fault: {fault}")
+            frontend.say(f"fault: {fault}")
         frame = api.permissions(name, project=args.project)
         if frame.empty:
-            face.say(f"{name}: {overview.policy(name, args.project)}")
+            frontend.say(f"{name}: {overview.policy(name, args.project)}")
         return Result(frame, columns=RIGHT_COLUMNS)
     if args.verb == "policy":
         text = overview.policy(args.name, args.project)
@@ -93,7 +93,7 @@ def backends(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     return Result(Report(lines, lines))
 
 
-def configure(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def configure(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Ask for what a backend's entry needs, secrets unseen, and save it. Nothing of it is in the cell."""
     from ..backends.config import saving
     from ..backends.config.configured import config_path
@@ -102,40 +102,40 @@ def configure(args: argparse.Namespace, face: Face, body: str | None) -> Result:
     variants = form.variants
     if not variants:
         raise ConfigurationError(f"{args.name} needs no entry", hint=f"`%dstack backends help {args.name}`")
-    variant = variants[0] if len(variants) == 1 else _choose(face, args.name, variants)
+    variant = variants[0] if len(variants) == 1 else _choose(frontend, args.name, variants)
     entry: dict[str, Any] = {}
     for field in form.fields(variant):
         what = f"{args.name} {'.'.join(field.path)}{'' if field.required else ' (enter: none)'}: "
         while True:
-            text = face.enter(what, secret=field.secret).strip()
+            text = frontend.enter(what, secret=field.secret).strip()
             if text or not field.required:
                 break
-            face.say(f"{field.path[-1]} is needed")
+            frontend.say(f"{field.path[-1]} is needed")
         if text:
             saving.put(entry, field.path, text)
     path = config_path()
     saving.save(path, args.project, form.entry(variant, entry))
-    face.say(f"{args.name} is configured in {path} (0600); `%dstack backends check {args.name}` looks at its permissions")
+    frontend.say(f"{args.name} is configured in {path} (0600); `%dstack backends check {args.name}` looks at its permissions")
     frame = api.backends(project=args.project)
     return Result(frame[frame["backend"] == form.name].reset_index(drop=True), columns=BACKEND_COLUMNS)
 
 
-def _choose(face: Face, name: str, variants: list[str]) -> str:
+def _choose(frontend: Frontend, name: str, variants: list[str]) -> str:
     while True:
-        given = face.enter(f"{name} creds.type, one of {', '.join(variants)} [{variants[0]}]: ").strip() or variants[0]
+        given = frontend.enter(f"{name} creds.type, one of {', '.join(variants)} [{variants[0]}]: ").strip() or variants[0]
         if given in variants:
             return given
-        face.say(f"there is no creds.type {given!r}")
+        frontend.say(f"there is no creds.type {given!r}")
 
 
-def doctor(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def doctor(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Exit code 1 if anything is wrong."""
     if args.fix:
         for done in api.fix():
-            face.say(done)
+            frontend.say(done)
     if args.rotate_key:
         made = api.rotate_key()
-        face.say(f"the store has the key {made['key']}; {made['values']} values were sealed anew")
+        frontend.say(f"the store has the key {made['key']}; {made['values']} values were sealed anew")
     found = api.doctor(start=not args.no_start)
     words = {True: "ok", False: "BAD", None: "?"}
     lines: list[str] = []

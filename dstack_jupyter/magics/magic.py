@@ -77,7 +77,7 @@ class DstackMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.face = ShellFace(shell)
+        self.frontend = ShellFace(shell)
         self.completer = Completer()
         # A plain function: the decorator marks it as one that wants the whole context, which a bound method cannot carry.
         self.matcher = context_matcher(identifier="dstack")(lambda context: self.completer.match(context))  # noqa: PLW0108
@@ -107,18 +107,18 @@ class DstackMagics(Magics):
 
             assert self.shell is not None
             kept = not forget_input(self.shell, "configure", "%dstack configure  # what was typed here is not kept")
-            where = "the cell" if self.face.is_notebook else "the screen"
+            where = "the cell" if self.frontend.is_notebook else "the screen"
             also = f"; take it out of {where}" + (", and out of IPython's history.sqlite" if kept else "")
             raise ConfigurationError(error.message, hint=f"{error.hint}{also}") from None
-        if cell is not None and args.noun not in ("apply", "check"):
-            raise ConfigurationError(f"%%dstack {args.noun} takes no body", hint=f"use `%dstack {args.noun}`")
+        if cell is not None and args.command not in ("apply", "check"):
+            raise ConfigurationError(f"%%dstack {args.command} takes no body", hint=f"use `%dstack {args.command}`")
         from .commands import run_command
 
-        result = run_command(args, self.face, cell)
+        result = run_command(args, self.frontend, cell)
         self.completer.learn(result.value)
         if getattr(args, "json", False):
             from ..api import to_json
-            from .face import Report
+            from .frontend import Report
 
             print(to_json(result.value.data if isinstance(result.value, Report) else result.value))
             return None

@@ -45,9 +45,9 @@ class Parser(argparse.ArgumentParser):
             hint = f"did you mean {near[0]}?" if near else hint
         chosen = re.search(r"invalid choice: '([^']+)'", message)
         if chosen:
-            near = difflib.get_close_matches(chosen[1], [*NOUNS, *ALIASES], 1)
+            near = difflib.get_close_matches(chosen[1], [*COMMANDS, *ALIASES], 1)
             message = f"there is no command {chosen[1]!r}"
-            hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(NOUNS)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
         raise ConfigurationError(f"{self.prog}: {message}", hint=hint)
 
     def print_help(self, file: Any = None) -> None:
@@ -223,7 +223,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
-NOUNS: dict[str, tuple[str, Any]] = {
+COMMANDS: dict[str, tuple[str, Any]] = {
     "offers": ("every offer that fits, cheapest first, as a DataFrame", _offers),
     "apply": ("run a configuration: shows plan and price, launches, streams the log", _apply),
     "ps": ("runs: their states, machines, $/h and cost so far", _ps),
@@ -254,9 +254,9 @@ examples:
 def build(prog: str = "dstack") -> Parser:
     """The whole parser; ``prog`` is how the user calls it."""
     parser = Parser(prog=prog, description="Launch and watch runs.", epilog=EXAMPLES)
-    nouns = parser.add_subparsers(dest="noun", metavar="COMMAND", parser_class=Parser, title="commands")
-    for noun, (text, fill) in NOUNS.items():
-        fill(nouns.add_parser(noun, help=text, description=text, prog=f"{prog} {noun}"))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, title="commands")
+    for command, (text, fill) in COMMANDS.items():
+        fill(commands.add_parser(command, help=text, description=text, prog=f"{prog} {command}"))
     return parser
 
 
@@ -265,14 +265,14 @@ class SecretTyped(ConfigurationError):
 
 
 def parse(arguments: Sequence[str], prog: str = "dstack") -> argparse.Namespace:
-    """Arguments as a namespace with ``noun``. Raises HelpShown, ConfigurationError with the nearest word."""
+    """Arguments as a namespace with ``command``. Raises HelpShown, ConfigurationError with the nearest word."""
     words = list(arguments)
     parser = build(prog)
     if not words or words[0] in ("help", "-h", "--help"):
         raise HelpShown(parser.format_help() if len(words) < 2 else _help_of(words[1], prog))
     words[0] = ALIASES.get(words[0], words[0])
     found, unknown = parser.parse_known_args(words)
-    if unknown and found.noun == "configure":
+    if unknown and found.command == "configure":
         raise SecretTyped(
             f"{prog} configure takes a backend's name and nothing else: it asks for what is secret, unseen",
             hint=f"if that was a key, whoever sees this line knows it: make a new one, then `{prog} configure {found.name}`",
@@ -282,12 +282,12 @@ def parse(arguments: Sequence[str], prog: str = "dstack") -> argparse.Namespace:
     return found
 
 
-def subparser(parser: Parser, noun: str) -> Parser:
+def subparser(parser: Parser, command: str) -> Parser:
     action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found: Parser = action.choices[noun]
+    found: Parser = action.choices[command]
     return found
 
 
-def _help_of(noun: str, prog: str) -> str:
-    noun = ALIASES.get(noun, noun)
-    return subparser(build(prog), noun).format_help() if noun in NOUNS else build(prog).format_help()
+def _help_of(command: str, prog: str) -> str:
+    command = ALIASES.get(command, command)
+    return subparser(build(prog), command).format_help() if command in COMMANDS else build(prog).format_help()

@@ -10,31 +10,32 @@ from typing import TYPE_CHECKING
 
 from .. import api
 from ..client import connect, frames
-from .face import Face, Report, Result
+from .frontend import Frontend, Report, Result
 
 if TYPE_CHECKING:
-    from ..models.runs import InstanceView, RunView
+    from ..models.instances import InstanceView
+    from ..models.runs import RunView
 
 RUN_COLUMNS = ("name", "state", "backend", "instance_type", "price", "cost", "submitted", "exit_code", "message")
 """``price`` and ``cost``: $/h now, $ so far."""
 
 
-def ps(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def ps(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     client = connect()
     views = [run.view for run in client.runs(args.project, all=args.all, last=args.last)]
     if not args.json:
-        say_money(client.machines(args.project), face, _story(views) if args.verbose else ())
+        say_money(client.machines(args.project), frontend, _story(views) if args.verbose else ())
     return Result(frames.of_runs(views), columns=RUN_COLUMNS)
 
 
-def say_money(machines: Sequence[InstanceView], face: Face, lines: Sequence[str] = ()) -> None:
+def say_money(machines: Sequence[InstanceView], frontend: Frontend, lines: Sequence[str] = ()) -> None:
     """Below a result: ``lines``, then what the machines cost now, what ends them and which are stuck."""
     from ..display import ansi
     from ..display.machines import below, lines_html, stuck_lines
 
     now = time.time()
     found = [*map(ansi.strip, lines), *below(machines, now)]
-    face.below(found, lines_html(found, stuck_lines(machines, now)))
+    frontend.below(found, lines_html(found, stuck_lines(machines, now)))
 
 
 def _story(views: Sequence[RunView]) -> list[str]:
@@ -49,12 +50,12 @@ def _story(views: Sequence[RunView]) -> list[str]:
     return lines
 
 
-def status(args: argparse.Namespace, face: Face, body: str | None) -> Result:
+def status(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Everything at one look. Exit code 0 whatever there is to say."""
     from ..display.status import print_status, status_html, status_lines
 
     found = api.status(project=args.project)
-    if face.holds_objects or args.json:
+    if frontend.holds_objects or args.json:
         return Result(Report(status_lines(found), found.data(), status_html(found)))
     print_status(found, sys.stdout)
     return Result(None, shown=True)

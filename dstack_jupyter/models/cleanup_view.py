@@ -12,16 +12,16 @@ in use needs it. ``left``: nobody needs it, only its user can have it ended."""
 
 
 class MadeView(WireModel):
-    """Something that this installation made, or that bears its names. ``thing`` tells it from others of its account and kind."""
+    """Something that this installation made, or that bears its names. ``resource_id`` is unique in its account and kind."""
 
     kind: str
     """``instance``, or what a thing beside machines is: ``ssh-key``, …"""
-    thing: str
+    resource_id: str
     name: str
     standing: Standing
     state: str = ""
     """Of the row, where there is one."""
-    said: str = ""
+    raw_status: str = ""
     """The vendor's own word."""
     region: str = ""
     instance_type: str = ""
@@ -38,7 +38,7 @@ class MadeView(WireModel):
 class AccountView(WireModel):
     """``problem`` says why it cannot be asked, and ``hint`` how to mend that; ``made`` is then what the store knows."""
 
-    mark: str
+    account_id: str
     backend: str
     project: str
     first_used_at: float
@@ -48,16 +48,16 @@ class AccountView(WireModel):
     made: list[MadeView] = []
 
 
-class ThingRef(WireModel):
+class ResourceRef(WireModel):
     kind: str
-    thing: str
+    resource_id: str
 
 
 class CleanupRequest(WireModel):
     """What is to be ended in one account."""
 
     account: str
-    things: list[ThingRef]
+    resources: list[ResourceRef]
 
 
 class ForgetRequest(WireModel):
@@ -70,7 +70,7 @@ class EndedView(WireModel):
     """What came of it. ``done``: the vendor accepted; for a machine it takes a while until it is gone."""
 
     kind: str
-    thing: str
+    resource_id: str
     name: str = ""
     done: bool
     message: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from .base import WireModel
-from .runs import Missing, OfferView
+from .offers import Missing, OfferView
 from .states import FleetState, InstanceState
 
 

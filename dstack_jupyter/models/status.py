@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .runs import BackendView, EngineInfo, InstanceView, RunView
+from .backends import BackendView
+from .engine import EngineInfo
+from .instances import InstanceView
+from .runs import RunView
 
 
 def urgent(machines: Sequence[InstanceView]) -> list[InstanceView]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..models.errors import ConfigurationError
-from ..models.runs import UNAVAILABLE
+from ..models.offers import UNAVAILABLE
 from .frame import per_gpu
 from .rows import Rows
 

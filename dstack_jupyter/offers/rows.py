@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.runs import OfferView
+from ..models.offers import OfferView
 
 Array = NDArray[Any]
 Index = slice | NDArray[np.intp]

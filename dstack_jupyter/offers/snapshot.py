@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..models.runs import UNAVAILABLE
+from ..models.offers import UNAVAILABLE
 from .rows import NUMBERS, TEXT, Array, Rows, Text
 from .table import OfferTable
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.runs import OWN_MACHINES, UNAVAILABLE
+from ..models.offers import OWN_MACHINES, UNAVAILABLE
 from .requirements import Filter, Requirements, filters
 from .rows import Array, Index, Rows, Text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, isnan
 from typing import Any
 
-from ..models.runs import OWN_MACHINES
+from ..models.offers import OWN_MACHINES
 from .requirements import Requirements
 from .rows import Rows
 

@@ -17,8 +17,8 @@ from dstack_jupyter.backends.collect import collect
 from dstack_jupyter.backends.local.compute import LocalBackend, columns
 from dstack_jupyter.machines.facts import GPUFacts, HostFacts
 from dstack_jupyter.models.errors import BackendError, BackendNotAvailable, NotFound
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.resources import Resources
-from dstack_jupyter.models.runs import OfferView
 from dstack_jupyter.offers.requirements import Requirements
 
 BUILT = ["local", "ssh", "amddevcloud", "digitalocean"]

@@ -18,8 +18,9 @@ from dstack_jupyter.client import Client, Run, connect
 from dstack_jupyter.client.log import Log, Piece
 from dstack_jupyter.models import endpoint
 from dstack_jupyter.models.errors import Conflict, EngineUnavailable, NotFound, NotSupportedYet
+from dstack_jupyter.models.frames import EndFrame, LogFrame
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.runs import ApplyRequest, Context, EndFrame, LogFrame
+from dstack_jupyter.models.runs import ApplyRequest, Context
 from dstack_jupyter.transport import open_response
 from tests.conftest import alive, end_engine, wait_until
 

@@ -9,18 +9,18 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from dstack_jupyter.backends.base import Instance, Need
+from dstack_jupyter.backends.base import Instance, ResourceRequest
 from dstack_jupyter.engine.provisioning.vendor_calls import Vendors
 from dstack_jupyter.engine.reconcilers.sweep import Sweeps
 from dstack_jupyter.engine.runtime.bus import Bus
 from dstack_jupyter.engine.runtime.queue import Key, Next
 from dstack_jupyter.engine.service.cleanup import Cleanup
-from dstack_jupyter.engine.store import rented as rented_rows
+from dstack_jupyter.engine.store import cloud_instances as rented_rows
 from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import attached, events, fleets, instances, rented
+from dstack_jupyter.engine.store.schema import cloud_instances, cloud_resources, events, fleets, instances
 from dstack_jupyter.engine.store.schema_accounts import accounts as accounts_table
-from dstack_jupyter.engine.store.schema_accounts import strays
+from dstack_jupyter.engine.store.schema_accounts import orphans
 from tests.clouds.core import VirtualClock
 from tests.clouds.fixtures import INSTALLATION, OFFERS, Site
 
@@ -45,16 +45,16 @@ class Past:
         return Cleanup(self.database, self.sweeps(), Bus(), self.woken.append)
 
     @property
-    def mark(self) -> str:
-        return str(self.site.account.mark)
+    def account_id(self) -> str:
+        return str(self.site.account.account_id)
 
     async def use(self) -> None:
         """With the key that its machines are made with, as the engine stores it."""
         for need in self.site.account.needs(self.site.order()):
 
-            def store(connection: Connection, need: Need = need) -> None:
-                rented_rows.need(connection, self.mark, need, backend=self.site.name, project="main", instance_id="")
-                rented_rows.made(connection, self.mark, need, self.site.account.attach(need))
+            def store(connection: Connection, need: ResourceRequest = need) -> None:
+                rented_rows.need(connection, self.account_id, need, backend=self.site.name, project="main", instance_id="")
+                rented_rows.made(connection, self.account_id, need, self.site.account.attach(need))
 
             await self.database.write(store)
         await self.later()
@@ -62,13 +62,13 @@ class Past:
     async def sweep(self, sweeps: Sweeps | None = None) -> Next:
         """The sweep whose time has come, whenever the last one was; nothing that was seen gets older by that."""
         await self.database.write(lambda c: c.execute(update(accounts_table).values(swept_at=None, first_used_at=0.0)))
-        return await (sweeps or self.sweeps()).reconcile(Key("sweep", self.mark))
+        return await (sweeps or self.sweeps()).reconcile(Key("sweep", self.account_id))
 
     async def later(self, seconds: float = LONG) -> None:
         """Time passes, for the store."""
 
         def pass_by(connection: Connection) -> None:
-            for column in (accounts_table.c.first_used_at, accounts_table.c.swept_at, strays.c.first_seen_at):
+            for column in (accounts_table.c.first_used_at, accounts_table.c.swept_at, orphans.c.first_seen_at):
                 connection.execute(update(column.table).values({column: column - seconds}))
 
         await self.database.write(pass_by)
@@ -85,22 +85,28 @@ class Past:
             more_values = {"offer": {}, "data": {}, "guard": {}, "backend": self.site.name, "state": state}
             connection.execute(insert(instances).values(created_at=now(), **values, **more, **more_values))
             vendor = dict(machine.data) if machine is not None else None
-            told = {"account": account or self.mark, "asked_at": now(), "vendor": vendor, "seen": {}}
-            connection.execute(insert(rented).values(instance_id=values["id"], **told))
+            told = {"account": account or self.account_id, "create_sent_at": now(), "vendor": vendor, "observed": {}}
+            connection.execute(insert(cloud_instances).values(instance_id=values["id"], **told))
 
         await self.database.write(store)
         return identity
 
-    async def thing(self, identity: str, number: int | None = None) -> str:
+    async def resource(self, identity: str, number: int | None = None) -> str:
         """A key at the vendor with its row: shared, or of an instance. Returns the vendor's id."""
         public = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{identity[-20:].replace('-', 'x'):x<43}"
-        made = self.site.account.attach(Need("ssh-key", identity, data={"public_key": public}))
-        values = {"account": self.mark, "kind": "ssh-key", "identity": identity, "backend": self.site.name, "project": "main"}
+        made = self.site.account.attach(ResourceRequest("ssh-key", identity, data={"public_key": public}))
+        values = {
+            "account": self.account_id,
+            "kind": "ssh-key",
+            "identity": identity,
+            "backend": self.site.name,
+            "project": "main",
+        }
         instance_id = None if number is None else f"{number:016x}"
 
         def store(connection: Connection) -> None:
-            more = {"thing": made.id, "ours": 1, "data": {"public_key": public}, "created_at": now()}
-            connection.execute(insert(attached).values(instance_id=instance_id, **values, **more))
+            more = {"resource_id": made.id, "ours": 1, "data": {"public_key": public}, "created_at": now()}
+            connection.execute(insert(cloud_resources).values(instance_id=instance_id, **values, **more))
 
         await self.database.write(store)
         return made.id

@@ -40,7 +40,7 @@ class VirtualClock:
 
 @dataclass(slots=True)
 class Machine:
-    """``word``: starting, running, stopped, ending; a machine that is gone is not in the cloud any more."""
+    """``status``: starting, running, stopped, ending; a machine that is gone is not in the cloud any more."""
 
     id: int
     name: str
@@ -51,7 +51,7 @@ class Machine:
     created_at: float
     gpu: bool = False
     project: str = ""
-    word: str = "starting"
+    status: str = "starting"
     address: str = ""
     internal: str = ""
     ends_at: float | None = None
@@ -65,7 +65,7 @@ class Backing(Protocol):
         """A machine was accepted: begin to boot it."""
 
     def look(self, machine: Machine, now: float) -> None:
-        """Bring ``word``, ``address`` and ``internal`` up to date."""
+        """Bring ``status``, ``address`` and ``internal`` up to date."""
 
     def start(self, machine: Machine) -> None:
         """A machine that is off boots again."""
@@ -91,11 +91,11 @@ class Pure:
         if age >= self.address_after and not machine.more.get("no_address"):
             machine.address = machine.more["lease"]
             machine.internal = "10.0.0." + machine.address.rpartition(".")[2]
-        if machine.word == "starting" and age >= self.running_after and not machine.more.get("never_boots"):
-            machine.word = "running"
+        if machine.status == "starting" and age >= self.running_after and not machine.more.get("never_boots"):
+            machine.status = "running"
 
     def start(self, machine: Machine) -> None:
-        machine.word = "starting"
+        machine.status = "starting"
 
     def end(self, machine: Machine) -> None:
         self._free.append(machine.more["lease"])
@@ -239,7 +239,7 @@ class Cloud:
             if slow is None:
                 self._gone(machine)
             else:
-                machine.word, machine.ends_at = "ending", now + slow
+                machine.status, machine.ends_at = "ending", now + slow
             return True
 
     def start(self, number: int) -> None:

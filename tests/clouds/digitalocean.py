@@ -305,7 +305,7 @@ class DigitalOceanFace:
         if self.cloud.faults.take("delete fails"):
             raise Failure(*SERVER_ERROR)
         machine = self.cloud.machines.get(number)
-        if machine is not None and machine.word == "ending":
+        if machine is not None and machine.status == "ending":
             self.deletes[number] = self.deletes.get(number, 0) + 1
             allowed = self.cloud.faults.take("deletes are punished")
             if allowed is not None and self.deletes[number] > allowed:
@@ -321,13 +321,13 @@ class DigitalOceanFace:
         if body["type"] == "rename":
             machine.name = body["name"]
         elif body["type"] == "power_on":
-            if machine.word in ("starting", "ending"):
+            if machine.status in ("starting", "ending"):
                 raise Failure(422, "unprocessable_entity", "Droplet already has a pending event.")
-            if machine.word != "stopped":
+            if machine.status != "stopped":
                 raise Failure(422, "unprocessable_entity", "Droplet is already powered on.")
             self.cloud.start(machine.id)
         elif body["type"] == "power_off":
-            machine.word = "stopped"
+            machine.status = "stopped"
         moment = stamp(self.cloud.clock.now())
         action = {
             "id": machine.id + 2, "status": "in-progress", "type": body["type"], "started_at": moment, "completed_at": None,
@@ -353,8 +353,8 @@ class DigitalOceanFace:
         }  # fmt: skip
         return {
             "id": machine.id, "name": machine.name, "memory": found["memory"], "vcpus": found["vcpus"], "disk": found["disk"],
-            "locked": machine.word in ("starting", "ending"),
-            "status": self.cloud.faults.take("status") or WORDS[machine.word],
+            "locked": machine.status in ("starting", "ending"),
+            "status": self.cloud.faults.take("status") or WORDS[machine.status],
             "created_at": moment, "features": ["droplet_agent"], "backup_ids": [], "next_backup_window": None,
             "snapshot_ids": [], "image": image, "volume_ids": [], "size": found, "size_slug": machine.size,
             "networks": {"v4": v4, "v6": []}, "region": self._region(machine.region), "tags": [],

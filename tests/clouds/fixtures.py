@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from dstack_jupyter.backends import registry
-from dstack_jupyter.backends.base import Order, Thing
+from dstack_jupyter.backends.base import CloudResource, InstanceRequest
 from dstack_jupyter.models.home import Home, write_private
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 from tests.clouds.catalog import AMD_SIZES, PAGE_SCOPES, SIZES, SPEC, SWITCHES
 from tests.clouds.contract import spec_file
 from tests.clouds.core import Backing, Clock, Cloud
@@ -56,13 +56,13 @@ class Site:
         assert set(missing) <= PAGE_SCOPES
         self.face.tokens[TOKEN] = PAGE_SCOPES - set(missing)
 
-    def order(self, number: int = 1, **offer: Any) -> Order:
+    def order(self, number: int = 1, **offer: Any) -> InstanceRequest:
         """An order with everything attached that it needs."""
         view = OfferView(**{"backend": self.name, **OFFERS[self.name], **offer})
         key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5Wf6c0zY4Yb1yY8z7m6Z9bZl1Q5q1Q2r3s4t5u6v7w"
-        order = Order(f"dj-{INSTALLATION[:8]}-{number:012x}", view, "#cloud-config\n{}\n", key)
-        things: tuple[Thing, ...] = tuple(self.account.attach(need) for need in self.account.needs(order))
-        return Order(order.identity, view, order.user_data, key, things)
+        order = InstanceRequest(f"dj-{INSTALLATION[:8]}-{number:012x}", view, "#cloud-config\n{}\n", key)
+        resources: tuple[CloudResource, ...] = tuple(self.account.attach(need) for need in self.account.needs(order))
+        return InstanceRequest(order.identity, view, order.user_data, key, resources)
 
     def stranger(self, name: str) -> None:
         """A machine that somebody else made in the account."""

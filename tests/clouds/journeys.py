@@ -127,7 +127,7 @@ class Journey:
         else:
             assert [state for state, _ in self.rows()] == ["terminating"]
         assert len(self.made()) == len(set(self.made())) == machines
-        assert [thing.kind for thing in self.site.account.list_attached(self.home.installation())] == ["ssh-key"]
+        assert [resource.kind for resource in self.site.account.list_attached(self.home.installation())] == ["ssh-key"]
 
 
 Moment = Callable[[Journey], Callable[[], None]]
@@ -177,14 +177,14 @@ MOMENTS: dict[str, Moment] = {
     "the key is made, and not answered": at_the_vendor("POST", "/v2/account/keys", answered=True),
     "the create is on its way": at_the_vendor("POST", "/v2/droplets", answered=False),
     "the machine is made, and not answered": at_the_vendor("POST", "/v2/droplets", answered=True),
-    "the machine is made": when(lambda journey: journey.seen("provisioning")),
+    "the machine is made": when(lambda journey: journey.observed("provisioning")),
     "its address is asked for": at_the_vendor("GET", "/v2/droplets/", answered=True),
-    "the first log in is tried": when(lambda journey: journey.seen("provisioning", "first log in")),
-    "its first boot goes on": when(lambda journey: journey.seen("provisioning", "first boot")),
-    "the machine is ready": when(lambda journey: journey.seen("idle") or journey.seen("busy")),
+    "the first log in is tried": when(lambda journey: journey.observed("provisioning", "first log in")),
+    "its first boot goes on": when(lambda journey: journey.observed("provisioning", "first boot")),
+    "the machine is ready": when(lambda journey: journey.observed("idle") or journey.observed("busy")),
     "the job is launched": when(_attempt("provisioning")),
     "the log is read": when(_log_has(b"two\n")),
-    "the job has ended": when(lambda journey: journey.seen("terminating")),
+    "the job has ended": when(lambda journey: journey.observed("terminating")),
     "the delete is on its way": at_the_vendor("DELETE", "/v2/droplets/", answered=False),
     "the machine is deleted, and not answered": at_the_vendor("DELETE", "/v2/droplets/", answered=True),
 }

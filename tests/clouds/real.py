@@ -99,12 +99,12 @@ class RealMachines:
         thread.start()
 
     def look(self, machine: Machine, now: float) -> None:
-        if self._booting[machine.id].is_alive() or machine.word == "ending":
+        if self._booting[machine.id].is_alive() or machine.status == "ending":
             return
         if machine.id in self._faults:
             raise self._faults[machine.id]
         found = self._inspect(machine)
-        machine.word = "running" if found["State"]["Running"] else "stopped"
+        machine.status = "running" if found["State"]["Running"] else "stopped"
         networks = found["NetworkSettings"]["Networks"]
         machine.address = networks["cloud"]["IPAddress"] or machine.address  # a stopped one keeps its own at a vendor
         machine.internal = networks["private"]["IPAddress"] or machine.internal

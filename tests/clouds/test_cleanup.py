@@ -12,9 +12,9 @@ import pytest
 
 from dstack_jupyter.client import connect
 from dstack_jupyter.engine.runtime.queue import Key
-from dstack_jupyter.engine.store.schema import attached, instances
-from dstack_jupyter.engine.store.schema_accounts import strays
-from dstack_jupyter.models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, ThingRef
+from dstack_jupyter.engine.store.schema import cloud_resources, instances
+from dstack_jupyter.engine.store.schema_accounts import orphans
+from dstack_jupyter.models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, ResourceRef
 from dstack_jupyter.models.errors import Conflict, NotFound
 from dstack_jupyter.models.home import Home
 from tests.clouds.accounts import Make, Past, hour_ago
@@ -30,8 +30,8 @@ async def look(past: Past) -> AccountView:
 
 
 async def end(past: Past, *made: MadeView) -> list[EndedView]:
-    things = [ThingRef(kind=each.kind, thing=each.thing) for each in made]
-    return await past.cleanup().end(CleanupRequest(account=past.mark, things=things), user="ada")
+    resources = [ResourceRef(kind=each.kind, resource_id=each.resource_id) for each in made]
+    return await past.cleanup().end(CleanupRequest(account=past.account_id, resources=resources), user="ada")
 
 
 async def test_everything_is_listed_with_what_has_it_and_what_it_costs(past: Past) -> None:
@@ -70,8 +70,8 @@ async def test_what_nobody_needs_is_ended_and_it_is_told_who_did_it(past: Past) 
         ("ada", KEY, "cleaned"),
     }
     assert (await look(past)).made == []
-    (row,) = await past.rows(attached)
-    assert row.thing == "", "the next machine has it made anew"
+    (row,) = await past.rows(cloud_resources)
+    assert row.resource_id == "", "the next machine has it made anew"
     assert [(answer.done, answer.message) for answer in await end(past, *account.made)] == [(True, "it is gone already")] * 2
 
 
@@ -122,7 +122,7 @@ async def test_an_account_that_cannot_be_asked_says_why_and_shows_what_is_known(
     assert "does not know this key" in account.problem and "configure" in account.hint
     assert {each.name for each in account.made} == {machine.identity, f"dj-{INSTALLATION[:8]}-{2:012x}", KEY}
     assert not any(each.deletable for each in account.made)
-    assert len(await past.rows(strays)) == 1
+    assert len(await past.rows(orphans)) == 1
 
 
 async def test_an_end_that_the_vendor_refuses_is_told_and_the_rest_goes_on(past: Past) -> None:
@@ -140,7 +140,7 @@ async def test_an_end_that_the_vendor_refuses_is_told_and_the_rest_goes_on(past:
 
 async def test_an_account_that_was_never_used_is_not_touched(past: Past) -> None:
     with pytest.raises(NotFound):
-        await past.cleanup().end(CleanupRequest(account="elsewhere", things=[]), user="ada")
+        await past.cleanup().end(CleanupRequest(account="elsewhere", resources=[]), user="ada")
 
 
 async def test_a_machine_whose_account_is_gone_for_good_is_forgotten_by_its_name(past: Past) -> None:
@@ -196,7 +196,7 @@ def test_the_command_from_a_shell(make_site: Make, home: Home, monkeypatch: pyte
     name = f"dj-{home.installation()[:8]}-{1:012x}"
     site.stranger(name)
     site.stranger("web-1")
-    mark = site.account.mark
+    mark = site.account.account_id
 
     def store(*statements: str) -> None:
         with sqlite3.connect(home.store, timeout=30) as connection:
@@ -205,8 +205,8 @@ def test_the_command_from_a_shell(make_site: Make, home: Home, monkeypatch: pyte
         connection.close()
 
     values = f"('{mark}', 'digitalocean', 'main', 1.0, '')"
-    store(f"INSERT INTO accounts (mark, backend, project, first_used_at, problem) VALUES {values}")
-    assert [account.mark for account in connect(home).cleanup()] == [mark]
+    store(f"INSERT INTO accounts (account_id, backend, project, first_used_at, problem) VALUES {values}")
+    assert [account.account_id for account in connect(home).cleanup()] == [mark]
     done = shell("cleanup")
     assert name in done.stdout and "web-1" not in done.stdout, done.stdout + done.stderr
     assert "1 machine of which the price is not known" in done.stdout

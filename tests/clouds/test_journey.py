@@ -81,7 +81,7 @@ def test_a_wrong_key_in_the_middle_of_a_run_concludes_nothing(begin: Begin) -> N
     configure("digitalocean", "dop_v1_wrong")
     run = journey.client.run("journey")
     run.stop()
-    wait_until(lambda: journey.seen("terminating", "key"), 60, "the vendor's refusal")
+    wait_until(lambda: journey.observed("terminating", "key"), 60, "the vendor's refusal")
     assert len(journey.site.cloud.listed()) == 1
     configure("digitalocean", TOKEN)
     assert journey.ended().state == "terminated"
@@ -110,7 +110,7 @@ def test_a_machine_whose_engine_never_comes_back_powers_itself_off(begin: Begin,
     (machine,) = journey.site.cloud.listed()
     (attempt,) = journey.view().attempts
     journey.kill()
-    wait_until(lambda: [each.word for each in journey.site.cloud.listed()] == ["stopped"], 120, "the guard")
+    wait_until(lambda: [each.status for each in journey.site.cloud.listed()] == ["stopped"], 120, "the guard")
     assert real.on_disk(machine, f"{THERE}/.dstack_jupyter/jobs/{attempt.id}/exit").split() == ["7", "-"]
     assert "no job under way" in real.on_disk(machine, userdata.WHY)
     hold = Hold(journey.site, "POST", f"/v2/droplets/{machine.id}/actions", answered=False)

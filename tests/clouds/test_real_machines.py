@@ -62,11 +62,11 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float, what: 
         await asyncio.sleep(0.25)
 
 
-Rent = Callable[..., Awaitable[Rented]]
+CloudInstance = Callable[..., Awaitable[Rented]]
 
 
 @pytest.fixture
-async def rent(real: RealMachines, make_site: Callable[..., Site], tmp_path: Path) -> AsyncIterator[Rent]:
+async def rent(real: RealMachines, make_site: Callable[..., Site], tmp_path: Path) -> AsyncIterator[CloudInstance]:
     """Make a machine, from a create call to a log in that verified its host key."""
     site = make_site(backing=real, clock=RealClock())
     opened: list[Rented] = []
@@ -83,7 +83,7 @@ async def rent(real: RealMachines, make_site: Callable[..., Site], tmp_path: Pat
         async def reachable() -> bool:
             nonlocal made
             made = await asyncio.to_thread(site.account.get, made.data)
-            return bool(made.word == "running" and made.address)
+            return bool(made.status == "running" and made.address)
 
         await until(reachable, 60, "an address")
         address = Address(made.address, made.port, made.user, str(key))
@@ -136,7 +136,7 @@ async def _answers(rented: Rented, command: str) -> bool:
     return (await rented.run(f"{command} && echo yes || echo no")).strip().endswith("yes")
 
 
-async def test_from_a_create_call_to_a_containers_log_and_gone(rent: Rent, image_folder: Path) -> None:
+async def test_from_a_create_call_to_a_containers_log_and_gone(rent: CloudInstance, image_folder: Path) -> None:
     rented = await rent(silence=1800)
     assert await prepared(rented) == "ok"
     assert json.loads(await rented.run(f"cat {userdata.STATE}/instance.json")) == {"project": "main"}
@@ -184,7 +184,7 @@ async def _refused(rented: Rented) -> bool:
     raise AssertionError("it still shows the key that user-data held")
 
 
-async def test_another_machine_at_the_same_address_gets_nothing(rent: Rent) -> None:
+async def test_another_machine_at_the_same_address_gets_nothing(rent: CloudInstance) -> None:
     """Addresses are used again at once: the key is what tells machines apart."""
     first = await rent(1)
     await first.connections.close()
@@ -198,7 +198,7 @@ async def test_another_machine_at_the_same_address_gets_nothing(rent: Rent) -> N
     await impostor.close()
 
 
-async def test_the_guard_keeps_a_machine_in_use_and_powers_off_one_that_nobody_needs(rent: Rent) -> None:
+async def test_the_guard_keeps_a_machine_in_use_and_powers_off_one_that_nobody_needs(rent: CloudInstance) -> None:
     rented = await rent(silence=6, tick=1)
     assert await prepared(rented) == "ok"
     await until(lambda: _there(rented, "/run/dstack-jupyter/guard/counts"), 30, "the guard's first look")
@@ -226,11 +226,11 @@ async def test_the_guard_keeps_a_machine_in_use_and_powers_off_one_that_nobody_n
 
     async def off() -> bool:
         seen = await asyncio.to_thread(rented.site.account.get, rented.made.data)
-        return bool(seen.word == "stopped")
+        return bool(seen.status == "stopped")
 
     await until(off, 60, "the guard")
     (seen,) = await asyncio.to_thread(rented.site.account.list_all, INSTALLATION)
-    assert (seen.word, seen.said) == ("stopped", "off")  # off, and still billed: only a delete ends that
+    assert (seen.status, seen.raw_status) == ("stopped", "off")  # off, and still billed: only a delete ends that
     assert rented.site.account.traits.stopped_is_billed
 
     # Powered on again by a person: the guard is armed again, and says why it acted.

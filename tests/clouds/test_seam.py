@@ -28,12 +28,12 @@ def test_a_machine_from_order_to_gone(site: Site) -> None:
     """F26 cluster-api#5483."""
     order = site.order()
     made = site.account.create(order)
-    assert (made.identity, made.word, made.address) == (order.identity, "starting", "")
+    assert (made.identity, made.status, made.address) == (order.identity, "starting", "")
     site.cloud.clock.advance(6)
     assert site.account.get(made.data).address.startswith("198.18.")
     site.cloud.clock.advance(60)
     seen = site.account.get(made.data)
-    assert (seen.word, seen.region, seen.user, seen.port) == ("running", order.offer.region, "root", 22)
+    assert (seen.status, seen.region, seen.user, seen.port) == ("running", order.offer.region, "root", 22)
     assert seen.internal_address.startswith("10.") and str(made.data["id"]) in seen.console
     assert site.account.list_all(INSTALLATION) == [seen]
     site.account.terminate(made.data)

@@ -97,7 +97,7 @@ class Subject:
         wait_until(there, SECONDS, f"{text!r} of {run.name}")
 
     def leaves_nothing(self, mark: str) -> None:
-        """Wait until no process of a job is left; ``mark`` is a word of its command."""
+        """Wait until no process of a job is left; ``account_id`` is a word of its command."""
         wait_until(lambda: mark not in self.processes(), 10, f"the processes of {mark} to be gone")
 
     def refuses(self, what: str, *commands: str, **more: Any) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from dstack_jupyter.client import Run
 from dstack_jupyter.models.errors import Conflict, NotFound
-from dstack_jupyter.models.runs import LogFrame
+from dstack_jupyter.models.frames import LogFrame
 from tests.conftest import wait_until
 from tests.contract.conftest import REAL
 from tests.contract.subjects import SECONDS, Subject, mark

@@ -40,7 +40,7 @@ class RentedJudge:
         if not found:
             return
         row, now = found[0], self._world.time.now
-        self._claim(row["asked_at"] is not None, "a create was sent that was not stored as sent")
+        self._claim(row["create_sent_at"] is not None, "a create was sent that was not stored as sent")
         self._claim(row["state"] != "terminated", "a machine was created that the store calls terminated")
         self._claim(now - (row["ending_at"] or now) <= IN_FLIGHT, "a create was sent for a machine that was to end")
         others = self._store.rows(
@@ -116,7 +116,7 @@ class RentedJudge:
     def _things(self) -> None:
         told = self._world.late_things & {row["identity"] for row in self._store.rows("SELECT identity FROM strays")}
         # One that a dead engine's call makes after all was taken away is not ours to guess at: it is reported (R11).
-        left = [identity for identity, kind in self._world.things.items() if kind != "key" and identity not in told]
+        left = [identity for identity, kind in self._world.resources.items() if kind != "key" and identity not in told]
         self._claim(not left, f"{len(left)} things of machines were left at the vendor, and nobody says so")
         rows = self._store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL")
         self._claim(not rows, "rows of things are left whose machines are gone")

@@ -14,7 +14,8 @@ from typing import Any
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.models.errors import NotFound
 from dstack_jupyter.models.fleets_view import FleetRequest
-from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, EndFrame, GapFrame, LogFrame, PlanRequest, RunView
+from dstack_jupyter.models.frames import EndFrame, GapFrame, LogFrame
+from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, PlanRequest, RunView
 from tests.simulated.world import World
 
 PATIENCE = 1800.0

@@ -12,7 +12,7 @@ from dstack_jupyter.engine.store import hosts, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts, bookings
 from dstack_jupyter.engine.store.schema import runs as runs_table
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.states import AttemptState, Reason, RunState
 from tests.engine.test_store import submission as any_submission
 

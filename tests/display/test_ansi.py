@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from dstack_jupyter.display.ansi import CONTROL, settle, strip, to_html
 from dstack_jupyter.display.logview import TAIL, Tail, TerminalView, _for_terminal
 from dstack_jupyter.display.words import duration, money, size
-from dstack_jupyter.models.runs import EndFrame, LogFrame, RunView
+from dstack_jupyter.models.frames import EndFrame, LogFrame
+from dstack_jupyter.models.runs import RunView
 
 EVIL = ["\x1b", "\x1b[31m", "\x1b]8;;javascript:alert(1)\x07", "\x1b]52;c;x\x07", "\x9b", "<script>", "\r", "&"]
 NASTY = st.lists(st.one_of(st.characters(), st.sampled_from(EVIL)), max_size=60).map("".join)

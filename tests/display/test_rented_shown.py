@@ -17,7 +17,11 @@ from dstack_jupyter.display.machines import MOST_TRIED, below, stuck_lines, tota
 from dstack_jupyter.display.status import print_status, status_html, status_lines
 from dstack_jupyter.display.terminal import print_table
 from dstack_jupyter.display.words import run_line
-from dstack_jupyter.models.runs import BackendView, Condition, EngineInfo, Guard, InstanceView, RunFrame, RunView
+from dstack_jupyter.models.backends import BackendView
+from dstack_jupyter.models.engine import EngineInfo
+from dstack_jupyter.models.frames import RunFrame
+from dstack_jupyter.models.instances import Guard, InstanceView
+from dstack_jupyter.models.runs import Condition, RunView
 from dstack_jupyter.models.states import InstanceState, RunState
 from dstack_jupyter.models.status import Status
 

@@ -19,7 +19,8 @@ from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.machines.base import JobSpec
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.runs import Guard, OfferView
+from dstack_jupyter.models.instances import Guard
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.states import AttemptState, InstanceState
 from tests.conftest import wait_until
 from tests.engine.test_store import submission
@@ -46,7 +47,7 @@ class ByHand:
             machine=lambda _: self.machine,
             spec=self._spec,
             wake=self.woken.append,
-            condemned={},
+            kill_requests={},
             running=self._running,
             ended=lambda _: None,
         )

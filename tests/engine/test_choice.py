@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dstack_jupyter.engine.steps.choice import MOST_TRIES, Choice, Try, choose, left, nothing_left
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 
 
 def offer(region: str, kind: str = "big", backend: str = "sim", availability: str = "available") -> OfferView:

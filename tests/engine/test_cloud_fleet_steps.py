@@ -9,7 +9,7 @@ from dstack_jupyter.engine.service.fleets import price_of
 from dstack_jupyter.engine.steps.choice import Choice, Try
 from dstack_jupyter.engine.steps.cloud_fleet import Close, MachineNow, Release, Size, Wait, Want, next_step
 from dstack_jupyter.models.fleets import FleetConfiguration
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.states import InstanceState as I
 
 TWO = Size(least=2, target=2, most=3, idle=100.0)

@@ -17,9 +17,10 @@ from dstack_jupyter.engine.reconcilers import intents
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import cloud_fleets, hosts, moves, runs
 from dstack_jupyter.engine.store.database import Database
-from dstack_jupyter.engine.store.schema import bookings, fleets, instances, rented
+from dstack_jupyter.engine.store.schema import bookings, cloud_instances, fleets, instances
 from dstack_jupyter.models.errors import Conflict, NoCapacity
-from dstack_jupyter.models.runs import Guard, OfferView
+from dstack_jupyter.models.instances import Guard
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason
 from tests.engine.test_store import submission
@@ -109,7 +110,7 @@ async def test_the_end_of_a_job_makes_its_machine_idle_from_then_on(database: Da
     assert not await database.write(cloud_fleets.let_go_free, machine, "it had no job")
     await database.write(moves.end_attempt, attempts[0], End(AttemptState.DONE, Reason.DONE_BY_RUNNER))
     assert (await one(database, instances, id=machine)).state == InstanceState.IDLE
-    assert (await one(database, rented, instance_id=machine)).idle_at is not None
+    assert (await one(database, cloud_instances, instance_id=machine)).idle_at is not None
     assert await book(database, *await submitted(database, "second"))
 
 

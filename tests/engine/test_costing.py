@@ -11,13 +11,15 @@ from dstack_jupyter.backends.base import Instance
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.steps.costs import PATIENCE
-from dstack_jupyter.engine.store import costing, moves, rented, runs
+from dstack_jupyter.engine.store import cloud_instances, costing, moves, runs
 from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import attempts as attempts_table
+from dstack_jupyter.engine.store.schema import cloud_instances as rented_table
 from dstack_jupyter.engine.store.schema import instances
-from dstack_jupyter.engine.store.schema import rented as rented_table
-from dstack_jupyter.models.runs import OFF, OFF_BILLED, Guard, InstanceView, OfferView, RunView
+from dstack_jupyter.models.instances import OFF, OFF_BILLED, Guard, InstanceView
+from dstack_jupyter.models.offers import OfferView
+from dstack_jupyter.models.runs import RunView
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason
 from tests.engine.test_store import ended, submission
 
@@ -59,16 +61,16 @@ class Renting:
                 gpus=[],
             )
             if backend != "local":
-                rented.want(connection, instance_id)
+                cloud_instances.want(connection, instance_id)
 
         await self.database.write(store)
         return instance_id
 
     async def make(self, instance_id: str, *, word: Any = "running", hours: float = 1.0) -> None:
         """The vendor has had it for some hours."""
-        told = Instance(f"dj-{instance_id}", {"id": 7}, word, said=word, console="https://console.example/7")
-        await self.database.write(rented.ask, instance_id, "account")
-        await self.database.write(rented.saw, instance_id, told, KEY)
+        told = Instance(f"dj-{instance_id}", {"id": 7}, word, raw_status=word, console="https://console.example/7")
+        await self.database.write(cloud_instances.ask, instance_id, "account")
+        await self.database.write(cloud_instances.saw, instance_id, told, KEY)
         await self.moved(instance_id, rented_at=now() - hours * HOUR)
 
     async def moved(self, instance_id: str, **values: Any) -> None:
@@ -78,8 +80,8 @@ class Renting:
         )
 
     async def gone(self, instance_id: str, why: str = "") -> None:
-        await self.database.write(rented.let_go, instance_id, why)
-        await self.database.write(rented.gone, instance_id, why)
+        await self.database.write(cloud_instances.let_go, instance_id, why)
+        await self.database.write(cloud_instances.gone, instance_id, why)
 
     async def view(self) -> RunView:
         one = await self.database.read(runs.view, self.new.run_id)
@@ -168,7 +170,7 @@ async def test_a_machine_that_was_not_needed_any_more_was_not_tried_in_vain(rent
 async def test_a_machine_of_another_fleet_costs_a_run_the_time_that_its_job_had_it(renting: Renting, database: Database) -> None:
     machine = await renting.want()
     await renting.make(machine, hours=10)
-    await database.write(rented.ready, machine, {})
+    await database.write(cloud_instances.ready, machine, {})
     guest = await Renting(database, "guest").submit()
     await database.write(moves.book, guest.new.attempt_ids[0], machine)
     assert (await guest.view()).cost == 0.0
@@ -187,7 +189,7 @@ async def test_a_machine_of_another_fleet_costs_a_run_the_time_that_its_job_had_
 async def test_a_machine_that_does_not_end_is_stuck_after_ten_minutes(renting: Renting) -> None:
     wanted = await renting.want()
     await renting.make(wanted)
-    await renting.database.write(rented.let_go, wanted, "its job has ended")
+    await renting.database.write(cloud_instances.let_go, wanted, "its job has ended")
     assert (await renting.machine(wanted)).stuck == ""
     await renting.moved(wanted, ending_at=now() - PATIENCE - 5)
     view = await renting.machine(wanted)
@@ -200,20 +202,20 @@ async def test_a_machine_that_does_not_end_is_stuck_after_ten_minutes(renting: R
 @pytest.mark.parametrize("billed", [True, False])
 async def test_a_machine_that_is_off_says_whether_it_is_billed_still(renting: Renting, *, billed: bool) -> None:
     wanted = await renting.want(guard=Guard(kind="host", text="a timer", off_is_billed=billed))
-    await renting.make(wanted, word="stopped")
+    await renting.make(wanted, status="stopped")
     view = await renting.machine(wanted)
     assert view.stuck == (OFF_BILLED if billed else OFF)
     assert view.billed is billed
     assert view.stuck_since is not None
-    await renting.database.write(rented.absent, wanted)
+    await renting.database.write(cloud_instances.absent, wanted)
     assert (await renting.machine(wanted)).stuck == ""  # what it was told to be last counts no more
 
 
 async def test_a_create_that_nobody_knows_the_outcome_of_is_shown(renting: Renting) -> None:
     wanted = await renting.want()
-    await renting.database.write(rented.ask, wanted, "account")
+    await renting.database.write(cloud_instances.ask, wanted, "account")
     assert (await renting.machine(wanted)).stuck == ""
-    await renting.moved(wanted, asked_at=now() - PATIENCE - 5)
+    await renting.moved(wanted, create_sent_at=now() - PATIENCE - 5)
     assert (await renting.machine(wanted)).stuck == "not known whether it was made"
 
 

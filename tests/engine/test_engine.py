@@ -21,8 +21,9 @@ from dstack_jupyter.engine.process.peek import store_has_unfinished
 from dstack_jupyter.engine.runtime.queue import Key, Next
 from dstack_jupyter.engine.service import runs
 from dstack_jupyter.models.errors import ConfigurationError, Conflict, NotFound, NotSupportedYet
+from dstack_jupyter.models.frames import LogFrame, RunFrame
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, LogFrame, PlanRequest, RunFrame, RunView
+from dstack_jupyter.models.runs import ApplyRequest, CodeRef, Context, PlanRequest, RunView
 from dstack_jupyter.models.states import RunState
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.models.errors import StorageFull
+from dstack_jupyter.models.frames import LogFrame, RunFrame
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.runs import LogFrame, RunFrame
 from dstack_jupyter.models.states import RunState
 from tests.engine.test_engine import apply, finished, until
 

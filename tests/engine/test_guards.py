@@ -10,7 +10,7 @@ from dstack_jupyter.backends.base import Traits
 from dstack_jupyter.engine.provisioning.guards import guard_of, traits_of, words
 from dstack_jupyter.engine.provisioning.orders import AFTER_ITS_TIME, guard_times
 from dstack_jupyter.machines.userdata import LEAST_SILENCE
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 
 BILLED = Traits(resend="look", stopped_is_billed=True, user_data=1 << 16)
 FREE_WHEN_OFF = Traits(resend="token", stopped_is_billed=False, user_data=1 << 14)

@@ -25,9 +25,10 @@ from dstack_jupyter.engine.store.fence import STORE, Fence, acting, lost
 from dstack_jupyter.engine.store.schema import attempts, conditions, engines
 from dstack_jupyter.engine.store.schema import leases as table
 from dstack_jupyter.engine.store.schema import runs as runs_table
+from dstack_jupyter.models.engine import EventView
 from dstack_jupyter.models.errors import LostLease
+from dstack_jupyter.models.frames import LogFrame, RunFrame
 from dstack_jupyter.models.home import Home
-from dstack_jupyter.models.runs import EventView, LogFrame, RunFrame
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import RunState
 from tests.conftest import home_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 
-from dstack_jupyter.engine.runtime.queue import Key, Next, WorkQueue, aside
+from dstack_jupyter.engine.runtime.queue import Key, Next, WorkQueue, release_slot
 
 
 async def until(*events: asyncio.Event) -> None:
@@ -142,7 +142,7 @@ async def test_a_handler_that_waits_for_somebody_outside_lends_its_slot_and_goes
 
     async def handler(key: Key) -> Next:
         if key.id == "1":
-            with aside(), aside():  # within itself it lends nothing more
+            with release_slot(), release_slot():  # within itself it lends nothing more
                 await gate.wait()
             order.append("1")
             back.set()
@@ -168,7 +168,7 @@ async def test_a_handler_that_waits_for_somebody_outside_lends_its_slot_and_goes
 
 
 async def test_outside_of_a_handler_there_is_no_slot_to_lend() -> None:
-    with aside():
+    with release_slot():
         pass
 
 

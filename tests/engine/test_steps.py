@@ -20,7 +20,7 @@ from dstack_jupyter.models.states import (
 
 UNFINISHED = [state for state in AttemptState if state not in ATTEMPT_END]
 SEEN = [
-    attempt.Seen(instance=instance, started=started, ending=ending, lost=lost, refused=refused)
+    attempt.Observation(instance=instance, started=started, ending=ending, lost=lost, refused=refused)
     for instance, started, ending, lost, refused in itertools.product(
         [None, *InstanceState],
         [False, True],
@@ -63,7 +63,7 @@ def test_r6_a_stop_wins_at_any_moment() -> None:
 
 
 def test_a_job_is_asked_to_stop_once_and_told_to_die_until_it_has() -> None:
-    seen = attempt.Seen(instance=InstanceState.BUSY, started=True)
+    seen = attempt.Observation(instance=InstanceState.BUSY, started=True)
 
     def step(desired: Desired, asked: Desired) -> attempt.Step:
         return attempt.next_step(AttemptState.RUNNING, desired, asked, seen)
@@ -86,14 +86,14 @@ def test_a_job_is_asked_to_stop_once_and_told_to_die_until_it_has() -> None:
     ],
 )
 def test_how_a_job_ended_decides_the_verdict(ending: Ending, state: AttemptState, reason: Reason) -> None:
-    seen = attempt.Seen(instance=InstanceState.BUSY, started=True, ending=ending)
+    seen = attempt.Observation(instance=InstanceState.BUSY, started=True, ending=ending)
     step = attempt.next_step(AttemptState.RUNNING, Desired.RUNNING, Desired.RUNNING, seen)
     assert isinstance(step, attempt.End)
     assert (step.state, step.reason, step.exit_code) == (state, reason, ending.exit_code)
 
 
 def test_exit_127_says_that_a_command_was_not_found() -> None:
-    seen = attempt.Seen(instance=InstanceState.BUSY, started=True, ending=Ending(127))
+    seen = attempt.Observation(instance=InstanceState.BUSY, started=True, ending=Ending(127))
     step = attempt.next_step(AttemptState.RUNNING, Desired.RUNNING, Desired.RUNNING, seen)
     assert isinstance(step, attempt.End)
     assert "not found" in step.message

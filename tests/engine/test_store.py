@@ -24,7 +24,8 @@ from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import TERMINAL_RULES, attempts, fleets, instances, log_chunks
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.errors import Conflict, EngineError, NotFound, StorageFull
-from dstack_jupyter.models.runs import Guard, OfferView
+from dstack_jupyter.models.instances import Guard
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import AttemptState, InstanceState, Reason, RunState
 

@@ -12,7 +12,8 @@ from dstack_jupyter.engine.service.streams import LOST, run_frames
 from dstack_jupyter.engine.store import logs, runs
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import log_chunks
-from dstack_jupyter.models.runs import EndFrame, GapFrame, LogFrame, RunFrame, RunView
+from dstack_jupyter.models.frames import EndFrame, GapFrame, LogFrame, RunFrame
+from dstack_jupyter.models.runs import RunView
 from tests.engine.test_store import submission
 
 PIECES = (b"first\n", b"second\n", b"third\n")

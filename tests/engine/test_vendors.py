@@ -57,7 +57,7 @@ async def test_who_looks_at_a_machine_hears_that_anothers_list_has_it_otherwise(
     for number in range(4):
         await look(vendors, account, number, told)
     assert told == []
-    account.machines[2] = replace(account.machines[2], word="stopped")
+    account.machines[2] = replace(account.machines[2], status="stopped")
     await look(vendors, account, 0, told)
     assert told == [2]
     await look(vendors, account, 0, told)
@@ -98,10 +98,10 @@ async def test_a_vendor_that_does_not_answer_holds_up_nobody_but_itself(vendors:
 
     async def handler(key: Key) -> Next:
         if key.id == "other":
-            assert await vendors.call(other.mark, other.get, {"n": 0}) is not None
+            assert await vendors.call(other.account_id, other.get, {"n": 0}) is not None
             ended.set()
         else:
-            await vendors.call(silent.mark, silent.create, key.id)
+            await vendors.call(silent.account_id, silent.create, key.id)
         return Next()
 
     queue = WorkQueue(handler, parallel=2)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dstack_jupyter.backends.base import Feed, Instance, Need, Order, Thing, Traits
+from dstack_jupyter.backends.base import CloudResource, Feed, Instance, InstanceRequest, ResourceRequest, Traits
+from dstack_jupyter.models.backends import PermissionView
 from dstack_jupyter.models.errors import NoCapacity
-from dstack_jupyter.models.runs import PermissionView
 
 SOLD_OUT = "moon-0"
 """A region that takes no order."""
@@ -24,10 +24,10 @@ class PricedCloud:
     def __init__(self) -> None:
         self._machines: dict[str, Instance] = {}
 
-    def needs(self, order: Order) -> Sequence[Need]:
+    def needs(self, order: InstanceRequest) -> Sequence[ResourceRequest]:
         return ()
 
-    def create(self, order: Order) -> Instance:
+    def create(self, order: InstanceRequest) -> Instance:
         if order.offer.region == SOLD_OUT:
             raise NoCapacity("priced: no capacity")
         made = Instance(order.identity, {"id": order.identity}, "starting", "booting", created_at=time.time())
@@ -45,13 +45,13 @@ class PricedCloud:
     def terminate(self, data: Mapping[str, Any]) -> bool:
         return self._machines.pop(data["id"], None) is not None
 
-    def attach(self, need: Need) -> Thing:
+    def attach(self, need: ResourceRequest) -> CloudResource:
         raise NotImplementedError
 
-    def list_attached(self, installation: str) -> list[Thing]:
+    def list_attached(self, installation: str) -> list[CloudResource]:
         return []
 
-    def detach(self, thing: Thing) -> None:
+    def detach(self, resource: CloudResource) -> None:
         raise NotImplementedError
 
 

@@ -11,8 +11,8 @@ from dstack_jupyter import api
 from dstack_jupyter.backends.collect import collect
 from dstack_jupyter.display.offers import beside_html, beside_text, groups_text, offers_text
 from dstack_jupyter.models.errors import ConfigurationError
+from dstack_jupyter.models.offers import NOT_AVAILABLE_YET, Missing
 from dstack_jupyter.models.resources import Resources
-from dstack_jupyter.models.runs import NOT_AVAILABLE_YET, Missing
 from dstack_jupyter.offers.groups import group, parse
 from dstack_jupyter.offers.requirements import Requirements
 from dstack_jupyter.offers.rows import Rows

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from dstack_jupyter.backends import registry
 from dstack_jupyter.backends.base import Columns, Feed
 from dstack_jupyter.models.errors import BackendError, BackendNotAvailable
-from dstack_jupyter.models.runs import OfferView
+from dstack_jupyter.models.offers import OfferView
 
 MODULE = "vendors_of_tests"
 

@@ -19,7 +19,8 @@ import pytest
 from dstack_jupyter.display.html import card, problems_html, table
 from dstack_jupyter.display.logview import NotebookView
 from dstack_jupyter.models.errors import Problem
-from dstack_jupyter.models.runs import LogFrame, RunView
+from dstack_jupyter.models.frames import LogFrame
+from dstack_jupyter.models.runs import RunView
 
 pytestmark = pytest.mark.machines
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from dstack_jupyter.backends import registry
-from dstack_jupyter.backends.base import Feed, Instance, Need, Order, Thing, Traits
+from dstack_jupyter.backends.base import CloudResource, Feed, Instance, InstanceRequest, ResourceRequest, Traits
+from dstack_jupyter.models.backends import PermissionView
 from dstack_jupyter.models.errors import (
     BackendError,
     BackendUnreachable,
@@ -23,7 +24,7 @@ from dstack_jupyter.models.errors import (
     Refused,
     UnknownOutcome,
 )
-from dstack_jupyter.models.runs import OfferView, PermissionView
+from dstack_jupyter.models.offers import OfferView
 
 from .faults import VM
 from .loop import Crashed, current
@@ -94,7 +95,7 @@ class SimulatedCloud:
         self.traits = replace(TRAITS, resend=world.resend)  # type: ignore[arg-type]
 
     @property
-    def mark(self) -> str:
+    def account_id(self) -> str:
         if self._now < self._faults.another_account_until:
             return "another"
         return "renewed" if self._faults.renewed_key else "one"
@@ -137,13 +138,13 @@ class SimulatedCloud:
 
     # --- things ---------------------------------------------------------------------------------------------------------
 
-    def needs(self, order: Order) -> Sequence[Need]:
+    def needs(self, order: InstanceRequest) -> Sequence[ResourceRequest]:
         return [
-            Need("key", f"{order.identity.rpartition('-')[0]}-key", shared=True, data={"public_key": order.login_key}),
-            Need("disk", f"{order.identity}-disk"),
+            ResourceRequest("key", f"{order.identity.rpartition('-')[0]}-key", shared=True, data={"public_key": order.login_key}),
+            ResourceRequest("disk", f"{order.identity}-disk"),
         ]
 
-    def attach(self, need: Need) -> Thing:
+    def attach(self, need: ResourceRequest) -> CloudResource:
         self._asked("attach")
         self._world.on_attach(need.identity)
         if not need.shared and self._hits("no_room"):
@@ -154,35 +155,35 @@ class SimulatedCloud:
         def effect() -> None:
             if self._now > began:
                 self._world.late_things.add(need.identity)
-            if need.identity not in self._world.things:
-                self._world.things[need.identity] = need.kind
+            if need.identity not in self._world.resources:
+                self._world.resources[need.identity] = need.kind
                 self._world.changes += 1
 
         self._sent("attach", effect)
         if self._hits("lost_things") or (need.kind == "disk" and self._hits("lost_disks")):
             raise UnknownOutcome("no answer in time")
-        return Thing(need.kind, need.identity, need.identity)
+        return CloudResource(need.kind, need.identity, need.identity)
 
-    def list_attached(self, installation: str) -> list[Thing]:
+    def list_attached(self, installation: str) -> list[CloudResource]:
         self._asked("list_attached")
-        return [Thing(kind, identity, identity) for identity, kind in self._world.things.items()]
+        return [CloudResource(kind, identity, identity) for identity, kind in self._world.resources.items()]
 
-    def detach(self, thing: Thing) -> None:
+    def detach(self, resource: CloudResource) -> None:
         self._asked("detach")
-        if any(vm.identity == thing.identity.removesuffix("-disk") and vm.gone is None for vm in self._world.vms):
+        if any(vm.identity == resource.identity.removesuffix("-disk") and vm.gone is None for vm in self._world.vms):
             raise Busy("a machine has it")
         if self._hits("held"):
             raise Busy("it is still being let go")
 
         def effect() -> None:
-            if self._world.things.pop(thing.id, None) is not None:
+            if self._world.resources.pop(resource.id, None) is not None:
                 self._world.changes += 1
 
         self._sent("detach", effect)
 
     # --- machines -------------------------------------------------------------------------------------------------------
 
-    def create(self, order: Order) -> Instance:
+    def create(self, order: InstanceRequest) -> Instance:
         if not order.first and (there := self.find(order.identity)):
             return there[0]
         self._asked("create")
@@ -206,14 +207,14 @@ class SimulatedCloud:
             raise UnknownOutcome("no answer in time")
         return self._told(vm)
 
-    def _make(self, order: Order, asked: float) -> VM:
+    def _make(self, order: InstanceRequest, asked: float) -> VM:
         if self._world.resend == "token":
             for vm in self._world.vms:
                 if vm.identity == order.identity:
                     return vm
         return self._made(order, asked)
 
-    def _made(self, order: Order, asked: float, *, twin: bool = False) -> VM:
+    def _made(self, order: InstanceRequest, asked: float, *, twin: bool = False) -> VM:
         vm = VM(order.identity, self._now, place=order.offer.region, asked=asked, twin=twin)
         vm.dead, vm.bad_boot = self._hits("dead_on_arrival"), self._hits("bad_boots")
         self._world.make(vm)
@@ -227,8 +228,8 @@ class SimulatedCloud:
         return Instance(
             identity=vm.identity,
             data={"number": vm.number},
-            word=word,  # type: ignore[arg-type]
-            said=said,
+            status=word,  # type: ignore[arg-type]
+            raw_status=said,
             region=vm.place,
             address=vm.identity if booted else "",
             created_at=vm.made,

@@ -62,5 +62,5 @@ class SimulatedGuest:
         hello: Hello = await self._do("greet", lambda: hello_of(self._host))
         return hello
 
-    async def visit(self) -> None:
+    async def heartbeat(self) -> None:
         await self._do("visit", lambda: setattr(self._host, "visited", self._world.time.now))

@@ -175,7 +175,7 @@ class Host:
     shows: str = ""
     """The host key of a rented machine; '' before the first contact."""
     next_key: str = ""
-    visited: float = 0.0
+    heartbeat_at: float = 0.0
     """When the engine last gave its guard a word."""
     programs: Programs = field(default_factory=dict)
     listeners: dict[str, list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]]] = field(default_factory=dict)
@@ -252,7 +252,7 @@ class World:
     time: Any
     hosts: dict[str, Host] = field(default_factory=dict)
     vms: list[VM] = field(default_factory=list)
-    things: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, str] = field(default_factory=dict)
     """Identity → kind of what is attached at the vendor."""
     late_things: set[str] = field(default_factory=set)
     """Those that a dead engine's call made after its death."""
@@ -285,7 +285,7 @@ class World:
         if vm.gone is not None or vm.off:
             return
         host = self.host(vm.identity)
-        quiet_since = max([vm.made, vm.on_since, host.visited, *(job.ended or 0.0 for job in host.jobs.values())])
+        quiet_since = max([vm.made, vm.on_since, host.heartbeat_at, *(job.ended or 0.0 for job in host.jobs.values())])
         if any(job.lives for job in host.jobs.values()):
             quiet_since = self.time.now
         if self.time.now - quiet_since >= SILENCE:

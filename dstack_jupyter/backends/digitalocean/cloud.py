@@ -7,10 +7,11 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from ...models.backends import PermissionView
 from ...models.errors import BackendError, NotAtVendor, Refused, UnknownOutcome
-from ...models.runs import OfferView, PermissionView
+from ...models.offers import OfferView
 from ...models.secret import Secret
-from ..base import Columns, Instance, InstanceWord, Need, Order, Thing, Traits
+from ..base import CloudResource, Columns, Instance, InstanceRequest, InstanceStatus, ResourceRequest, Traits
 from ..config.account import account
 from ..rest import endpoint
 from ..vendor import Vendor
@@ -18,7 +19,7 @@ from . import offers, rights
 from .api import client, listed, projects
 from .config import DigitalOceanConfig
 
-WORDS: dict[str, InstanceWord] = {"new": "starting", "active": "running", "off": "stopped", "archive": "stopped"}
+WORDS: dict[str, InstanceStatus] = {"new": "starting", "active": "running", "off": "stopped", "archive": "stopped"}
 KINDS = ("gpus", "droplets")
 """A list of droplets shows those with GPUs only where `type` asks for them, and then no others."""
 TRAITS = Traits(resend="look", settles=120.0, stopped_is_billed=True, user_data=64 * 1024)
@@ -48,8 +49,8 @@ class DigitalOceanCloud:
         self._project_name = project_name
 
     @property
-    def mark(self) -> str:
-        return self.rest.mark
+    def account_id(self) -> str:
+        return self.rest.account_id
 
     def offers(self) -> Columns:
         sizes = listed(self.rest, "/v2/sizes", "sizes", "sizes:read")
@@ -59,25 +60,25 @@ class DigitalOceanCloud:
     def check(self) -> list[PermissionView]:
         return rights.rows(self.rest, account(self.name).permissions, self._project_name, self.title)
 
-    def needs(self, order: Order) -> Sequence[Need]:
+    def needs(self, order: InstanceRequest) -> Sequence[ResourceRequest]:
         """A key object: without one the vendor mails a root password. One for the installation, as the account keeps them."""
         if not order.login_key:
             return []
         key = material(order.login_key)
-        return [Need("ssh-key", f"{order.identity.rpartition('-')[0]}-key", shared=True, data={"public_key": key})]
+        return [ResourceRequest("ssh-key", f"{order.identity.rpartition('-')[0]}-key", shared=True, data={"public_key": key})]
 
-    def attach(self, need: Need) -> Thing:
+    def attach(self, need: ResourceRequest) -> CloudResource:
         key = need.data["public_key"]
         for _ in range(2):
             for row in self._keys():
                 if material(str(row["public_key"])) == key:
                     # The user's own key of the same material, under the user's own name, is used and never removed.
                     ours = row["name"] == need.identity
-                    return Thing(need.kind, str(row["name"]), str(row["id"]), ours, {"public_key": key})
+                    return CloudResource(need.kind, str(row["name"]), str(row["id"]), ours, {"public_key": key})
             try:
                 body = {"name": need.identity, "public_key": key}
                 row = self.rest.make("/v2/account/keys", body, permission="ssh_key:create")["ssh_key"]
-                return Thing(need.kind, need.identity, str(row["id"]), data={"public_key": key})
+                return CloudResource(need.kind, need.identity, str(row["id"]), data={"public_key": key})
             except Refused as error:
                 if "already in use" not in error.message:
                     raise
@@ -85,23 +86,23 @@ class DigitalOceanCloud:
                 raise UnknownOutcome(f"{self.title}: a key without its id") from None
         raise BackendError(f"{self.title} has this key and does not list it", hint="ask again in a moment")
 
-    def list_attached(self, installation: str) -> list[Thing]:
+    def list_attached(self, installation: str) -> list[CloudResource]:
         return [
-            Thing("ssh-key", str(row["name"]), str(row["id"]), data={"public_key": material(str(row["public_key"]))})
+            CloudResource("ssh-key", str(row["name"]), str(row["id"]), data={"public_key": material(str(row["public_key"]))})
             for row in self._keys()
             if str(row["name"]).startswith(f"dj-{installation[:8]}-")
         ]
 
-    def detach(self, thing: Thing) -> None:
-        if not thing.ours:
+    def detach(self, resource: CloudResource) -> None:
+        if not resource.ours:
             return
         with suppress(NotAtVendor):
-            self.rest.send("DELETE", f"/v2/account/keys/{thing.id}", permission="ssh_key:delete")
+            self.rest.send("DELETE", f"/v2/account/keys/{resource.id}", permission="ssh_key:delete")
 
     def _keys(self) -> list[dict[str, Any]]:
         return listed(self.rest, "/v2/account/keys", "ssh_keys", "ssh_key:read")
 
-    def create(self, order: Order) -> Instance:
+    def create(self, order: InstanceRequest) -> Instance:
         """Names may repeat here, so what is there already is looked for first."""
         if not order.first and (there := self.find(order.identity)):
             return there[0]
@@ -112,7 +113,7 @@ class DigitalOceanCloud:
             "region": order.offer.region,
             "size": order.offer.instance_type,
             "image": image_of(order.offer),
-            "ssh_keys": [int(thing.id) for thing in order.things if thing.kind == "ssh-key"],
+            "ssh_keys": [int(resource.id) for resource in order.resources if resource.kind == "ssh-key"],
             "user_data": order.user_data,
         }
         if self._project_name:
@@ -170,7 +171,7 @@ class DigitalOceanCloud:
             self.rest.send("POST", f"/v2/droplets/{int(data['id'])}/actions", action, permission="droplet:update")
         except Refused:
             found = self.get(data)
-            if found is None or found.word == "stopped":
+            if found is None or found.status == "stopped":
                 raise
 
     def _instance(self, row: Mapping[str, Any]) -> Instance:
@@ -181,8 +182,8 @@ class DigitalOceanCloud:
         return Instance(
             identity=str(row["name"]),
             data={"id": number},
-            word=WORDS.get(said, "unknown"),
-            said=said,
+            status=WORDS.get(said, "unknown"),
+            raw_status=said,
             region=str((row.get("region") or {}).get("slug", "")),
             address=addresses.get("public", ""),
             internal_address=addresses.get("private", ""),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from ...models.backends import PermissionView
 from ...models.errors import BackendError, BadCredentials, NotAtVendor, PermissionMissing, Refused
-from ...models.runs import PermissionView
 from ..config.account import Permission
 from ..rest import Rest
 from .api import projects

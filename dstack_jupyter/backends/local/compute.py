@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...machines.facts import HostFacts, local_facts
+from ...models.backends import PermissionView
 from ...models.home import Home
-from ...models.runs import OfferView, PermissionView
+from ...models.offers import OfferView
 from ..base import Feed
 
 FEED = Feed(fresh=30.0, deadline=30.0, patience=15.0)

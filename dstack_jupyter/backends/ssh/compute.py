@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...models.backends import PermissionView
 from ...models.errors import BackendError
 from ...models.home import Home
-from ...models.runs import OfferView, PermissionView
+from ...models.offers import OfferView
 from ..base import Feed
 
 COLUMNS = tuple(name for name in OfferView.model_fields)

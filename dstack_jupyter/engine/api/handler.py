@@ -20,9 +20,10 @@ from pydantic import BaseModel, ValidationError
 from tornado import web
 from tornado.iostream import StreamClosedError
 
+from ...models.engine import EngineInfo
 from ...models.errors import ConfigurationError, DstackJupyterError, EngineError, Forbidden, LimitExceeded, NotFound, Problem
+from ...models.frames import PingFrame
 from ...models.home import Home
-from ...models.runs import EngineInfo, PingFrame
 from .service_protocol import ServiceProtocol
 
 log = logging.getLogger(__name__)

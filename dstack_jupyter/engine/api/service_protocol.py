@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from ...models.backends import BackendView
 from ...models.cleanup_view import AccountView, CleanupRequest, EndedView
+from ...models.engine import EventView
 from ...models.fleets_view import FleetPlan, FleetRequest, FleetView
-from ...models.runs import ApplyRequest, BackendView, EventView, Frame, InstanceView, Plan, PlanRequest, RunView
+from ...models.frames import Frame
+from ...models.instances import InstanceView
+from ...models.runs import ApplyRequest, Plan, PlanRequest, RunView
 
 
 class FleetServiceProtocol(Protocol):

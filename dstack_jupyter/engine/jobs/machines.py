@@ -16,7 +16,7 @@ from ...models.home import Home
 from ..keys.identity_files import located
 from ..keys.ssh_keys import Keys
 from ..runtime import location
-from ..store import hosts
+from ..store import host_keys
 from ..store.database import Database
 
 
@@ -27,10 +27,10 @@ class StoredPins:
         self._database = database
 
     async def get(self, endpoint: str) -> str:
-        return await self._database.read(hosts.pinned, endpoint)
+        return await self._database.read(host_keys.pinned, endpoint)
 
     async def put(self, endpoint: str, key: str) -> None:
-        await self._database.write(hosts.pin, endpoint, key)
+        await self._database.write(host_keys.pin, endpoint, key)
 
 
 class Machines:

@@ -23,9 +23,9 @@ from tornado.netutil import bind_unix_socket
 from ..._version import __version__
 from ...models import endpoint
 from ...models.endpoint import API_VERSION, Endpoint
+from ...models.engine import EngineInfo
 from ...models.errors import DstackJupyterError, StoreUnavailable
 from ...models.home import Home
-from ...models.runs import EngineInfo
 from ..api.handler import Context
 from ..api.routes import LARGEST_UPLOAD, application
 from ..store.location import shared

@@ -7,7 +7,8 @@ from typing import Any
 from ...backends import registry
 from ...backends.base import Clouds, Traits
 from ...models.errors import BackendError, NotFound
-from ...models.runs import OWN_MACHINES, Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OWN_MACHINES, OfferView
 from .orders import guard_times
 
 """Machines that are the user's own: a timer ends our job there, and nothing of ours ever ends the machine."""

@@ -17,7 +17,9 @@ from ...backends.base import Hosts
 from ...models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
 from ...models.errors import BackendNotAvailable, NotSupportedYet
 from ...models.fleets import FleetConfiguration
-from ...models.runs import OWN_MACHINES, UNAVAILABLE, Guard, Missing, OfferView, Plan
+from ...models.instances import Guard
+from ...models.offers import OWN_MACHINES, UNAVAILABLE, Missing, OfferView
+from ...models.runs import Plan
 from ...models.yaml_reader import Source
 from ...models.yaml_source import validate
 from ..names import run_name

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from ...backends.base import Order
+from ...backends.base import InstanceRequest
 from ...machines import userdata
-from ...models.runs import OfferView
+from ...models.offers import OfferView
 from ..keys.ssh_keys import KeyPair, Keys
 
 AFTER_ITS_TIME = 3600
@@ -42,7 +42,7 @@ class Maker:
         """The key that a machine shows at its first contact: derived, so it is known before there is a machine (D6)."""
         return self._derived(instance_id)
 
-    def order(self, instance: Row[Any], *, first: bool = False) -> Order:
+    def order(self, instance: Row[Any], *, first: bool = False) -> InstanceRequest:
         """Without the things that it needs: those are told by the vendor, of this order."""
         login = " ".join(self._keys.public.split()[:2])
         host = self.host_key(instance.id)
@@ -63,4 +63,4 @@ class Maker:
             labels={**tags, "identity": instance.identity},
         )
         offer = OfferView(**instance.offer)
-        return Order(instance.identity, offer, userdata.user_data(recipe), login, first=first, tags=tags)
+        return InstanceRequest(instance.identity, offer, userdata.user_data(recipe), login, first=first, tags=tags)

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Row, select
 
 from ...models.configurations import AnyRun, run_configuration
 from ...models.errors import NoCapacity
-from ...models.runs import UNAVAILABLE, OfferView
+from ...models.offers import UNAVAILABLE, OfferView
 from ...models.states import AttemptState, InstanceState
-from ..store import hosts
+from ..store import bookings
 from ..store.columns import now
 from ..store.schema import attempts, instances, runs
 
@@ -95,7 +95,7 @@ def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[s
     """
     task = run_configuration(run.configuration)
     fitting = {_kind(offer.model_dump()) for offer in offers}
-    rows = [row for row in hosts.usable_machines(connection, run.project) if _kind(row.offer) in fitting]
+    rows = [row for row in bookings.usable_machines(connection, run.project) if _kind(row.offer) in fitting]
     if task.fleets:
         rows = [row for row in rows if row.fleet in fleet_names(task)]
     if needs_container(task):
@@ -103,7 +103,7 @@ def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[s
         rows = [row for row in rows if row.data.get("docker")]
         if not rows and without:
             raise NoCapacity(f"ssh: the run needs a container, and {', '.join(without)} cannot run Docker")
-    free = hosts.free_blocks(connection, rows)
+    free = bookings.free_blocks(connection, rows)
     wanted = {row.id: blocks_needed(task, row.offer, int(row.data.get("blocks", 1))) for row in rows}
     by_fleet: dict[str, list[Row[Any]]] = {}
     for row in rows:
@@ -115,8 +115,10 @@ def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[s
     for found in sorted(by_fleet.values(), key=lambda found: sum(row.price for row in found[: len(attempt_ids)])):
         if len(found) >= len(attempt_ids):
             chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
-            wishes = [hosts.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)]
-            hosts.book(connection, wishes)
+            wishes = [
+                bookings.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)
+            ]
+            bookings.book(connection, wishes)
             return
     if all(offer.backend != "ssh" for offer in offers):
         raise NoCapacity("no idle machine of a fleet is free")

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from ...backends import registry
 from ...backends.base import Cloud, Clouds, Instance
 from ...models.errors import BackendNotAvailable
-from ..runtime.queue import aside
+from ..runtime.queue import release_slot
 
 Result = TypeVar("Result")
 
@@ -69,7 +69,7 @@ class _Line:
             self._next()
 
     async def _call(self, function: Callable[..., Result], *args: object) -> Result:
-        with aside():
+        with release_slot():
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def _turn(self, ends: bool) -> None:
@@ -80,7 +80,7 @@ class _Line:
         self._count += 1
         heapq.heappush(self._waiting, (not ends, self._count, turn))
         try:
-            with aside():
+            with release_slot():
                 await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
@@ -115,7 +115,7 @@ class Vendors:
         return found.cloud(project)
 
     async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
-        """A vendor's call in the pool of its account (``Cloud.mark``). ``ends``: it ends something, and goes first."""
+        """A vendor's call in the pool of its account (``Cloud.account_id``). ``ends``: it ends something, and goes first."""
         async with self.place(account, ends=ends) as call:
             return await call(function, *args)
 
@@ -137,7 +137,7 @@ class Vendors:
         list before: the next look at it may be the better part of a minute away.
         """
         now = asyncio.get_running_loop().time()
-        account = self._accounts.setdefault(cloud.mark, _Watched())
+        account = self._accounts.setdefault(cloud.account_id, _Watched())
         account.asked.append(now)
         account.told[identity] = changed
         while account.asked[0] <= now - AGE:
@@ -149,20 +149,20 @@ class Vendors:
 
     async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
         if len(account.asked) < MANY:
-            return await self.call(cloud.mark, cloud.get, data)
+            return await self.call(cloud.account_id, cloud.get, data)
         if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
             if account.listing is None:
                 account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
-            with aside():
+            with release_slot():
                 await asyncio.shield(account.listing)
         same = [each for each in account.found.get(identity, []) if each.data == data]
         # One that is not in the list may be younger than it, or there under other data: asked for itself.
-        return same[0] if same else await self.call(cloud.mark, cloud.get, data)
+        return same[0] if same else await self.call(cloud.account_id, cloud.get, data)
 
     async def _list(self, cloud: Cloud, account: _Watched, began: float) -> None:
         try:
             found: dict[str, list[Instance]] = {}
-            for each in await self.call(cloud.mark, cloud.list_all, self._installation):
+            for each in await self.call(cloud.account_id, cloud.list_all, self._installation):
                 found.setdefault(each.identity, []).append(each)
             known, account.found, account.began = account.found, found, began
             for identity in known.keys() & account.told.keys():

@@ -9,13 +9,13 @@ from sqlalchemy import Connection, Row
 
 from ...machines.base import Ending, JobReport, JobSpec, Machine
 from ...models.errors import ConfigurationError, Unreachable
-from ...models.runs import OWN_MACHINES
+from ...models.offers import OWN_MACHINES
 from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, InstanceState, Reason
 from ..jobs.nodes import Siblings, ends_with, must_wait
 from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps import attempt as steps
-from ..store import hosts, logs, moves
+from ..store import bookings, logs, moves
 from ..store.database import Database
 
 READ = 1 << 20
@@ -38,7 +38,7 @@ class AttemptReconciler:
     """Handles the ``attempt`` keys of the work queue, on the engine's loop.
 
     ``machine`` finds the machine of an instance row, ``spec`` makes the job of (attempt, run, instance, siblings), ``wake`` adds
-    a key. ``condemned`` holds why a guard ends a job, by attempt; ``running`` hears of each job that is first seen running
+    a key. ``kill_requests`` holds why a guard ends a job, by attempt; ``running`` hears of each job that is first seen running
     (by this process) until it returns true, ``ended`` of each that has ended.
     """
 
@@ -49,11 +49,11 @@ class AttemptReconciler:
         machine: Callable[[Row[Any]], Machine],
         spec: SpecBuilder,
         wake: Callable[[Key], None],
-        condemned: dict[str, tuple[Reason, str]],
+        kill_requests: dict[str, tuple[Reason, str]],
         running: Callable[[Row[Any], Row[Any], Row[Any]], Awaitable[bool]],
         ended: Callable[[str], None],
     ) -> None:
-        self._condemned = condemned
+        self._kill_requests = kill_requests
         self._running = running
         self._ended = ended
         self._database = database
@@ -84,9 +84,9 @@ class AttemptReconciler:
             report = await self._machine(instance).look(key.id, attempt.log_offset, READ)
         desired, because = Desired(run.desired), None
         if desired is Desired.RUNNING:
-            because = self._condemned.get(key.id) or ends_with(attempt, run, siblings)
+            because = self._kill_requests.get(key.id) or ends_with(attempt, run, siblings)
             desired = Desired.STOPPED if because else desired
-        seen = steps.Seen(
+        seen = steps.Observation(
             instance=InstanceState(instance.state) if instance is not None else None,
             instance_message=instance.message if instance is not None else "",
             started=report.started,
@@ -100,7 +100,12 @@ class AttemptReconciler:
         )
         asked = self._asked.get(key.id, Desired.RUNNING)
         step = steps.next_step(AttemptState(attempt.state), desired, asked, seen)
-        if isinstance(step, steps.End) and instance is not None and attempt.instance_id is not None and is_rented(instance):
+        if (
+            isinstance(step, steps.End)
+            and instance is not None
+            and attempt.instance_id is not None
+            and is_cloud_instance(instance)
+        ):
             # Its end frees the machine for the next job, which must find nothing of this one.
             await self._let_go(key.id, instance)
         if report.data or isinstance(step, steps.Running | steps.Book | steps.Prepare | steps.End):
@@ -112,7 +117,7 @@ class AttemptReconciler:
             self._bus.publish(run.id)
             if isinstance(step, steps.End):
                 self._wake(Key("fleet", run.fleet_id))
-                if instance is not None and is_rented(instance) and instance.fleet_id != run.fleet_id:
+                if instance is not None and is_cloud_instance(instance) and instance.fleet_id != run.fleet_id:
                     self._wake(Key("fleet", instance.fleet_id))
                 if state not in RUN_END:
                     self._wake(Key("run", run.id))
@@ -208,20 +213,20 @@ class AttemptReconciler:
         """Let go of what is remembered of an attempt: it has ended, or another engine acts for it now."""
         self._asked.pop(attempt_id, None)
         self._seen_running.discard(attempt_id)
-        self._condemned.pop(attempt_id, None)
+        self._kill_requests.pop(attempt_id, None)
         self._refused.pop(attempt_id, None)
         machine = self._watching.pop(attempt_id, None)
         if machine is not None:
             machine.unwatch(attempt_id)
 
 
-def is_rented(instance: Row[Any]) -> bool:
+def is_cloud_instance(instance: Row[Any]) -> bool:
     return instance.backend not in OWN_MACHINES
 
 
 def is_leaving(instance: Row[Any]) -> bool:
     """Whether it is a rented machine that is gone or about to be: its address may be a stranger's by now."""
-    return is_rented(instance) and instance.state in INSTANCE_ENDING
+    return is_cloud_instance(instance) and instance.state in INSTANCE_ENDING
 
 
 def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:
@@ -231,7 +236,7 @@ def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], 
         instance = None  # it never had the job: the fleet finds another
     alone = run.configuration.get("nodes", 1) in (None, 1)
     siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)
-    blocks = hosts.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
+    blocks = bookings.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
     return attempt, run, instance, siblings, blocks
 
 

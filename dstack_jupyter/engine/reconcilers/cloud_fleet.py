@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from ...models.fleets import FleetConfiguration
-from ...models.runs import NOT_AVAILABLE_YET, Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import NOT_AVAILABLE_YET, OfferView
 from ...models.states import INSTANCE_ENDING, FleetState, InstanceState
 from ..names import identity, new_id
 from ..provisioning.guards import guard_of, traits_of, words

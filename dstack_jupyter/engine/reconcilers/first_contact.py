@@ -10,10 +10,10 @@ from ...machines.ssh.facts import Hello
 from ...models.errors import HostKeyChanged, Unreachable
 from ..jobs.machines import Machines
 from ..provisioning.orders import Maker
-from ..runtime.queue import aside
-from ..store import rented
+from ..runtime.queue import release_slot
+from ..store import cloud_instances
+from ..store.cloud_instances import CloudInstance
 from ..store.database import Database
-from ..store.rented import Rent
 
 AT_ONCE = 64
 """Machines that are met at once: each costs a key exchange, and up to ten seconds where nobody answers."""
@@ -36,14 +36,14 @@ class Meeting:
         self._maker = maker
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def meet(self, rent: Rent) -> dict[str, Any]:
+    async def meet(self, rent: CloudInstance) -> dict[str, Any]:
         """What is kept of a machine that can have jobs. Raises NotYet, FirstBootFailed.
 
         The host key that user-data held is replaced by one that nobody else ever had (D6). Idempotent: it may be repeated from
         any point.
         """
         try:
-            with aside():
+            with release_slot():
                 async with self._room:
                     return facts_of(await self._greeted(rent))
         except HostKeyChanged:
@@ -51,7 +51,7 @@ class Meeting:
         except Unreachable as error:
             raise NotYet(f"waiting for its first log in: {error.message}") from None
 
-    async def _greeted(self, rent: Rent) -> Hello:
+    async def _greeted(self, rent: CloudInstance) -> Hello:
         instance, data = rent.instance, rent.instance.data
         guest = self._machines.guest(instance)
         if data.get("next_key") and data.get("host_key") == self._maker.host_key(instance.id).public:
@@ -63,20 +63,20 @@ class Meeting:
             raise NotYet("its first boot goes on")
         if data["host_key"] == self._maker.host_key(instance.id).public:
             key = await guest.next_host_key()
-            await self._database.write(partial(rented.renewed, instance_id=instance.id, next_key=key))
+            await self._database.write(partial(cloud_instances.renewed, instance_id=instance.id, next_key=key))
             await guest.use_host_key()
-            await self._database.write(partial(rented.renewed, instance_id=instance.id, host_key=key))
+            await self._database.write(partial(cloud_instances.renewed, instance_id=instance.id, host_key=key))
         hello = await guest.greet()
-        await guest.visit()
+        await guest.heartbeat()
         return hello
 
-    async def _take_next_key(self, guest: Any, rent: Rent) -> None:
+    async def _take_next_key(self, guest: Any, rent: CloudInstance) -> None:
         """An engine died while the key was renewed: whichever of the two the machine shows is the right one."""
         try:
             await guest.prepared()
         except HostKeyChanged:
             shown = rent.instance.data["next_key"]
-            await self._database.write(partial(rented.renewed, instance_id=rent.instance.id, host_key=shown))
+            await self._database.write(partial(cloud_instances.renewed, instance_id=rent.instance.id, host_key=shown))
 
 
 def facts_of(hello: Hello) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...backends.base import Cloud, Instance, Order, Restarts, Thing
+from ...backends.base import Cloud, CloudResource, Instance, InstanceRequest, Restarts
 from ...models.errors import (
     BackendError,
     BackendNotAvailable,
@@ -31,11 +31,11 @@ from ..jobs.machines import Machines
 from ..provisioning.orders import Maker
 from ..provisioning.vendor_calls import Vendors
 from ..runtime.bus import Bus
-from ..runtime.queue import Key, Next, aside
+from ..runtime.queue import Key, Next, release_slot
 from ..steps import instance as steps
-from ..store import rented
+from ..store import cloud_instances
+from ..store.cloud_instances import CloudInstance
 from ..store.database import Database
-from ..store.rented import Rent
 from .first_contact import FirstBootFailed, Meeting, NotYet
 from .timing import Times, now_of
 
@@ -82,18 +82,18 @@ class InstanceReconciler:
         """Act until there is nothing to do but wait."""
         times = self._times.setdefault(key.id, Times())
         looked = False
-        rent = await self._database.read(rented.load, key.id)
-        if rent.instance.state == InstanceState.TERMINATED and not rent.things:
+        rent = await self._database.read(cloud_instances.load, key.id)
+        if rent.instance.state == InstanceState.TERMINATED and not rent.resources:
             self._times.pop(key.id, None)
             return Next()
         try:
             cloud = self._vendors.cloud(rent.instance.backend, rent.instance.project)
-            if rent.rented.account not in ("", cloud.mark):
+            if rent.cloud.account not in ("", cloud.account_id):
                 if rent.instance.state == InstanceState.TERMINATED:
                     return Next()  # what stands beside it is the sweeps' business, by whichever key
                 if not await self._is_there(cloud, rent):
                     return Next(guard=LOOK)
-                rent = await self._database.read(rented.load, key.id)
+                rent = await self._database.read(cloud_instances.load, key.id)
             for _ in range(ROUNDS):
                 step = steps.next_step(now_of(rent, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
@@ -101,13 +101,13 @@ class InstanceReconciler:
                 times.troubles = 0
                 if found is not None:
                     return found
-                rent = await self._database.read(rented.load, key.id)
+                rent = await self._database.read(cloud_instances.load, key.id)
         except BackendError as error:
             return await self._trouble(key, rent, error, times)
         self._wake(key)
         return Next()
 
-    async def _act(self, cloud: Cloud, rent: Rent, step: steps.Step, times: Times) -> Next | None:
+    async def _act(self, cloud: Cloud, rent: CloudInstance, step: steps.Step, times: Times) -> Next | None:
         """Do a step and store what came of it. None: go on with the next one."""
         instance = rent.instance
         match step:
@@ -117,15 +117,15 @@ class InstanceReconciler:
                 await self._find(cloud, rent)
             case steps.Look():
                 again = partial(self._wake, Key("instance", instance.id))
-                told = await self._vendors.look(cloud, instance.identity, rent.rented.vendor, again)
+                told = await self._vendors.look(cloud, instance.identity, rent.cloud.vendor, again)
                 await self._note(rent, [told] if told is not None else [])
             case steps.Meet():
                 return await self._meet(rent)
-            case steps.Visit():
-                times.visited = asyncio.get_running_loop().time()
+            case steps.Heartbeat():
+                times.heartbeat_at = asyncio.get_running_loop().time()
                 try:
-                    with aside():
-                        await self._machines.guest(instance).visit()
+                    with release_slot():
+                        await self._machines.guest(instance).heartbeat()
                 except Unreachable as error:
                     log.info("%s: %s", instance.identity, error.message)
             case steps.Start():
@@ -144,28 +144,30 @@ class InstanceReconciler:
 
     # --- making it ------------------------------------------------------------------------------------------------------
 
-    async def _create(self, cloud: Cloud, rent: Rent, *, first: bool) -> Next | None:
+    async def _create(self, cloud: Cloud, rent: CloudInstance, *, first: bool) -> Next | None:
         instance = rent.instance
         order = self._maker.order(instance, first=first)
-        things = await self._attach(cloud, rent, order)
+        resources = await self._attach(cloud, rent, order)
         try:
-            async with self._vendors.place(cloud.mark) as call:
-                wanted = await self._database.write(rented.ask, instance.id, cloud.mark)
-                self._wake(Key("sweep", cloud.mark))
+            async with self._vendors.place(cloud.account_id) as call:
+                wanted = await self._database.write(cloud_instances.ask, instance.id, cloud.account_id)
+                self._wake(Key("sweep", cloud.account_id))
                 if not wanted:
                     return None
-                told = await call(cloud.create, replace(order, things=tuple(things)))
+                told = await call(cloud.create, replace(order, resources=tuple(resources)))
         except BackendError as error:
             if not error.nothing_made:
-                await self._database.write(rented.say, instance.id, f"it is not known whether it was made: {words(error)}")
+                await self._database.write(
+                    cloud_instances.say, instance.id, f"it is not known whether it was made: {words(error)}"
+                )
                 return None
-            await self._database.write(rented.unasked, instance.id, rent.rented.asked_at)
+            await self._database.write(cloud_instances.unasked, instance.id, rent.cloud.create_sent_at)
             return await self._refused(cloud, rent, error)
-        await self._database.write(rented.answered, instance.id, told, self._maker.host_key(instance.id).public)
+        await self._database.write(cloud_instances.answered, instance.id, told, self._maker.host_key(instance.id).public)
         self._changed(rent)
         return Next(guard=SOON)
 
-    async def _attach(self, cloud: Cloud, rent: Rent, order: Order) -> list[Thing]:
+    async def _attach(self, cloud: Cloud, rent: CloudInstance, order: InstanceRequest) -> list[CloudResource]:
         """What the machine needs beside itself, each stored before it is made."""
         instance = rent.instance
         found = []
@@ -173,14 +175,14 @@ class InstanceReconciler:
 
             def store(connection: Any, need: Any = need) -> Any:
                 where = {"backend": instance.backend, "project": instance.project, "instance_id": instance.id}
-                return rented.need(connection, cloud.mark, need, **where)
+                return cloud_instances.need(connection, cloud.account_id, need, **where)
 
-            thing = await self._database.write(store)
-            if thing is None:
+            resource = await self._database.write(store)
+            if resource is None:
                 # From here on there may be something in the account, whether or not a machine follows.
-                self._wake(Key("sweep", cloud.mark))
+                self._wake(Key("sweep", cloud.account_id))
                 try:
-                    thing = await self._vendors.call(cloud.mark, cloud.attach, need)
+                    resource = await self._vendors.call(cloud.account_id, cloud.attach, need)
                 except BackendError as error:
                     if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
                         raise
@@ -188,11 +190,11 @@ class InstanceReconciler:
                         cloud, rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
                     )
                     return []
-                await self._database.write(rented.made, cloud.mark, need, thing)
-            found.append(thing)
+                await self._database.write(cloud_instances.made, cloud.account_id, need, resource)
+            found.append(resource)
         return found
 
-    async def _refused(self, cloud: Cloud, rent: Rent, error: BackendError) -> Next | None:
+    async def _refused(self, cloud: Cloud, rent: CloudInstance, error: BackendError) -> Next | None:
         """The vendor said no, and surely nothing was made: the next offer is tried, or this one again where time may help."""
         instance = rent.instance
         waited = rent.now - instance.created_at
@@ -202,52 +204,55 @@ class InstanceReconciler:
             # A shared thing that somebody took away is the likeliest reason: it is made again for the next machine.
             for need in cloud.needs(self._maker.order(instance)):
                 if need.shared:
-                    await self._database.write(rented.unmade, cloud.mark, need.kind, need.identity)
+                    await self._database.write(cloud_instances.unmade, cloud.account_id, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
         await self._gone(cloud, rent, words(error), verdict=verdict)
         return None
 
-    async def _find(self, cloud: Cloud, rent: Rent) -> None:
+    async def _find(self, cloud: Cloud, rent: CloudInstance) -> None:
         """What became of a create. More than one machine of an identity: the oldest is kept."""
-        found = sorted(await self._vendors.call(cloud.mark, cloud.find, rent.instance.identity), key=lambda each: each.created_at)
+        found = sorted(
+            await self._vendors.call(cloud.account_id, cloud.find, rent.instance.identity), key=lambda each: each.created_at
+        )
         for each in found[1:]:
             # Before the first one is known: then nobody looks for others any more.
             log.warning("%s: a second machine of this name is ended", rent.instance.identity)
-            await self._vendors.call(cloud.mark, cloud.terminate, each.data, ends=True)
+            await self._vendors.call(cloud.account_id, cloud.terminate, each.data, ends=True)
         await self._note(rent, found)
 
-    async def _is_there(self, cloud: Cloud, rent: Rent) -> bool:
+    async def _is_there(self, cloud: Cloud, rent: CloudInstance) -> bool:
         """Whether a machine that was made with another key is in the account of the present one: what is not there may be in the
         other, so its absence says nothing (R12)."""
-        instance, row = rent.instance, rent.rented
+        instance, row = rent.instance, rent.cloud
         if row.vendor is not None:
-            told = await self._vendors.call(cloud.mark, cloud.get, row.vendor)
+            told = await self._vendors.call(cloud.account_id, cloud.get, row.vendor)
             found = [told] if told is not None else []
         else:
-            found = await self._vendors.call(cloud.mark, cloud.find, instance.identity)
+            found = await self._vendors.call(cloud.account_id, cloud.find, instance.identity)
         found = [each for each in found if each.identity == instance.identity]
         if found:
-            await self._database.write(rented.moved, instance.id, cloud.mark)
+            await self._database.write(cloud_instances.moved, instance.id, cloud.account_id)
             await self._note(rent, found)
         elif instance.message != ANOTHER_KEY:
-            await self._database.write(rented.say, instance.id, ANOTHER_KEY)
+            await self._database.write(cloud_instances.say, instance.id, ANOTHER_KEY)
             self._bus.publish_all()
         return bool(found)
 
-    async def _note(self, rent: Rent, found: list[Instance]) -> None:
+    async def _note(self, rent: CloudInstance, found: list[Instance]) -> None:
         if not found:
-            await self._database.write(rented.absent, rent.instance.id)
+            await self._database.write(cloud_instances.absent, rent.instance.id)
             return
-        told, seen = found[0], rent.rented.seen
-        known = rent.rented.vendor == told.data and all(seen.get(name) == getattr(told, name) for name in rented.SEEN)
-        if known and rent.rented.seen_at is not None and rent.rented.absent_since is None:
+        told, observed = found[0], rent.cloud.observed
+        same = all(observed.get(name) == getattr(told, name) for name in cloud_instances.OBSERVED)
+        known = rent.cloud.vendor == told.data and same
+        if known and rent.cloud.observed_at is not None and rent.cloud.absent_since is None:
             return
-        await self._database.write(rented.saw, rent.instance.id, told, self._maker.host_key(rent.instance.id).public)
+        await self._database.write(cloud_instances.saw, rent.instance.id, told, self._maker.host_key(rent.instance.id).public)
         self._bus.publish_all()
 
     # --- its first boot -------------------------------------------------------------------------------------------------
 
-    async def _meet(self, rent: Rent) -> Next | None:
+    async def _meet(self, rent: CloudInstance) -> Next | None:
         try:
             facts = await self._meeting.meet(rent)
         except FirstBootFailed as error:
@@ -255,33 +260,33 @@ class InstanceReconciler:
             return None
         except NotYet as error:
             return await self._not_yet(rent, str(error))
-        for attempt_id in await self._database.write(rented.ready, rent.instance.id, facts):
+        for attempt_id in await self._database.write(cloud_instances.ready, rent.instance.id, facts):
             self._wake(Key("attempt", attempt_id))
         self._changed(rent)
         return None
 
-    async def _not_yet(self, rent: Rent, what: str) -> Next:
+    async def _not_yet(self, rent: CloudInstance, what: str) -> Next:
         if rent.instance.message != what:
-            await self._database.write(rented.say, rent.instance.id, what)
+            await self._database.write(cloud_instances.say, rent.instance.id, what)
             self._bus.publish_all()
         return Next(guard=KNOCK)
 
-    async def _let_go(self, rent: Rent, why: str) -> None:
-        await self._database.write(rented.let_go, rent.instance.id, why)
+    async def _let_go(self, rent: CloudInstance, why: str) -> None:
+        await self._database.write(cloud_instances.let_go, rent.instance.id, why)
         self._changed(rent)
 
     # --- its job's log, when it powered itself off meanwhile -------------------------------------------------------------
 
-    async def _start(self, cloud: Cloud, rent: Rent, times: Times) -> Next | None:
+    async def _start(self, cloud: Cloud, rent: CloudInstance, times: Times) -> Next | None:
         assert isinstance(cloud, Restarts)
         assert rent.unread is not None
         times.started = asyncio.get_running_loop().time()
         if times.started_for != rent.unread:
             times.started_for, times.starting = rent.unread, times.started
-            await self._database.write(rented.started, rent)
+            await self._database.write(cloud_instances.started, rent)
             self._changed(rent)
         try:
-            await self._vendors.call(cloud.mark, cloud.start, rent.rented.vendor)
+            await self._vendors.call(cloud.account_id, cloud.start, rent.cloud.vendor)
         except Busy as error:
             log.info("%s: %s", rent.instance.identity, error.message)
         except (PermissionMissing, Refused, NotAtVendor) as error:
@@ -294,38 +299,38 @@ class InstanceReconciler:
 
     # --- its end --------------------------------------------------------------------------------------------------------
 
-    async def _delete(self, cloud: Cloud, rent: Rent, times: Times) -> Next | None:
+    async def _delete(self, cloud: Cloud, rent: CloudInstance, times: Times) -> Next | None:
         times.deletes += 1
         times.deleted = asyncio.get_running_loop().time()
         try:
-            if await self._vendors.call(cloud.mark, cloud.terminate, rent.rented.vendor, ends=True):
-                await self._database.write(rented.told, rent.instance.id)
+            if await self._vendors.call(cloud.account_id, cloud.terminate, rent.cloud.vendor, ends=True):
+                await self._database.write(cloud_instances.told, rent.instance.id)
         except Busy as error:
-            await self._database.write(rented.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
+            await self._database.write(cloud_instances.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
         return None
 
-    async def _gone(self, cloud: Cloud, rent: Rent, why: str, *, verdict: str = "") -> None:
+    async def _gone(self, cloud: Cloud, rent: CloudInstance, why: str, *, verdict: str = "") -> None:
         def store(connection: Any) -> None:
-            rented.gone(connection, rent.instance.id, why, verdict=verdict)
+            cloud_instances.gone(connection, rent.instance.id, why, verdict=verdict)
 
         await self._database.write(store)
         await self._machines.leave(rent.instance.id)
         try:
             # Before its fleet hears of it and closes: where engines share a store, nobody acts for it then any more.
-            await self._detach(cloud, await self._database.read(rented.load, rent.instance.id))
+            await self._detach(cloud, await self._database.read(cloud_instances.load, rent.instance.id))
         finally:
             self._changed(rent)
 
-    async def _detach(self, cloud: Cloud, rent: Rent) -> None:
+    async def _detach(self, cloud: Cloud, rent: CloudInstance) -> None:
         """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
-        for row in rent.things:
-            if row.thing:
-                await self._vendors.call(cloud.mark, cloud.detach, rented.thing_of(row), ends=True)
-                await self._database.write(rented.detached, row.account, row.kind, row.identity)
+        for row in rent.resources:
+            if row.resource_id:
+                await self._vendors.call(cloud.account_id, cloud.detach, cloud_instances.resource_of(row), ends=True)
+                await self._database.write(cloud_instances.detached, row.account, row.kind, row.identity)
 
     # --- between --------------------------------------------------------------------------------------------------------
 
-    def _pause(self, rent: Rent, times: Times) -> Next:
+    def _pause(self, rent: CloudInstance, times: Times) -> Next:
         match rent.instance.state:
             case InstanceState.TERMINATED:
                 self._times.pop(rent.instance.id, None)
@@ -334,20 +339,20 @@ class InstanceReconciler:
                 times.looks += 1
                 return Next(guard=ENDING[min(times.looks, len(ENDING)) - 1])
             case InstanceState.IDLE | InstanceState.BUSY:
-                return Next(guard=SOON if rent.rented.seen.get("word") in ("stopped", "starting") else LOOK)
+                return Next(guard=SOON if rent.cloud.observed.get("status") in ("stopped", "starting") else LOOK)
             case _:
                 return Next(guard=SOON)
 
-    async def _trouble(self, key: Key, rent: Rent, error: BackendError, times: Times) -> Next:
+    async def _trouble(self, key: Key, rent: CloudInstance, error: BackendError, times: Times) -> Next:
         """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
         times.troubles += 1
-        await self._database.write(rented.say, key.id, words(error))
+        await self._database.write(cloud_instances.say, key.id, words(error))
         self._bus.publish_all()
         return Next(guard=TROUBLE[min(times.troubles, len(TROUBLE)) - 1])
 
-    def _changed(self, rent: Rent) -> None:
+    def _changed(self, rent: CloudInstance) -> None:
         for kind, id in rent.concerned:
             self._wake(Key(kind, id))
         self._bus.publish_events()

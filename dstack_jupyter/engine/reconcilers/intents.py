@@ -8,12 +8,13 @@ from sqlalchemy import Connection, Row
 
 from ...models.configurations import run_configuration
 from ...models.errors import NoCapacity
-from ...models.runs import Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OfferView
 from ...models.states import AttemptState, InstanceState, Reason
 from ..provisioning import placement
 from ..provisioning.orders import guard_times
 from ..steps.attempt import End
-from ..store import cloud_fleets, moves, rented
+from ..store import cloud_fleets, cloud_instances, moves
 
 
 def book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
@@ -45,8 +46,8 @@ def want(
     bound = place if offer.backend == "local" else ""
     host = bound[:16] or offer.backend
     gpus = _free_gpus(connection, run, offer, host)
-    is_rented = offer.backend != "local"
-    data: dict[str, Any] = guard_times(run.configuration) if is_rented else {"place": bound} if bound else {}
+    is_cloud_instance = offer.backend != "local"
+    data: dict[str, Any] = guard_times(run.configuration) if is_cloud_instance else {"place": bound} if bound else {}
     moves.want_instance(
         connection,
         instance_id=instance_id,
@@ -60,8 +61,8 @@ def want(
         gpus=gpus,
         data=data,
     )
-    if is_rented:
-        rented.want(connection, instance_id)
+    if is_cloud_instance:
+        cloud_instances.want(connection, instance_id)
     return {"gpus": gpus, **data}
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Row
 from ...models.configurations import run_configuration
 from ...models.errors import NoCapacity
 from ...models.fleets import FleetConfiguration
-from ...models.runs import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
+from ...models.offers import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
 from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, FleetState, InstanceState
 from ..names import identity, new_id
 from ..provisioning import placement
@@ -22,7 +22,7 @@ from ..runtime.queue import Key, Next
 from ..steps import fleet as steps
 from ..steps.choice import Try, choose, nothing_left
 from ..steps.cloud_fleet import Release, Wait, idle_step
-from ..store import cloud_fleets, moves, rented
+from ..store import cloud_fleets, cloud_instances, moves
 from ..store.database import Database
 from . import intents
 from .cloud_fleet import guard_of_fleet, guard_times_of, machine_now
@@ -101,7 +101,7 @@ class FleetReconciler:
                         self._wake(key)
                         return Next()
                     owned[wanted.id] = wanted
-                    if wanted.rented:
+                    if wanted.is_cloud:
                         self._wake(Key("instance", wanted.id))
                 case steps.Create(instance_id):
                     await self._create(owned[instance_id])
@@ -121,8 +121,8 @@ class FleetReconciler:
                     return Next()
 
     async def _release(self, found: _Owned, why: str = "its job has ended") -> None:
-        if found.rented:
-            await self._database.write(rented.let_go, found.id, why)
+        if found.is_cloud:
+            await self._database.write(cloud_instances.let_go, found.id, why)
             found.state = InstanceState.TERMINATING
             self._wake(Key("instance", found.id))
         else:
@@ -168,7 +168,7 @@ class FleetReconciler:
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
-            begun = any(each.rented and each.attempt_id in waiting and each.state not in INSTANCE_ENDING for each in owned)
+            begun = any(each.is_cloud and each.attempt_id in waiting and each.state not in INSTANCE_ENDING for each in owned)
             if not begun and (shared := placement.shared(offers)):
                 if await self._database.read(placement.somebody_first, run):
                     raise _NotItsTurn
@@ -181,7 +181,7 @@ class FleetReconciler:
                 except NoCapacity as error:
                     reasons.append(error.message)
             unfinished = {now.id for now in tried if now.state not in ATTEMPT_END}
-            tries = [each.tried for each in owned if each.rented and each.attempt_id in unfinished]
+            tries = [each.tried for each in owned if each.is_cloud and each.attempt_id in unfinished]
             own = [offer for offer in offers if offer.backend != "ssh" and offer.availability != "idle"]
             if growing is not None and may_grow is not None and may_grow.placement == "cluster":
                 there = await self._database.read(cloud_fleets.place_of, growing.id)
@@ -189,7 +189,7 @@ class FleetReconciler:
             choice = choose(own, tries, nodes=len(unfinished))
             if choice.release:
                 for found in owned:
-                    if found.rented and found.attempt_id in unfinished and found.state not in INSTANCE_ENDING:
+                    if found.is_cloud and found.attempt_id in unfinished and found.state not in INSTANCE_ENDING:
                         await self._release(found, choice.release)
                 return None
             if choice.offer is None:
@@ -265,7 +265,7 @@ class _Owned:
         )
 
     @property
-    def rented(self) -> bool:
+    def is_cloud(self) -> bool:
         return self.backend not in OWN_MACHINES
 
     def shared(self, fleet_id: str) -> bool:
@@ -274,7 +274,7 @@ class _Owned:
 
     def now(self, fleet_id: str, *, keeps: bool) -> steps.InstanceNow:
         elsewhere = self.fleet_id != fleet_id
-        return steps.InstanceNow(self.id, self.state, self.attempt_id, self.rented, keeps and self.rented, elsewhere)
+        return steps.InstanceNow(self.id, self.state, self.attempt_id, self.is_cloud, keeps and self.is_cloud, elsewhere)
 
     @property
     def tried(self) -> Try:

@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from ...backends.base import Cloud, Thing
+from ...backends.base import Cloud, CloudResource
 from ...models.errors import BackendError, BackendNotAvailable, ConfigurationError, NotFound, RateLimited
 from ..provisioning.vendor_calls import Vendors
 from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps import sweep as steps
-from ..store import accounts, rented
+from ..store import accounts, cloud_instances
 from ..store.database import Database
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Look:
     cloud: Cloud
     known: accounts.Known
     machines: steps.Machines
-    things: steps.Things
+    resources: steps.Things
     gate: float
 
 
@@ -86,10 +86,10 @@ class Sweeps:
         after = await self._database.read(accounts.state, key.id)
         return Next(guard=SELDOM if after is None else interval(after))
 
-    async def _trouble(self, mark: str, error: BackendError) -> Next:
+    async def _trouble(self, account_id: str, error: BackendError) -> Next:
         """Nothing is concluded from a list that failed (R12)."""
-        times = self._troubles[mark] = self._troubles.get(mark, 0) + 1
-        await self._database.write(accounts.failed, mark, problem(error))
+        times = self._troubles[account_id] = self._troubles.get(account_id, 0) + 1
+        await self._database.write(accounts.failed, account_id, problem(error))
         if isinstance(error, BackendNotAvailable):
             return Next(guard=SELDOM)
         wait = max(1.0, error.delay) if isinstance(error, RateLimited) else TROUBLE[min(times, len(TROUBLE)) - 1]
@@ -99,11 +99,11 @@ class Sweeps:
         look = await self.look(account, swept=True)
         for instance_id in look.machines.wake:
             self._wake(Key("instance", instance_id))
-        for stray in look.machines.strays:
-            if stray.ours_to_end:
-                await self._end(look, stray)
-        for row, thing in look.things.detach:
-            await self._detach(look, row, thing)
+        for orphan in look.machines.orphans:
+            if orphan.ours_to_end:
+                await self._end(look, orphan)
+        for row, resource in look.resources.detach:
+            await self._detach(look, row, resource)
 
     async def look(self, account: Row[Any], *, swept: bool = False) -> Look:
         """List an account, read the rows, store what has none. ``swept``: it counts as the sweep that was claimed.
@@ -111,18 +111,18 @@ class Sweeps:
         Raises BackendError if any list failed: then nothing is known, and nothing was changed.
         """
         cloud = await self._cloud(account)
-        listed = await self._vendors.call(cloud.mark, cloud.list_all, self._installation)
-        there = await self._vendors.call(cloud.mark, cloud.list_attached, self._installation)
+        listed = await self._vendors.call(cloud.account_id, cloud.list_all, self._installation)
+        there = await self._vendors.call(cloud.account_id, cloud.list_attached, self._installation)
         known = await self._database.read(accounts.known, account, [each.identity for each in listed], there)
         gate = steps.gate(cloud.traits)
         machines = steps.machines(listed, known.owners, known.first_seen(), known.now, gate)
-        things = steps.things(there, known.things, gate)
-        for stray in machines.strays:
-            if ("instance", stray.key) not in known.strays:
-                log.warning("%s %s: a machine that nobody needs (%s)", account.backend, stray.machine.identity, stray.verdict)
-        await self._database.write(accounts.store, account.mark, machines.strays, things.strays, swept)
+        resources = steps.resources(there, known.resources, gate)
+        for orphan in machines.orphans:
+            if ("instance", orphan.key) not in known.orphans:
+                log.warning("%s %s: a machine that nobody needs (%s)", account.backend, orphan.machine.identity, orphan.verdict)
+        await self._database.write(accounts.store, account.account_id, machines.orphans, resources.orphans, swept)
         self._bus.publish_events()
-        return Look(account, cloud, known, machines, things, gate)
+        return Look(account, cloud, known, machines, resources, gate)
 
     async def _cloud(self, account: Row[Any]) -> Cloud:
         """Raises BackendNotAvailable where the project has no such account any more."""
@@ -130,52 +130,52 @@ class Sweeps:
             cloud = self._vendors.cloud(account.backend, account.project)
         except (ConfigurationError, NotFound) as error:
             raise BackendNotAvailable(error.message, hint=error.hint) from None
-        if cloud.mark == account.mark:
+        if cloud.account_id == account.account_id:
             return cloud
 
         def store(connection: Connection) -> None:
-            accounts.used(connection, cloud.mark, account.backend, account.project)
+            accounts.used(connection, cloud.account_id, account.backend, account.project)
 
         # Most likely it is the same account with a new key: then everything is seen by that.
         await self._database.write(store)
-        self._wake(Key("sweep", cloud.mark))
+        self._wake(Key("sweep", cloud.account_id))
         raise BackendNotAvailable(
             f"{account.backend} of project {account.project} has another key or address by now",
             hint="if that is another account, look at the former one in the vendor's console",
         )
 
-    async def _end(self, look: Look, stray: steps.Stray) -> None:
+    async def _end(self, look: Look, orphan: steps.Orphan) -> None:
         """A machine whose row has ended, or a second one of a name: until the vendor's list has it no more."""
-        why = "it was there after its end" if stray.verdict == "ended" else "a second machine of this name"
+        why = "it was there after its end" if orphan.verdict == "ended" else "a second machine of this name"
         try:
-            await self.end(look, stray, "engine", why)
+            await self.end(look, orphan, "engine", why)
         except BackendError as error:
-            log.info("%s: %s", stray.machine.identity, error.message)
+            log.info("%s: %s", orphan.machine.identity, error.message)
 
-    async def end(self, look: Look, stray: steps.Stray, actor: str, why: str) -> None:
+    async def end(self, look: Look, orphan: steps.Orphan, actor: str, why: str) -> None:
         """Ask the vendor once. Raises BackendError."""
-        machine = stray.machine
+        machine = orphan.machine
         log.warning("%s %s is ended: %s", look.account.backend, machine.identity, why)
-        if await self._vendors.call(look.cloud.mark, look.cloud.terminate, machine.data, ends=True):
-            where = ("instance", stray.key, machine.identity)
+        if await self._vendors.call(look.cloud.account_id, look.cloud.terminate, machine.data, ends=True):
+            where = ("instance", orphan.key, machine.identity)
             await self._database.write(accounts.told, look.account, *where, actor, why)
             self._bus.publish_events()
 
-    async def detach(self, look: Look, thing: Thing, actor: str) -> None:
+    async def detach(self, look: Look, resource: CloudResource, actor: str) -> None:
         """Take away a thing that nobody needs. Raises BackendError."""
-        await self._vendors.call(look.cloud.mark, look.cloud.detach, thing, ends=True)
-        where = (thing.kind, steps.key_of(thing.id), thing.identity)
+        await self._vendors.call(look.cloud.account_id, look.cloud.detach, resource, ends=True)
+        where = (resource.kind, steps.key_of(resource.id), resource.identity)
         await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")
         self._bus.publish_events()
 
-    async def _detach(self, look: Look, row: steps.Row, thing: Thing | None) -> None:
+    async def _detach(self, look: Look, row: steps.Row, resource: CloudResource | None) -> None:
         try:
-            if thing is not None and row.ours:
-                await self._vendors.call(look.cloud.mark, look.cloud.detach, thing, ends=True)
+            if resource is not None and row.ours:
+                await self._vendors.call(look.cloud.account_id, look.cloud.detach, resource, ends=True)
         except BackendError as error:
             log.info("%s %s: %s", row.kind, row.identity, error.message)
             return
-        await self._database.write(rented.detached, row.account, row.kind, row.identity)
+        await self._database.write(cloud_instances.detached, row.account, row.kind, row.identity)
 
 
 def interval(state: accounts.State) -> float:
@@ -183,7 +183,7 @@ def interval(state: accounts.State) -> float:
     if state.ours_to_end:
         return SOON
     late = state.asked is not None and state.asked < SELDOM
-    return EVERY if state.renting or state.strays or late else SELDOM
+    return EVERY if state.renting or state.orphans or late else SELDOM
 
 
 def problem(error: BackendError) -> str:

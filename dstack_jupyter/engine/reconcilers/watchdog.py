@@ -15,7 +15,7 @@ from ...models.states import ATTEMPT_END, AttemptState, InstanceState, Reason
 from ..jobs.forwards import Forwards
 from ..jobs.spec import gpus_of
 from ..runtime.queue import Key, Next
-from ..store import hosts, moves
+from ..store import bookings, moves
 from ..store.database import Database
 
 EVERY = 10.0
@@ -53,13 +53,13 @@ class Watchdog:
         database: Database,
         machine: Callable[[Row[Any]], Machine],
         forwards: Forwards,
-        condemned: dict[str, tuple[Reason, str]],
+        kill_requests: dict[str, tuple[Reason, str]],
         wake: Callable[[Key], None],
     ) -> None:
         self._database = database
         self._machine = machine
         self._forwards = forwards
-        self._condemned = condemned
+        self._kill_requests = kill_requests
         self._wake = wake
         self._samples: dict[str, deque[tuple[float, list[int]]]] = {}
 
@@ -72,8 +72,8 @@ class Watchdog:
             return Next(guard=EVERY)
         task = run_configuration(run.configuration)
         verdict = await self._judge(key.id, task, instance)
-        if verdict is not None and key.id not in self._condemned:
-            self._condemned[key.id] = verdict
+        if verdict is not None and key.id not in self._kill_requests:
+            self._kill_requests[key.id] = verdict
             self._wake(Key("attempt", key.id))
         return Next(guard=EVERY)
 
@@ -84,7 +84,7 @@ class Watchdog:
         policy = task.utilization_policy
         if policy is None:
             return None
-        blocks = await self._database.read(hosts.blocks_of, attempt_id)
+        blocks = await self._database.read(bookings.blocks_of, attempt_id)
         gpus = tuple(gpus_of(instance, blocks))
         percents = await self._machine(instance).utilization(instance.offer.get("gpu_vendor", ""), gpus)
         if not percents:

@@ -4,7 +4,7 @@ Level-triggered: a key says where to look, never what happened, so wakes may be 
 means no task and no timer but the guards: the engine sleeps.
 
 Each kind of key has slots of its own, so a thousand new fleets keep no machine waiting that is to go; and a handler that waits
-for somebody outside lends its slot meanwhile (``aside``), so a vendor that does not answer keeps nobody waiting but itself.
+for somebody outside lends its slot meanwhile (``release_slot``): a vendor that does not answer keeps nobody else waiting.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _slot: ContextVar[_Slot | None] = ContextVar("slot", default=None)
 
 
 @contextmanager
-def aside() -> Iterator[None]:
+def release_slot() -> Iterator[None]:
     """For what a handler awaits of somebody outside, who may never answer: its slot is another's meanwhile.
 
     It goes on at once when it comes back; nobody new begins until the slots suffice again. Nothing happens outside of a handler,

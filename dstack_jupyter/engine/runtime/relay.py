@@ -43,16 +43,16 @@ def payloads(sender: str, lines: Sequence[str]) -> list[str]:
 
 
 class Relay:
-    """Use it from the engine's loop. ``heard`` gets each line that another engine said; ``blind`` hears when some were missed."""
+    """For the engine's loop. ``on_notify`` gets each line of another engine; ``resync`` is called when some were missed."""
 
     def __init__(
-        self, database: Database, where: Secret, sender: str, heard: Callable[[str], None], blind: Callable[[], None]
+        self, database: Database, where: Secret, sender: str, on_notify: Callable[[str], None], resync: Callable[[], None]
     ) -> None:
         self._database = database
         self._where = where
         self._sender = sender
-        self._heard = heard
-        self._blind = blind
+        self._on_notify = on_notify
+        self._resync = resync
         self._waiting: dict[str, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
@@ -94,7 +94,7 @@ class Relay:
                 async with connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     failures = 0
-                    self._blind()
+                    self._resync()
                     async for found in connection.notifies():
                         self._take(found.payload)
             except psycopg.Error as error:
@@ -107,7 +107,7 @@ class Relay:
         sender, *lines = payload.split("\n")
         if sender != self._sender:
             for line in lines:
-                self._heard(line)
+                self._on_notify(line)
 
     async def stop(self) -> None:
         """Says what is still to be said."""

@@ -11,14 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from ...backends.base import Instance, Thing
+from ...backends.base import CloudResource, Instance
 from ...models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, Standing
 from ...models.errors import BackendError, BackendUnreachable, Conflict, NotFound, RateLimited
 from ..reconcilers.sweep import Look, Sweeps
 from ..runtime.bus import Bus
 from ..runtime.queue import Key
 from ..steps import sweep as steps
-from ..store import accounts, rented
+from ..store import accounts, cloud_instances
 from ..store.database import Database
 
 WHY = {
@@ -42,7 +42,7 @@ class Cleanup:
 
     async def _account(self, row: Row[Any]) -> AccountView:
         found = AccountView(
-            mark=row.mark,
+            account_id=row.account_id,
             backend=row.backend,
             project=row.project,
             first_used_at=row.first_used_at,
@@ -55,7 +55,7 @@ class Cleanup:
             known = await self._database.read(accounts.known, row, [], [])
             found.made = as_stored(row, known)
             return found
-        found.made = [*machines(look), *things(look)]
+        found.made = [*machines(look), *resources(look)]
         return found
 
     async def end(self, wanted: CleanupRequest, *, user: str) -> list[EndedView]:
@@ -63,18 +63,18 @@ class Cleanup:
 
         Raises NotFound for an account that was never used, BackendError if it cannot be asked.
         """
-        rows = {row.mark: row for row in await self._database.read(accounts.every)}
+        rows = {row.account_id: row for row in await self._database.read(accounts.every)}
         if wanted.account not in rows:
             raise NotFound("this installation never used such an account", hint="`%dstack cleanup` lists them")
         look = await self._sweeps.look(rows[wanted.account])
-        made = {(each.kind, each.thing): each for each in (*machines(look), *things(look))}
-        strays = {stray.key: stray for stray in look.machines.strays}
+        made = {(each.kind, each.resource_id): each for each in (*machines(look), *resources(look))}
+        orphans = {orphan.key: orphan for orphan in look.machines.orphans}
         there = {(each.kind, steps.key_of(each.id)): each for each in _listed(look)}
         ended = []
-        for ref in wanted.things:
-            key = (ref.kind, ref.thing)
+        for ref in wanted.resources:
+            key = (ref.kind, ref.resource_id)
             view = made.get(key)
-            answer = EndedView(kind=ref.kind, thing=ref.thing, name=view.name if view else "", done=False)
+            answer = EndedView(kind=ref.kind, resource_id=ref.resource_id, name=view.name if view else "", done=False)
             ended.append(answer)
             if view is None:
                 answer.done, answer.message = True, "it is gone already"
@@ -83,7 +83,7 @@ class Cleanup:
             else:
                 try:
                     if ref.kind == "instance":
-                        await self._sweeps.end(look, strays[ref.thing], user, f"cleaned up: {view.why}")
+                        await self._sweeps.end(look, orphans[ref.resource_id], user, f"cleaned up: {view.why}")
                         answer.done, answer.message = True, "the vendor ends it"
                     else:
                         answer.done, answer.message = await self._detach(look, there[key], user)
@@ -107,64 +107,64 @@ class Cleanup:
             why = error.message
         else:
             raise Conflict(f"{name} is not forgotten: its vendor answers", hint="`%dstack stop` ends the run that has it")
-        rent = await self._database.write(rented.forget, row.id, user, why)
+        rent = await self._database.write(cloud_instances.forget, row.id, user, why)
         for kind, id in rent.concerned:
             self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()
-        return EndedView(kind="instance", thing=row.id, name=name, done=True, message="forgotten")
+        return EndedView(kind="instance", resource_id=row.id, name=name, done=True, message="forgotten")
 
     async def _living(self, name: str) -> tuple[Row[Any], Row[Any]]:
         """(the account of a machine that has not ended, its row as ``accounts.Known`` has it). Raises NotFound."""
         for account in await self._database.read(accounts.every):
             known = await self._database.read(accounts.known, account, [], [])
             for row in known.living:
-                if row.identity == name and row.account in ("", account.mark):
+                if row.identity == name and row.account in ("", account.account_id):
                     return account, row
         raise NotFound(
             f"no machine of this installation that has not ended is named {name!r}", hint="`%dstack cleanup` lists them"
         )
 
-    async def _detach(self, look: Look, thing: Thing, user: str) -> tuple[bool, str]:
+    async def _detach(self, look: Look, resource: CloudResource, user: str) -> tuple[bool, str]:
         """Take a thing away. What its row says is mended first: whoever needs it next makes it anew."""
-        name = thing.identity
+        name = resource.identity
 
         def free(connection: Connection) -> bool:
-            return accounts.free(connection, look.account, thing.kind, name)
+            return accounts.free(connection, look.account, resource.kind, name)
 
-        rows = [row for row in look.known.things if row.kind == thing.kind and row.id == thing.id]
+        rows = [row for row in look.known.resources if row.kind == resource.kind and row.id == resource.id]
         if any(row.shared for row in rows) and not await self._database.write(free):
             return False, "a machine needs it by now"
-        await self._sweeps.detach(look, thing, user)
+        await self._sweeps.detach(look, resource, user)
         for row in rows:
             if not row.shared:
-                await self._database.write(rented.detached, row.account, row.kind, row.identity)
+                await self._database.write(cloud_instances.detached, row.account, row.kind, row.identity)
         return True, "taken away"
 
 
-def _listed(look: Look) -> list[Thing]:
-    kept = [thing for thing, _ in look.things.kept]
-    return [*kept, *look.things.strays, *(thing for _, thing in look.things.detach if thing is not None)]
+def _listed(look: Look) -> list[CloudResource]:
+    kept = [resource for resource, _ in look.resources.kept]
+    return [*kept, *look.resources.orphans, *(resource for _, resource in look.resources.detach if resource is not None)]
 
 
 def machines(look: Look) -> list[MadeView]:
     """Machines of an account: those that rows have, those that nobody needs, and rows of which the vendor lists none."""
     rows = {row.id: row for row in look.known.living}
     found = [_in_use(rows.pop(owner.id), machine) for machine, owner in look.machines.kept if owner.id in rows]
-    found += [_stray(look, stray) for stray in look.machines.strays]
-    return found + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.mark)]
+    found += [_orphan(look, orphan) for orphan in look.machines.orphans]
+    return found + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.account_id)]
 
 
 def _in_use(row: Row[Any], machine: Instance | None) -> MadeView:
     ending = row.state == "terminating"
-    seen = row.seen or {}
+    seen = row.observed or {}
     return MadeView(
         kind="instance",
-        thing=row.id,
+        resource_id=row.id,
         name=row.identity,
         standing="ending" if ending else "in use",
         state=str(row.state),
-        said=machine.said if machine is not None else str(seen.get("said", "")),
+        raw_status=machine.raw_status if machine is not None else str(seen.get("raw_status", "")),
         region=row.region,
         instance_type=row.instance_type,
         price=row.price,
@@ -175,76 +175,76 @@ def _in_use(row: Row[Any], machine: Instance | None) -> MadeView:
     )
 
 
-def _stray(look: Look, stray: steps.Stray) -> MadeView:
-    going = stray.machine.word == "ending"
-    why = WHY[stray.verdict]
+def _orphan(look: Look, orphan: steps.Orphan) -> MadeView:
+    going = orphan.machine.status == "ending"
+    why = WHY[orphan.verdict]
     if going:
         why = "the vendor is ending it"
-    elif not stray.due:
-        why = f"{why}; it may be in the making elsewhere, so nobody ends it before {max(1.0, stray.wait):.0f} s from now"
+    elif not orphan.due:
+        why = f"{why}; it may be in the making elsewhere, so nobody ends it before {max(1.0, orphan.wait):.0f} s from now"
     return MadeView(
         kind="instance",
-        thing=stray.key,
-        name=stray.machine.identity,
-        standing="left" if stray.verdict == "unknown" and not going else "ending",
-        said=stray.machine.said,
-        region=stray.machine.region,
-        price=stray.owner.price if stray.owner is not None else None,
-        created_at=stray.machine.created_at or None,
-        console=stray.machine.console,
+        resource_id=orphan.key,
+        name=orphan.machine.identity,
+        standing="left" if orphan.verdict == "unknown" and not going else "ending",
+        raw_status=orphan.machine.raw_status,
+        region=orphan.machine.region,
+        price=orphan.owner.price if orphan.owner is not None else None,
+        created_at=orphan.machine.created_at or None,
+        console=orphan.machine.console,
         why=why,
-        deletable=stray.due and not going,
+        deletable=orphan.due and not going,
     )
 
 
-def things(look: Look) -> list[MadeView]:
+def resources(look: Look) -> list[MadeView]:
     """Things beside machines. Shared ones are kept while any machine of the account is."""
     living = len(look.known.living)
     found = []
-    for thing, row in look.things.kept:
+    for resource, row in look.resources.kept:
         needed = living if row.shared else 1
         what = "; every machine here is made with it" if row.shared else ""
         why = f"{needed} machine{'s' if needed > 1 else ''} of this account need{'' if needed > 1 else 's'} it{what}"
-        found.append(_thing(thing, "kept" if needed else "left", why if needed else "no machine needs it now", not needed))
-    for thing in look.things.strays:
-        old = look.known.strays.get((thing.kind, steps.key_of(thing.id)))
+        found.append(_resource(resource, "kept" if needed else "left", why if needed else "no machine needs it now", not needed))
+    for resource in look.resources.orphans:
+        old = look.known.orphans.get((resource.kind, steps.key_of(resource.id)))
         wait = steps.young_for(old.first_seen_at if old else None, 0.0, look.known.now, look.gate)
         why = "this installation's name, and no row of this store"
         if wait:
             why += f"; it may be in the making elsewhere, so nobody takes it away before {wait:.0f} s from now"
-        found.append(_thing(thing, "left", why, not wait))
-    gone = [(row, thing) for row, thing in look.things.detach if thing is not None and row.ours]
-    return found + [_thing(thing, "ending", "its machine has ended: the sweeps take it away", True) for _, thing in gone]
+        found.append(_resource(resource, "left", why, not wait))
+    gone = [(row, resource) for row, resource in look.resources.detach if resource is not None and row.ours]
+    return found + [_resource(resource, "ending", "its machine has ended: the sweeps take it away", True) for _, resource in gone]
 
 
-def _thing(thing: Thing, standing: Standing, why: str, deletable: bool) -> MadeView:
+def _resource(resource: CloudResource, standing: Standing, why: str, deletable: bool) -> MadeView:
     return MadeView(
-        kind=thing.kind,
-        thing=steps.key_of(thing.id),
-        name=thing.identity,
+        kind=resource.kind,
+        resource_id=steps.key_of(resource.id),
+        name=resource.identity,
         standing=standing,
         why=why,
-        deletable=deletable and thing.ours,
+        deletable=deletable and resource.ours,
     )
 
 
 def as_stored(account: Row[Any], known: accounts.Known) -> list[MadeView]:
     """What the store knows of an account that cannot be asked. Nothing of it can be ended now."""
-    found = [_in_use(row, None) for row in known.living if row.account in ("", account.mark)]
-    for row in known.strays.values():
+    found = [_in_use(row, None) for row in known.living if row.account in ("", account.account_id)]
+    for row in known.orphans.values():
         why = "seen before the account could not be asked any more"
         found.append(
             MadeView(
                 kind=row.kind,
-                thing=row.thing,
+                resource_id=row.resource_id,
                 name=row.identity,
                 standing="left",
-                said=row.said,
+                raw_status=row.raw_status,
                 region=row.region,
                 price=row.price,
                 why=why,
             )
         )
-    made = (row for row in known.things if row.id and row.account == account.mark)
-    things = (Thing(row.kind, row.identity, row.id, row.ours) for row in made)
-    return found + [_thing(thing, "kept", "as of the last word of the vendor", False) for thing in things]
+    made = (row for row in known.resources if row.id and row.account == account.account_id)
+    resources = (CloudResource(row.kind, row.identity, row.id, row.ours) for row in made)
+    return found + [_resource(resource, "kept", "as of the last word of the vendor", False) for resource in resources]

@@ -113,7 +113,7 @@ def _accounts(connection: Connection) -> list[Finding]:
     found = []
     for account in accounts.every(connection):
         name = account.backend if account.project == "main" else f"{account.backend} ({account.project})"
-        left = accounts.left(connection, account.mark)
+        left = accounts.left(connection, account.account_id)
         if account.problem:
             hint = "machines of ours there cannot be seen or ended until it can be asked; `%dstack cleanup` shows what is known"
             found.append(finding("accounts", False, f"{name} cannot be asked: {account.problem}", hint))

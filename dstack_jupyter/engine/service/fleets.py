@@ -14,7 +14,7 @@ from ...models.errors import ConfigurationError, NotFound, NotSupportedYet
 from ...models.fleets import FleetConfiguration, ProxyJump, SSHHost, SSHParams
 from ...models.fleets_view import FleetPlan, FleetRequest, FleetView
 from ...models.home import Home
-from ...models.runs import UNAVAILABLE, OfferView
+from ...models.offers import UNAVAILABLE, OfferView
 from ...models.yaml_reader import Source
 from ...models.yaml_source import validate
 from ..keys import identity_files
@@ -22,7 +22,7 @@ from ..names import identity, new_id, run_name
 from ..provisioning.offers import Provisioning
 from ..runtime.bus import Bus
 from ..runtime.queue import Key
-from ..store import cloud_fleets, hosts
+from ..store import cloud_fleets, host_keys, hosts
 from ..store.database import Database
 
 KeyFile = Callable[[str | None], str]
@@ -176,7 +176,7 @@ class FleetService:
                 f"fleet {name} has no host {hostname}", hint=f"hosts: {', '.join(each.hostname for each in view.hosts)}"
             )
         row, _ = await self._database.read(hosts.load_host, host.id)
-        await self._database.write(hosts.unpin, row.data["endpoint"])
+        await self._database.write(host_keys.unpin, row.data["endpoint"])
         self._forget(host.id)
         self._wake(Key("host", host.id))
         return view

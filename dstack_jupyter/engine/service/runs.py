@@ -14,23 +14,15 @@ from sqlalchemy import Connection, Row, select
 
 from ...machines.base import Machine
 from ...machines.docker.launcher import WORK
+from ...models.backends import BackendView
 from ...models.configurations import AnyRun
+from ...models.engine import EventView
 from ...models.errors import ConfigurationError, Conflict, NotFound
 from ...models.fleets import FleetConfiguration
+from ...models.frames import Frame
 from ...models.home import Home
-from ...models.runs import (
-    ApplyRequest,
-    Attachment,
-    AttemptView,
-    BackendView,
-    Condition,
-    EventView,
-    Frame,
-    InstanceView,
-    Plan,
-    PlanRequest,
-    RunView,
-)
+from ...models.instances import InstanceView
+from ...models.runs import ApplyRequest, Attachment, AttemptView, Condition, Plan, PlanRequest, RunView
 from ...models.states import RUN_END, AttemptState
 from ..jobs.archives import Archives
 from ..jobs.forwards import Forwards

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from ...models.runs import EndFrame, Frame, GapFrame, LogFrame, RunFrame, RunView
+from ...models.frames import EndFrame, Frame, GapFrame, LogFrame, RunFrame
+from ...models.runs import RunView
 from ..runtime.bus import Bus
 from ..store import logs
 from ..store.database import Database

@@ -13,7 +13,7 @@ from ...models.states import ATTEMPT_END, AttemptState, Desired, InstanceState, 
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What the reconciler saw. ``started``, ``ending`` and ``lost`` are those of ``machines.base.JobReport``."""
 
     instance: InstanceState | None = None
@@ -88,7 +88,7 @@ EXIT_HINTS = {
 }
 
 
-def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Seen) -> Step:
+def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Observation) -> Step:
     """The next step.
 
     ``desired`` is what the user wants of the run, ``asked`` what the job was last told (not stored: asking again after a
@@ -119,7 +119,7 @@ def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Seen)
             return End(AttemptState.FAILED, Reason.NO_CAPACITY, seen.instance_message or "no machine could be had")
 
 
-def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen: Seen) -> Step:
+def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen: Observation) -> Step:
     if seen.ending is not None:
         return _end_of_job(desired, seen.ending, seen)
     if seen.lost:
@@ -137,7 +137,7 @@ def _of_started_job(state: AttemptState, desired: Desired, asked: Desired, seen:
     return Wait()
 
 
-def _ended(desired: Desired, seen: Seen, exit_code: int | None = None) -> End:
+def _ended(desired: Desired, seen: Observation, exit_code: int | None = None) -> End:
     if seen.because is not None:
         return End(AttemptState.TERMINATED, seen.because[0], seen.because[1], exit_code)
     if desired is Desired.ABORTED:
@@ -145,7 +145,7 @@ def _ended(desired: Desired, seen: Seen, exit_code: int | None = None) -> End:
     return End(AttemptState.TERMINATED, Reason.TERMINATED_BY_USER, "stopped by the user", exit_code)
 
 
-def _end_of_job(desired: Desired, ending: Ending, seen: Seen) -> Step:
+def _end_of_job(desired: Desired, ending: Ending, seen: Observation) -> Step:
     code = ending.exit_code
     if ending.cause == "max_duration":
         return End(AttemptState.TERMINATED, Reason.MAX_DURATION, "ended because max_duration was over", code)

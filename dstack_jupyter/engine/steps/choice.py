@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...models.runs import UNAVAILABLE, OfferView
+from ...models.offers import UNAVAILABLE, OfferView
 
 MOST_TRIES = 25
 """Offers that one submission of a run tries, at most."""

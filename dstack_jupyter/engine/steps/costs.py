@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...models.runs import OFF, OFF_BILLED, Guard
+from ...models.instances import OFF, OFF_BILLED, Guard
 from ...models.states import InstanceState
 
 PATIENCE = 600.0
@@ -34,25 +34,25 @@ def total(amounts: Iterable[float | None]) -> float | None:
 def stuck(
     *,
     state: InstanceState,
-    word: str,
+    status: str,
     guard: Guard,
     now: float,
-    asked_at: float | None,
+    create_sent_at: float | None,
     rented_at: float | None,
-    seen_at: float | None,
+    observed_at: float | None,
     ending_at: float | None,
     absent: bool,
 ) -> tuple[str, float | None]:
     """(what is wrong with a machine that may cost money for nothing, since when); ('', None) where all is well.
 
-    ``word`` is the vendor's last one about it, told at ``seen_at``; ``absent``: it says that it has none, not yet proven.
+    ``status`` is the vendor's last one about it, told at ``observed_at``; ``absent``: it says that it has none, not yet proven.
     """
     if state == InstanceState.TERMINATED:
         return "", None
-    if word == "stopped" and not absent:
-        return (OFF_BILLED if guard.off_is_billed else OFF), seen_at
+    if status == "stopped" and not absent:
+        return (OFF_BILLED if guard.off_is_billed else OFF), observed_at
     if state == InstanceState.TERMINATING and ending_at is not None and now - ending_at > PATIENCE:
         return "does not end", ending_at
-    if rented_at is None and asked_at is not None and now - asked_at > PATIENCE:
-        return "not known whether it was made", asked_at
+    if rented_at is None and create_sent_at is not None and now - create_sent_at > PATIENCE:
+        return "not known whether it was made", create_sent_at
     return "", None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...backends.base import InstanceWord, Traits
+from ...backends.base import InstanceStatus, Traits
 from ...models.states import InstanceState
 
 FLICKER = 60.0
@@ -24,21 +24,21 @@ OFF_AT_FIRST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class Observation:
     """A rented instance. Times are seconds since that moment; None: it has not come."""
 
     state: InstanceState
     known: bool = False
     """Whether the vendor has told of it: its calls can be made."""
-    since_asked: float | None = None
+    since_create_sent: float | None = None
     since_rented: float | None = None
-    since_told: float | None = None
+    since_delete_accepted: float | None = None
     absent_for: float | None = None
     ever_seen: bool = False
-    word: InstanceWord | str = ""
-    said: str = ""
+    status: InstanceStatus | str = ""
+    raw_status: str = ""
     address: bool = False
-    things: bool = False
+    resources: bool = False
     looked: bool = False
     """Whether the vendor was asked in this round: what is stored is fresh."""
     due: bool = False
@@ -74,7 +74,7 @@ class Meet:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class Heartbeat:
     """Give it a word from us, which keeps its guard quiet."""
 
 
@@ -112,10 +112,10 @@ class Wait:
     """Nothing to do before the vendor or the machine has gone on. The reconciler knows how soon to look again."""
 
 
-Step = Create | Find | Look | Meet | Visit | Start | LetGo | Delete | Gone | Detach | Wait
+Step = Create | Find | Look | Meet | Heartbeat | Start | LetGo | Delete | Gone | Detach | Wait
 
 
-def next_step(now: Now, traits: Traits) -> Step:
+def next_step(now: Observation, traits: Traits) -> Step:
     match now.state:
         case InstanceState.PENDING:
             return _intent(now, traits)
@@ -126,16 +126,16 @@ def next_step(now: Now, traits: Traits) -> Step:
         case InstanceState.TERMINATING:
             return _ending(now, traits)
         case InstanceState.TERMINATED:
-            return Detach() if now.things else Wait()
+            return Detach() if now.resources else Wait()
 
 
-def _settled(now: Now, traits: Traits) -> bool:
+def _settled(now: Observation, traits: Traits) -> bool:
     """Whether a create of unknown outcome has surely made nothing: absent for as long as a machine may take to appear."""
-    return now.absent_for is not None and now.since_asked is not None and now.since_asked >= traits.settles
+    return now.absent_for is not None and now.since_create_sent is not None and now.since_create_sent >= traits.settles
 
 
-def _intent(now: Now, traits: Traits) -> Step:
-    if now.since_asked is None:
+def _intent(now: Observation, traits: Traits) -> Step:
+    if now.since_create_sent is None:
         return Create(first=True)
     if not now.looked:
         return Find()
@@ -144,7 +144,7 @@ def _intent(now: Now, traits: Traits) -> Step:
     return Wait()
 
 
-def _lost(now: Now, traits: Traits) -> str:
+def _lost(now: Observation, traits: Traits) -> str:
     """Why a machine that we use is none any more; '' while it may be one. Losing sight is not death (R8)."""
     age = now.since_rented or 0.0
     if now.absent_for is not None:
@@ -152,46 +152,46 @@ def _lost(now: Now, traits: Traits) -> str:
             return "the vendor has no such machine any more"
         if now.ever_seen and now.absent_for >= YOUNG_FLICKER:
             return "the vendor has no such machine any more"
-    elif now.word == "ending" or _off(now):
-        return f"the vendor says that it is {now.said or now.word}"
+    elif now.status == "ending" or _off(now):
+        return f"the vendor says that it is {now.raw_status or now.status}"
     return ""
 
 
-def _off(now: Now) -> bool:
-    return now.word == "stopped" and now.absent_for is None and (now.since_rented or 0.0) >= OFF_AT_FIRST
+def _off(now: Observation) -> bool:
+    return now.status == "stopped" and now.absent_for is None and (now.since_rented or 0.0) >= OFF_AT_FIRST
 
 
-def _readable(now: Now) -> bool:
+def _readable(now: Observation) -> bool:
     """Whether it is off and holds what nobody has read, which it gives up when it is on again. Once for each job and engine: one
     that was away for so long that the machine powered itself off again leaves that to the next."""
     return _off(now) and now.restarts and now.unread and (now.since_started is None or now.since_started < STARTS)
 
 
-def _provisioning(now: Now, traits: Traits) -> Step:
+def _provisioning(now: Observation, traits: Traits) -> Step:
     if not now.looked:
         return Look()
     if why := _lost(now, traits):
         return LetGo(why)
     if (now.since_rented or 0.0) > traits.ready_within:
         return LetGo(f"it could not be used within {traits.ready_within:.0f} s")
-    if now.word == "running" and now.address and now.absent_for is None:
+    if now.status == "running" and now.address and now.absent_for is None:
         return Meet()
     return Wait()
 
 
-def _in_use(now: Now, traits: Traits) -> Step:
+def _in_use(now: Observation, traits: Traits) -> Step:
     if not now.looked:
         return Look()
     if _readable(now):
         return Start() if now.due else Wait()
     if why := _lost(now, traits):
         return LetGo(why)
-    return Visit() if now.due and now.absent_for is None and now.word != "stopped" else Wait()
+    return Heartbeat() if now.due and now.absent_for is None and now.status != "stopped" else Wait()
 
 
-def _ending(now: Now, traits: Traits) -> Step:
+def _ending(now: Observation, traits: Traits) -> Step:
     if not now.known:
-        if now.since_asked is None:
+        if now.since_create_sent is None:
             return Gone()
         if not now.looked:
             return Find()
@@ -202,7 +202,7 @@ def _ending(now: Now, traits: Traits) -> Step:
         return Look()
     if now.absent_for is None:
         return Wait()
-    if now.since_told is not None:
+    if now.since_delete_accepted is not None:
         # It accepted to end it, so it knew it; now it has none, and not for a moment only: what lingers costs.
         return Gone() if now.absent_for >= GONE else Wait()
     return Gone() if (now.since_rented or 0.0) >= traits.absent_after and now.absent_for >= FLICKER else Wait()

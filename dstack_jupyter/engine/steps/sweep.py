@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...backends.base import Instance, Thing, Traits
+from ...backends.base import CloudResource, Instance, Traits
 
 Verdict = Literal["ended", "double", "unknown"]
 """``ended``: its row has ended, so it came back or was made late. ``double``: a second machine of an identity. ``unknown``: this
@@ -33,7 +33,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class Orphan:
     """``due``: old enough, and seen in an earlier sweep too. ``wait``: seconds until it may be, by its age."""
 
     machine: Instance
@@ -46,7 +46,7 @@ class Stray:
     @property
     def ours_to_end(self) -> bool:
         """Whether the sweep itself ends it, now."""
-        return self.due and self.verdict != "unknown" and self.machine.word != "ending"
+        return self.due and self.verdict != "unknown" and self.machine.status != "ending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Machines:
     """``wake``: rows that wait for a word about what is in the list."""
 
     kept: list[tuple[Instance, Owner]]
-    strays: list[Stray]
+    orphans: list[Orphan]
     wake: list[str]
 
 
@@ -83,19 +83,19 @@ def machines(
     for each in listed:
         by_identity.setdefault(each.identity, []).append(each)
 
-    def stray(machine: Instance, verdict: Verdict, owner: Owner | None) -> None:
+    def orphan(machine: Instance, verdict: Verdict, owner: Owner | None) -> None:
         key = key_of(machine.data)
         wait = young_for(seen.get(key), machine.created_at, now, gate)
-        found.strays.append(Stray(machine, key, verdict, owner, key in seen and not wait, wait))
+        found.orphans.append(Orphan(machine, key, verdict, owner, key in seen and not wait, wait))
 
     for identity, same in by_identity.items():
         owner = owners.get(identity)
         if owner is None:
             for each in same:
-                stray(each, "unknown", None)
+                orphan(each, "unknown", None)
         elif owner.ended:
             for each in same:
-                stray(each, "ended", owner)
+                orphan(each, "ended", owner)
         else:
             kept = _kept(same, owner)
             found.kept.append((kept, owner))
@@ -103,7 +103,7 @@ def machines(
                 found.wake.append(owner.id)
             for each in same:
                 if each is not kept:
-                    stray(each, "double", owner)
+                    orphan(each, "double", owner)
     return found
 
 
@@ -131,23 +131,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Things:
-    """``kept``: in the list, with its row. ``strays``: without one. ``detach``: rows of instances that have ended, with what is
+    """``kept``: in the list, with its row. ``orphans``: without one. ``detach``: rows of instances that have ended, with what is
     there of them (None: nothing, the row is all that is left)."""
 
-    kept: list[tuple[Thing, Row]]
-    strays: list[Thing]
-    detach: list[tuple[Row, Thing | None]]
+    kept: list[tuple[CloudResource, Row]]
+    orphans: list[CloudResource]
+    detach: list[tuple[Row, CloudResource | None]]
 
 
-def things(listed: Sequence[Thing], rows: Sequence[Row], gate: float) -> Things:
+def resources(listed: Sequence[CloudResource], rows: Sequence[Row], gate: float) -> Things:
     found = Things([], [], [])
-    there: dict[tuple[str, str, str], Thing] = {}
+    there: dict[tuple[str, str, str], CloudResource] = {}
     for each in listed:
         same = [row for row in rows if row.kind == each.kind and (row.identity == each.identity or row.id == each.id)]
         # One that a living row needs is kept, whatever other rows say.
         same.sort(key=lambda row: row.ended)
         if not same:
-            found.strays.append(each)
+            found.orphans.append(each)
         elif not same[0].ended:
             found.kept.append((each, same[0]))
         there.update({(row.account, row.kind, row.identity): each for row in same})
@@ -156,7 +156,7 @@ def things(listed: Sequence[Thing], rows: Sequence[Row], gate: float) -> Things:
             continue
         seen = there.get((row.account, row.kind, row.identity))
         if row.id:
-            found.detach.append((row, Thing(row.kind, row.identity, row.id, row.ours, row.data or {})))
+            found.detach.append((row, CloudResource(row.kind, row.identity, row.id, row.ours, row.data or {})))
         elif seen is not None or row.age >= gate:
             found.detach.append((row, seen))
     return found

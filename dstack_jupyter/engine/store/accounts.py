@@ -10,33 +10,33 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from ...backends.base import Thing
+from ...backends.base import CloudResource
 from ...models.states import InstanceState
 from ..steps import sweep as steps
 from . import events
 from .columns import now
-from .schema import attached, fleets, instances, rented, runs
-from .schema_accounts import accounts, strays
+from .schema import cloud_instances, cloud_resources, fleets, instances, runs
+from .schema_accounts import accounts, orphans
 
 CHUNK = 500
 """Identities that one statement asks for."""
-THERE = select(accounts.c.mark).where(accounts.c.mark == bindparam("mark"))
+THERE = select(accounts.c.account_id).where(accounts.c.account_id == bindparam("account_id"))
 
 
-def used(connection: Connection, mark: str, backend: str, project: str) -> None:
+def used(connection: Connection, account_id: str, backend: str, project: str) -> None:
     """Part of the transaction before the first call that may make something in an account: from then on it is swept."""
-    if connection.execute(THERE, {"mark": mark}).scalar() is not None:
+    if connection.execute(THERE, {"account_id": account_id}).scalar() is not None:
         return
     try:
         with connection.begin_nested():
-            values = {"mark": mark, "backend": backend, "project": project, "problem": ""}
+            values = {"account_id": account_id, "backend": backend, "project": project, "problem": ""}
             connection.execute(insert(accounts).values(first_used_at=now(), **values))
     except IntegrityError:
         pass  # somebody else stored it in this moment
 
 
 def marks(connection: Connection) -> list[str]:
-    return list(connection.execute(select(accounts.c.mark).order_by(accounts.c.first_used_at)).scalars())
+    return list(connection.execute(select(accounts.c.account_id).order_by(accounts.c.first_used_at)).scalars())
 
 
 def every(connection: Connection) -> list[Row[Any]]:
@@ -53,51 +53,53 @@ class State:
     since: float
     asked: float | None
     renting: int
-    strays: int
+    orphans: int
     ours_to_end: int
 
 
-def state(connection: Connection, mark: str) -> State | None:
-    row = connection.execute(select(accounts, now().label("current")).where(accounts.c.mark == mark)).one_or_none()
+def state(connection: Connection, account_id: str) -> State | None:
+    row = connection.execute(select(accounts, now().label("current")).where(accounts.c.account_id == account_id)).one_or_none()
     if row is None:
         return None
-    machines = select(strays.c.verdict).where(strays.c.account == mark, strays.c.kind == "instance")
+    machines = select(orphans.c.verdict).where(orphans.c.account == account_id, orphans.c.kind == "instance")
     verdicts = list(connection.execute(machines).scalars())
     since = row.current - (row.first_used_at if row.swept_at is None else row.swept_at)
-    last = connection.execute(select(func.max(rented.c.asked_at)).where(rented.c.account == mark)).scalar()
+    last = connection.execute(
+        select(func.max(cloud_instances.c.create_sent_at)).where(cloud_instances.c.account == account_id)
+    ).scalar()
     asked = None if last is None else row.current - last
     return State(row, since, asked, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
 
 
-def left(connection: Connection, mark: str) -> int:
+def left(connection: Connection, account_id: str) -> int:
     """Machines of an account that no row needs, as of its last look."""
-    machines = (strays.c.account == mark) & (strays.c.kind == "instance")
-    return connection.execute(select(func.count()).select_from(strays).where(machines)).scalar_one()
+    machines = (orphans.c.account == account_id) & (orphans.c.kind == "instance")
+    return connection.execute(select(func.count()).select_from(orphans).where(machines)).scalar_one()
 
 
 def renting(connection: Connection, account: Row[Any]) -> int:
     """How many rented machines of an account have not ended."""
-    found = instances.join(rented, rented.c.instance_id == instances.c.id)
+    found = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     return connection.execute(select(func.count()).select_from(found).where(_living_of(account))).scalar_one()
 
 
 def _living_of(account: Row[Any]) -> ColumnElement[bool]:
     """Rented machines that have not ended, of this account or of its place: an account with another key has another mark."""
     place = (instances.c.backend == account.backend) & (instances.c.project == account.project)
-    return or_(rented.c.account == account.mark, place) & (instances.c.state != InstanceState.TERMINATED)
+    return or_(cloud_instances.c.account == account.account_id, place) & (instances.c.state != InstanceState.TERMINATED)
 
 
-def claim(connection: Connection, mark: str, last: float | None, seconds: float) -> bool:
+def claim(connection: Connection, account_id: str, last: float | None, seconds: float) -> bool:
     """Take the account for one sweep, for ``seconds`` at most. False: another engine is at it, or has swept it since ``last``."""
     free = or_(accounts.c.claimed_until.is_(None), accounts.c.claimed_until <= now())
     same = accounts.c.swept_at.is_not_distinct_from(last)
-    taken = update(accounts).where(accounts.c.mark == mark, free, same).values(claimed_until=now() + seconds)
+    taken = update(accounts).where(accounts.c.account_id == account_id, free, same).values(claimed_until=now() + seconds)
     return connection.execute(taken).rowcount == 1
 
 
-def failed(connection: Connection, mark: str, problem: str) -> None:
+def failed(connection: Connection, account_id: str, problem: str) -> None:
     """It could not be asked: nothing is concluded, whatever is known of it stays (R12)."""
-    connection.execute(update(accounts).where(accounts.c.mark == mark).values(problem=problem, claimed_until=None))
+    connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem=problem, claimed_until=None))
 
 
 # --- what the store knows of what a vendor lists ----------------------------------------------------------------------
@@ -105,18 +107,18 @@ def failed(connection: Connection, mark: str, problem: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Read in one transaction, after the lists: ``owners`` by identity, ``things`` rows, ``strays`` as they stood."""
+    """Read in one transaction, after the lists: ``owners`` by identity, ``resources`` rows, ``orphans`` as they stood."""
 
     now: float
     owners: dict[str, steps.Owner]
-    things: list[steps.Row]
-    strays: dict[tuple[str, str], Row[Any]]
+    resources: list[steps.Row]
+    orphans: dict[tuple[str, str], Row[Any]]
     living: list[Row[Any]]
     """Rented machines that have not ended: the columns of ``LIVING``."""
 
     def first_seen(self) -> dict[str, float]:
         """Since when each machine among the strays is seen."""
-        return {thing: row.first_seen_at for (kind, thing), row in self.strays.items() if kind == "instance"}
+        return {resource: row.first_seen_at for (kind, resource), row in self.orphans.items() if kind == "instance"}
 
 
 LIVING = (
@@ -130,54 +132,58 @@ LIVING = (
         instances.c.instance_type,
         instances.c.price,
         instances.c.message,
-        rented.c.account,
-        rented.c.rented_at,
-        rented.c.seen,
+        cloud_instances.c.account,
+        cloud_instances.c.rented_at,
+        cloud_instances.c.observed,
         func.coalesce(runs.c.name, fleets.c.name).label("user"),
     )
-    .join(rented, rented.c.instance_id == instances.c.id)
+    .join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     .join(fleets, fleets.c.id == instances.c.fleet_id)
     .outerjoin(runs, runs.c.id == fleets.c.run_id)
     .order_by(instances.c.created_at)
 )
 
 
-def known(connection: Connection, account: Row[Any], listed: Sequence[str], things: Sequence[Thing]) -> Known:
-    """``listed``: the identities of an account's machines, ``things`` what else is there."""
+def known(connection: Connection, account: Row[Any], listed: Sequence[str], resources: Sequence[CloudResource]) -> Known:
+    """``listed``: the identities of an account's machines, ``resources`` what else is there."""
     owners: dict[str, steps.Owner] = {}
     names = sorted(set(listed))
-    query = select(instances.c.id, instances.c.identity, instances.c.state, instances.c.price, rented.c.vendor)
-    query = query.outerjoin(rented, rented.c.instance_id == instances.c.id)
+    query = select(instances.c.id, instances.c.identity, instances.c.state, instances.c.price, cloud_instances.c.vendor)
+    query = query.outerjoin(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     for begin in range(0, len(names), CHUNK):
         for row in connection.execute(query.where(instances.c.identity.in_(names[begin : begin + CHUNK]))):
             ended = row.state == InstanceState.TERMINATED
             owners[row.identity] = steps.Owner(row.id, ended, row.vendor, row.price)
     living: list[Row[Any]] = list(connection.execute(LIVING.where(_living_of(account))))
-    found = connection.execute(select(strays).where(strays.c.account == account.mark))
+    found = connection.execute(select(orphans).where(orphans.c.account == account.account_id))
     return Known(
         now=connection.execute(select(now())).scalar_one(),
         owners=owners,
-        things=_things(connection, account.mark, things),
-        strays={(row.kind, row.thing): row for row in found},
+        resources=_things(connection, account.account_id, resources),
+        orphans={(row.kind, row.resource_id): row for row in found},
         living=living,
     )
 
 
-def _things(connection: Connection, mark: str, there: Iterable[Thing]) -> list[steps.Row]:
+def _things(connection: Connection, account_id: str, there: Iterable[CloudResource]) -> list[steps.Row]:
     """Rows of this account, and those of others for what is listed here: after a change of key an account has a new mark."""
     pairs = sorted({(each.kind, each.identity) for each in there})
-    also = tuple_(attached.c.kind, attached.c.identity).in_(pairs) if pairs else attached.c.account == mark
+    also = (
+        tuple_(cloud_resources.c.kind, cloud_resources.c.identity).in_(pairs)
+        if pairs
+        else cloud_resources.c.account == account_id
+    )
     query = (
-        select(attached, instances.c.state, (now() - attached.c.created_at).label("age"))
-        .outerjoin(instances, instances.c.id == attached.c.instance_id)
-        .where(or_(attached.c.account == mark, also))
+        select(cloud_resources, instances.c.state, (now() - cloud_resources.c.created_at).label("age"))
+        .outerjoin(instances, instances.c.id == cloud_resources.c.instance_id)
+        .where(or_(cloud_resources.c.account == account_id, also))
     )
     return [
         steps.Row(
             account=row.account,
             kind=row.kind,
             identity=row.identity,
-            id=row.thing,
+            id=row.resource_id,
             shared=row.instance_id is None,
             ended=row.state == InstanceState.TERMINATED,
             age=row.age,
@@ -192,34 +198,43 @@ def _things(connection: Connection, mark: str, there: Iterable[Thing]) -> list[s
 # --- what came of a look ----------------------------------------------------------------------------------------------
 
 
-def store(connection: Connection, mark: str, machines: Sequence[steps.Stray], things: Sequence[Thing], swept: bool) -> None:
+def store(
+    connection: Connection, account_id: str, machines: Sequence[steps.Orphan], resources: Sequence[CloudResource], swept: bool
+) -> None:
     """The strays of a whole look; those that are there no more are forgotten. ``swept``: it was a sweep that we claimed."""
-    connection.execute(select(accounts.c.mark).where(accounts.c.mark == mark).with_for_update()).one()
-    before = {(row.kind, row.thing): row for row in connection.execute(select(strays).where(strays.c.account == mark))}
+    connection.execute(select(accounts.c.account_id).where(accounts.c.account_id == account_id).with_for_update()).one()
+    before = {
+        (row.kind, row.resource_id): row for row in connection.execute(select(orphans).where(orphans.c.account == account_id))
+    }
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for each in machines:
         machine = each.machine
         price = each.owner.price if each.owner is not None else None
-        values = {"verdict": each.verdict, "said": machine.said, "region": machine.region, "price": price}
+        values = {"verdict": each.verdict, "raw_status": machine.raw_status, "region": machine.region, "price": price}
         rows["instance", each.key] = {"identity": machine.identity, **values}
-    for thing in things:
-        values = {"verdict": "unknown", "said": "", "region": "", "price": None}
-        rows[thing.kind, steps.key_of(thing.id)] = {"identity": thing.identity, **values}
-    connection.execute(delete(strays).where(strays.c.account == mark))
+    for resource in resources:
+        values = {"verdict": "unknown", "raw_status": "", "region": "", "price": None}
+        rows[resource.kind, steps.key_of(resource.id)] = {"identity": resource.identity, **values}
+    connection.execute(delete(orphans).where(orphans.c.account == account_id))
     current = connection.execute(select(now())).scalar_one()
     for (kind, thing_key), found in rows.items():
         old = before.get((kind, thing_key))
         if old is None:
-            _stray(connection, mark, kind, thing_key, found)
-        times = {"first_seen_at": old.first_seen_at if old else current, "told_at": old.told_at if old else None}
-        connection.execute(insert(strays).values(account=mark, kind=kind, thing=thing_key, seen_at=current, **times, **found))
+            _orphan(connection, account_id, kind, thing_key, found)
+        times = {
+            "first_seen_at": old.first_seen_at if old else current,
+            "delete_accepted_at": old.delete_accepted_at if old else None,
+        }
+        connection.execute(
+            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, observed_at=current, **times, **found)
+        )
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
-    connection.execute(update(accounts).where(accounts.c.mark == mark).values(problem="", **done))
+    connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem="", **done))
 
 
-def _stray(connection: Connection, mark: str, kind: str, key: str, found: dict[str, Any]) -> None:
+def _orphan(connection: Connection, account_id: str, kind: str, key: str, found: dict[str, Any]) -> None:
     """Something was seen that nobody needs: an event, once."""
-    account = connection.execute(select(accounts).where(accounts.c.mark == mark)).one()
+    account = connection.execute(select(accounts).where(accounts.c.account_id == account_id)).one()
     _event(connection, account, kind, key, found["identity"], "engine", "stray", WORDS[found["verdict"]])
 
 
@@ -232,10 +247,10 @@ WORDS = {
 
 def told(connection: Connection, account: Row[Any], kind: str, key: str, identity: str, actor: str, why: str) -> None:
     """The vendor accepted to end a stray. The first time it is an event."""
-    mine = (strays.c.account == account.mark) & (strays.c.kind == kind) & (strays.c.thing == key)
-    row = connection.execute(select(strays.c.told_at).where(mine)).one_or_none()
-    connection.execute(update(strays).where(mine).values(told_at=now()))
-    if row is not None and row.told_at is not None:
+    mine = (orphans.c.account == account.account_id) & (orphans.c.kind == kind) & (orphans.c.resource_id == key)
+    row = connection.execute(select(orphans.c.delete_accepted_at).where(mine)).one_or_none()
+    connection.execute(update(orphans).where(mine).values(delete_accepted_at=now()))
+    if row is not None and row.delete_accepted_at is not None:
         return
     _event(connection, account, kind, key, identity, actor, "swept" if actor == "engine" else "cleaned", why)
 
@@ -260,5 +275,9 @@ def free(connection: Connection, account: Row[Any], kind: str, identity: str) ->
     """A shared thing is to be taken away: from now on the next machine makes it anew. False while one that lives may need it."""
     if renting(connection, account):
         return False
-    connection.execute(update(attached).where(attached.c.kind == kind, attached.c.identity == identity).values(thing=""))
+    connection.execute(
+        update(cloud_resources)
+        .where(cloud_resources.c.kind == kind, cloud_resources.c.identity == identity)
+        .values(resource_id="")
+    )
     return True

@@ -15,12 +15,14 @@ from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict
 from ...models.fleets import NodesRange
-from ...models.runs import Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
-from . import events, hosts, leases, moves, rented
+from . import bookings, cloud_instances, events, leases, moves
 from .columns import among, now
-from .schema import bookings, fleets, instances
-from .schema import rented as rents
+from .schema import bookings as booked
+from .schema import cloud_instances as rents
+from .schema import fleets, instances
 
 FORGETS = 600.0
 """Seconds after which an offer that failed is tried for a fleet again."""
@@ -36,7 +38,7 @@ class Loaded:
     now: float
 
 
-BOOKED = select(bookings.c.block).where(bookings.c.instance_id == instances.c.id).exists()
+BOOKED = select(booked.c.block).where(booked.c.instance_id == instances.c.id).exists()
 MACHINES = (
     select(instances, rents.c.idle_at, (BOOKED | instances.c.attempt_id.is_not(None)).label("taken"))
     .join(rents, rents.c.instance_id == instances.c.id)
@@ -79,13 +81,13 @@ def made_for(connection: Connection, fleet_id: str, attempt_ids: Sequence[str]) 
 
 def shared_of(connection: Connection, fleet_id: str) -> tuple[Sequence[Row[Any]], float]:
     """(the living machines of a run's own fleet that it shares, as ``Loaded.machines``; the database's time)."""
-    query = MACHINES.where(instances.c.fleet_id == fleet_id, instances.c.attempt_id.is_(None), hosts.LIVING)
+    query = MACHINES.where(instances.c.fleet_id == fleet_id, instances.c.attempt_id.is_(None), bookings.LIVING)
     return connection.execute(query).all(), connection.execute(select(now())).scalar_one()
 
 
 def load(connection: Connection, fleet_id: str) -> Loaded:
     fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
-    counts = hosts.LIVING | instances.c.started_at.is_not(None) | (instances.c.finished_at > now() - FORGETS)
+    counts = bookings.LIVING | instances.c.started_at.is_not(None) | (instances.c.finished_at > now() - FORGETS)
     machines = connection.execute(MACHINES.where(instances.c.fleet_id == fleet_id, counts)).all()
     return Loaded(fleet, machines, connection.execute(select(now())).scalar_one())
 
@@ -160,9 +162,9 @@ def delete_fleet(connection: Connection, fleet: Row[Any], user: str) -> None:
     """It is to go, with all its machines. Raises Conflict while a run has one."""
     if _locked(connection, fleet.id).state != FleetState.ACTIVE:
         return
-    rows = connection.execute(hosts.alone(select(instances).where(instances.c.fleet_id == fleet.id, hosts.LIVING))).all()
+    rows = connection.execute(bookings.alone(select(instances).where(instances.c.fleet_id == fleet.id, bookings.LIVING))).all()
     for row in rows:
-        hosts.refuse_if_used(connection, row)
+        bookings.refuse_if_used(connection, row)
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING, message=""))
     _event(connection, user, fleet.project, fleet.id, fleet.name, "delete")
 
@@ -196,13 +198,13 @@ def want(
         gpus=[],
         data=data,
     )
-    rented.want(connection, instance_id)
+    cloud_instances.want(connection, instance_id)
     return True
 
 
 def keep(connection: Connection, instance_id: str, attempt_id: str) -> None:
     """A machine that was made for an attempt is shared from now on: that attempt has ended, or will not have it."""
-    row = connection.execute(hosts.alone(select(instances).where(instances.c.id == instance_id))).one()
+    row = connection.execute(bookings.alone(select(instances).where(instances.c.id == instance_id))).one()
     if row.attempt_id != attempt_id:
         return
     connection.execute(update(instances).where(instances.c.id == instance_id).values(attempt_id=None))
@@ -216,13 +218,13 @@ def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: b
 
     ``spared``: nothing is wrong with its offer.
     """
-    row = connection.execute(hosts.alone(select(instances).where(instances.c.id == instance_id))).one()
+    row = connection.execute(bookings.alone(select(instances).where(instances.c.id == instance_id))).one()
     if row.attempt_id is not None or connection.execute(moves.BOOKED, {"id": instance_id}).scalar() is not None:
         return False
     if spared:
         data = {**row.data, "spared": True}
-        connection.execute(update(instances).where(instances.c.id == instance_id, hosts.LIVING).values(data=data))
-    rented.let_go(connection, instance_id, why)
+        connection.execute(update(instances).where(instances.c.id == instance_id, bookings.LIVING).values(data=data))
+    cloud_instances.let_go(connection, instance_id, why)
     return True
 
 

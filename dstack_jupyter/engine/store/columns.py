@@ -30,7 +30,7 @@ def storable(value: str) -> str:
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-class Said(TypeDecorator[str]):
+class UntrustedText(TypeDecorator[str]):
     """Text that others wrote (a job, a machine, a vendor): what a database cannot hold is shown as a replacement character."""
 
     impl = Text

@@ -7,27 +7,31 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from ...models.runs import Guard, InstanceView
+from ...models.instances import Guard, InstanceView
 from ...models.states import INSTANCE_END, InstanceState
 from ..steps import costs
 from .columns import among, now
-from .schema import attempts, bookings, fleets, instances, rented, runs
+from .schema import attempts, bookings, cloud_instances, fleets, instances, runs
 
 RECENT = 86400.0
 """Seconds for which a machine that has ended is still listed with ``all``."""
-OF_RENTED = [rented.c[name] for name in ("asked_at", "rented_at", "seen_at", "absent_since", "ending_at", "seen")]
-MACHINES = select(instances, *OF_RENTED, now().label("current")).outerjoin(rented, rented.c.instance_id == instances.c.id)
+OF_CLOUD = [
+    cloud_instances.c[name] for name in ("create_sent_at", "rented_at", "observed_at", "absent_since", "ending_at", "observed")
+]
+MACHINES = select(instances, *OF_CLOUD, now().label("current")).outerjoin(
+    cloud_instances, cloud_instances.c.instance_id == instances.c.id
+)
 """Instances of any kind; for those that are not rented what only ``rented`` knows is None."""
 LISTED = (
     select(
         instances,
-        *OF_RENTED,
+        *OF_CLOUD,
         now().label("current"),
         fleets.c.name.label("fleet_name"),
         runs.c.name.label("run_name"),
         func.coalesce(runs.c.user, fleets.c.user).label("user"),
     )
-    .join(rented, rented.c.instance_id == instances.c.id)
+    .join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     .join(fleets, fleets.c.id == instances.c.fleet_id)
     .outerjoin(runs, runs.c.id == fleets.c.run_id)
 )
@@ -66,12 +70,12 @@ def machines(connection: Connection, project: str, *, all: bool = False) -> list
 
 def lives(row: Row[Any]) -> bool:
     """Whether a row of ``MACHINES`` is a rented machine that has not ended."""
-    return row.seen is not None and row.state not in INSTANCE_END
+    return row.observed is not None and row.state not in INSTANCE_END
 
 
 def in_vain(row: Row[Any]) -> bool:
     """Whether a row of ``MACHINES`` is a rented machine that ended before it could have a job."""
-    return row.seen is not None and row.state in INSTANCE_END and row.started_at is None
+    return row.observed is not None and row.state in INSTANCE_END and row.started_at is None
 
 
 def tried(row: Row[Any], why: str) -> str:
@@ -82,7 +86,7 @@ def tried(row: Row[Any], why: str) -> str:
 
 def cost(row: Row[Any]) -> float | None:
     """What an instance has cost by now; what is not rented costs nothing that we know of."""
-    if row.seen is None:
+    if row.observed is None:
         return 0.0
     return costs.cost(row.price, row.rented_at, row.finished_at or row.current)
 
@@ -96,7 +100,7 @@ def of_run(own: Sequence[Row[Any]], tries: Sequence[Row[Any]], by_id: Mapping[st
     amounts = [cost(row) for row in own]
     for attempt in tries:
         row = by_id.get(attempt.instance_id)
-        if row is not None and row.id not in mine and row.seen is not None:
+        if row is not None and row.id not in mine and row.observed is not None:
             amounts.append(costs.cost(row.price, attempt.started_at, attempt.finished_at or row.finished_at or row.current))
     return costs.total(amounts)
 
@@ -107,12 +111,12 @@ def view(row: Row[Any], fleet: str, names: list[str], user: str) -> InstanceView
     state = InstanceState(row.state)
     wrong, since = costs.stuck(
         state=state,
-        word=row.seen.get("word", ""),
+        status=row.observed.get("status", ""),
         guard=guard,
         now=row.current,
-        asked_at=row.asked_at,
+        create_sent_at=row.create_sent_at,
         rented_at=row.rented_at,
-        seen_at=row.seen_at,
+        observed_at=row.observed_at,
         ending_at=row.ending_at,
         absent=row.absent_since is not None,
     )
@@ -123,7 +127,7 @@ def view(row: Row[Any], fleet: str, names: list[str], user: str) -> InstanceView
         fleet=fleet,
         runs=names,
         backend=row.backend,
-        region=row.region or row.seen.get("region", ""),
+        region=row.region or row.observed.get("region", ""),
         instance_type=row.instance_type,
         spot=bool(row.offer.get("spot")),
         state=state,
@@ -138,5 +142,5 @@ def view(row: Row[Any], fleet: str, names: list[str], user: str) -> InstanceView
         rented_at=row.rented_at,
         ending_at=row.ending_at,
         finished_at=row.finished_at,
-        console=row.seen.get("console", ""),
+        console=row.observed.get("console", ""),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import JSON, Connection, Engine, bindparam, event, insert, select, text
 
-from ...models.runs import EventView
+from ...models.engine import EventView
 from .columns import now, storable
 from .schema import events
 

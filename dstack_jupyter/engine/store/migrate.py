@@ -9,7 +9,7 @@ from sqlalchemy.exc import DatabaseError
 
 from ...models.errors import EngineError
 
-HEAD = "0001"
+HEAD = "0002"
 FOLDER = Path(__file__).parent / "migrations"
 
 

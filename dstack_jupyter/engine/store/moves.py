@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ...models.errors import NoCapacity
-from ...models.runs import Guard, OfferView
+from ...models.instances import Guard
+from ...models.offers import OfferView
 from ...models.states import (
     ATTEMPT_END,
     FLEET_END,
@@ -29,7 +30,7 @@ from ..steps.policies import policy_of
 from . import events, leases
 from .columns import among, now
 from .joined import Joined
-from .schema import attempts, bookings, fleets, gpu_claims, instances, rented, runs
+from .schema import attempts, bookings, cloud_instances, fleets, gpu_claims, instances, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))
@@ -117,7 +118,7 @@ def load_fleet(
 HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
 BOOKED = select(bookings.c.block).where(bookings.c.instance_id == bindparam("id")).limit(1)
 GPUS_OF = delete(gpu_claims).where(gpu_claims.c.instance_id == bindparam("id"))
-IDLE_AGAIN = update(rented).where(rented.c.instance_id == bindparam("b_id")).values(idle_at=now())
+IDLE_AGAIN = update(cloud_instances).where(cloud_instances.c.instance_id == bindparam("b_id")).values(idle_at=now())
 BIND = update(fleets).where(fleets.c.id == bindparam("b_id")).values(place=bindparam("b_place"))
 CLOSE = (
     update(fleets)

@@ -12,7 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
-from ...models.runs import AttemptView, Guard, RunView
+from ...models.instances import Guard
+from ...models.runs import AttemptView, RunView
 from ...models.states import ATTEMPT_END, INSTANCE_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
 from ..steps import costs
 from . import costing, events, leases
@@ -329,7 +330,7 @@ def _waiting_for(run: Row[Any], tried: Sequence[Row[Any]], instance: Row[Any] | 
     if run.state == RunState.SUBMITTED:
         if instance is None or instance.state in INSTANCE_END:
             return "looking for a machine"
-        if instance.message or instance.seen is None:
+        if instance.message or instance.observed is None:
             return instance.message or "looking for a machine"
         return f"asking {instance.backend} for {instance.instance_type}" + (f" in {instance.region}" if instance.region else "")
     if run.state == RunState.PROVISIONING:

@@ -33,7 +33,7 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
-from .columns import Count, Said, metadata, quoted, state_known
+from .columns import Count, UntrustedText, metadata, quoted, state_known
 from .sealed import Sealed
 
 runs = Table(
@@ -48,7 +48,7 @@ runs = Table(
     Column("state", String(16), nullable=False),
     Column("desired", String(16), nullable=False),
     Column("reason", String(64), nullable=False, default=""),
-    Column("message", Said, nullable=False, default=""),
+    Column("message", UntrustedText, nullable=False, default=""),
     # The variables of a run are often keys.
     Column("configuration", Sealed("runs.configuration"), nullable=False),
     # Of `registry_auth`; NULL as soon as no job of the run can need it any more.
@@ -88,7 +88,7 @@ attempts = Table(
     Column("num", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", String(64), nullable=False, default=""),
-    Column("message", Said, nullable=False, default=""),
+    Column("message", UntrustedText, nullable=False, default=""),
     Column("exit_code", Integer),
     # The instance that it is booked on, or was.
     Column("instance_id", String(16)),
@@ -113,7 +113,7 @@ fleets = Table(
     # `run`: a run's own; `ssh`, `cloud`: what a user applied.
     Column("kind", String(8), nullable=False, default="run"),
     # Why it is short of machines.
-    Column("message", Said, nullable=False, default=""),
+    Column("message", UntrustedText, nullable=False, default=""),
     # What a user applied; NULL for a run's own fleet.
     Column("configuration", Sealed("fleets.configuration")),
     Column("user", Text, nullable=False, default=""),
@@ -153,7 +153,7 @@ instances = Table(
     Column("data", Sealed("instances.data"), nullable=False),
     Column("guard", JSON, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("message", Said, nullable=False, default=""),
+    Column("message", UntrustedText, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -171,33 +171,34 @@ instances = Table(
     Index("shared", "created_at", sqlite_where=text("attempt_id IS NULL"), postgresql_where=text("attempt_id IS NULL")),
 )
 
-rented = Table(
-    "rented",
+cloud_instances = Table(
+    "cloud_instances",
     metadata,
     # What is known of an instance at a vendor: a row for each one that is rented, stored together with its intent (R1).
     Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
     # Which account, as the backend's `mark` tells it: a hash, no secret.
     Column("account", String(64), nullable=False, default=""),
     # When the last create was sent, stored before it is; NULL: none ever was, or none that could have made anything.
-    Column("asked_at", Float),
+    Column("create_sent_at", Float),
     # When the vendor was first known to have it: from then on it costs.
     Column("rented_at", Float),
     # When the vendor last told of it, and since when it says that it has none.
-    Column("seen_at", Float),
+    Column("observed_at", Float),
     Column("absent_since", Float),
     # When it was decided to end it, and when the vendor last accepted that.
     Column("ending_at", Float),
-    Column("told_at", Float),
+    Column("delete_accepted_at", Float),
     # Since when it has no job, for a machine of a fleet that keeps it a while.
     Column("idle_at", Float),
-    # `backends.base.Instance.data`: what the vendor's calls need. NULL until one has told of it.
+    # `backends.base.Instance.data`: what the vendor's calls need; NULL until the vendor has told of the machine.
+    # The name that the value is sealed under is that of the first schema: what is stored already stays readable.
     Column("vendor", Sealed("rented.vendor")),
-    # What the vendor said last: word, said, address, internal_address, user, port, region, console.
-    Column("seen", JSON, nullable=False),
+    # What the vendor told last: status, raw_status, address, internal_address, user, port, region, console.
+    Column("observed", JSON, nullable=False),
 )
 
-attached = Table(
-    "attached",
+cloud_resources = Table(
+    "cloud_resources",
     metadata,
     # Things beside machines (a key object, a firewall, a disk): a row before each is made.
     Column("account", String(64), primary_key=True),
@@ -207,13 +208,13 @@ attached = Table(
     Column("project", String(64), nullable=False),
     # The machine that it goes with; NULL: shared, of the installation.
     Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT")),
-    # `backends.base.Thing.id`; '' while it is not known to be made.
-    Column("thing", Text, nullable=False, default=""),
+    # `backends.base.CloudResource.id`; '' while it is not known to be made.
+    Column("resource_id", Text, nullable=False, default=""),
     # 0 for what was there before us: never taken away.
     Column("ours", Integer, nullable=False, default=1),
     Column("data", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
-    Index("attached_by_instance", "instance_id"),
+    Index("cloud_resources_by_instance", "instance_id"),
 )
 
 gpu_claims = Table(
@@ -276,7 +277,7 @@ events = Table(
     Column("run_id", String(16), nullable=False, default=""),
     Column("name", String(64), nullable=False, default=""),
     Column("action", String(32), nullable=False),
-    Column("message", Said, nullable=False, default=""),
+    Column("message", UntrustedText, nullable=False, default=""),
     Index("events_by_run", "run_id", "seq"),
     sqlite_autoincrement=True,
 )
@@ -299,7 +300,7 @@ conditions = Table(
     # Why an attempt does not get on at the moment; gone when it does.
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True),
     Column("type", String(16), nullable=False),
-    Column("message", Said, nullable=False),
+    Column("message", UntrustedText, nullable=False),
     Column("since", Float, nullable=False),
 )
 
@@ -330,4 +331,4 @@ TERMINAL_RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("fleets", frozenset(FLEET_END)),
 )
 
-SEALED_TABLES = [runs, fleets, instances, rented, sealed_values]
+SEALED_TABLES = [runs, fleets, instances, cloud_instances, sealed_values]

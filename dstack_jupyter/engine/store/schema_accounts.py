@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, String, Table, Text
 
-from .columns import Said, metadata
+from .columns import UntrustedText, metadata
 
 accounts = Table(
     "accounts",
     metadata,
     # Every account at a vendor that was ever asked to make something, stored before it was: what the sweeps look at (R10).
-    Column("mark", String(64), primary_key=True),
+    Column("account_id", String(64), primary_key=True),
     Column("backend", String(32), nullable=False),
     Column("project", String(64), nullable=False),
     Column("first_used_at", Float, nullable=False),
@@ -18,26 +18,26 @@ accounts = Table(
     Column("swept_at", Float),
     Column("claimed_until", Float),
     # Why it cannot be asked; '' when it can.
-    Column("problem", Said, nullable=False, default=""),
+    Column("problem", UntrustedText, nullable=False, default=""),
 )
 
-strays = Table(
-    "strays",
+orphans = Table(
+    "orphans",
     metadata,
     # What a vendor's complete list holds under our names and no row needs, as of the last such list.
-    Column("account", String(64), ForeignKey("accounts.mark", ondelete="RESTRICT"), primary_key=True),
+    Column("account", String(64), ForeignKey("accounts.account_id", ondelete="RESTRICT"), primary_key=True),
     # 'instance', or the kind of a thing.
     Column("kind", String(32), primary_key=True),
     # A hash of what the vendor's calls need of it: two machines may have one identity.
-    Column("thing", String(64), primary_key=True),
+    Column("resource_id", String(64), primary_key=True),
     Column("identity", Text, nullable=False),
     # `steps.sweep.Verdict`.
     Column("verdict", String(16), nullable=False),
-    Column("said", Said, nullable=False, default=""),
+    Column("raw_status", UntrustedText, nullable=False, default=""),
     Column("region", Text, nullable=False, default=""),
     Column("price", Float),
     Column("first_seen_at", Float, nullable=False),
     Column("seen_at", Float, nullable=False),
     # When the vendor last accepted to end it.
-    Column("told_at", Float),
+    Column("delete_accepted_at", Float),
 )

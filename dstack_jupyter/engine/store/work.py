@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, select, true
 
 from ...models.states import ATTEMPT_END, FLEET_END, InstanceState, RunState
 from .columns import now
-from .schema import attempts, fleets, instances, rented, runs
+from .schema import attempts, cloud_instances, fleets, instances, runs
 
 
 class Work(NamedTuple):
@@ -48,7 +48,7 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
     found += [Work("host", *row) for row in connection.execute(hosts)]
     renting = (
         select(instances.c.id, instances.c.fleet_id)
-        .join(rented, rented.c.instance_id == instances.c.id)
+        .join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
         .where(instances.c.state != InstanceState.TERMINATED, among(instances.c.fleet_id))
     )
     found += [Work("instance", *row) for row in connection.execute(renting)]

@@ -31,7 +31,7 @@ class Guest:
         """Facts of the machine."""
         return await self._host.look_around()
 
-    async def visit(self) -> None:
+    async def heartbeat(self) -> None:
         """Keep the guard quiet for its silence: the engine lives, and knows of this machine."""
         await self._run(f"mkdir -p {userdata.STATE}/guard && touch {userdata.ALIVE}")
 

@@ -94,14 +94,14 @@ def test_a_status_that_nobody_knows_is_no_error(site: Site) -> None:
     made = site.account.create(site.order())
     site.cloud.faults.arm("status", "hibernated", times=1)
     seen = site.account.get(made.data)
-    assert (seen.word, seen.said) == ("unknown", "hibernated")
+    assert (seen.status, seen.raw_status) == ("unknown", "hibernated")
     site.face.breaches.clear()  # the file knows four words
 
 
 def test_a_powered_off_droplet_goes_on_costing(site: Site) -> None:
     made = site.account.create(site.order())
-    site.cloud.machines[made.data["id"]].word = "stopped"
-    assert site.account.get(made.data).word == "stopped"
+    site.cloud.machines[made.data["id"]].status = "stopped"
+    assert site.account.get(made.data).status == "stopped"
     assert site.account.traits.stopped_is_billed
 
 
@@ -113,10 +113,10 @@ def test_a_droplet_that_is_off_is_started_again_and_one_that_is_on_is_left_alone
         site.account.start(made.data)  # it is being made
     site.cloud.clock.advance(60)
     site.account.start(made.data)
-    assert site.account.get(made.data).word == "running"
-    machine.word = "stopped"
+    assert site.account.get(made.data).status == "running"
+    machine.status = "stopped"
     site.account.start(made.data)
-    assert site.account.get(made.data).word == "running"
+    assert site.account.get(made.data).status == "running"
     site.account.terminate(made.data)
     with pytest.raises(NotAtVendor):
         site.account.start(made.data)
@@ -132,11 +132,11 @@ def test_without_a_key_object_the_vendor_mails_a_password(site: Site) -> None:
 
 def test_one_key_object_serves_the_installation(site: Site) -> None:
     first, second = site.order(1), site.order(2)
-    assert first.things == second.things and first.things[0].ours
-    assert first.things[0].identity == f"dj-{INSTALLATION[:8]}-key"
-    assert site.account.list_attached(INSTALLATION) == list(first.things)
-    site.account.detach(first.things[0])
-    site.account.detach(first.things[0])  # gone already is fine
+    assert first.resources == second.resources and first.resources[0].ours
+    assert first.resources[0].identity == f"dj-{INSTALLATION[:8]}-key"
+    assert site.account.list_attached(INSTALLATION) == list(first.resources)
+    site.account.detach(first.resources[0])
+    site.account.detach(first.resources[0])  # gone already is fine
     assert site.account.list_attached(INSTALLATION) == []
 
 
@@ -144,18 +144,18 @@ def test_a_key_of_the_same_material_is_used_under_its_own_name_and_never_removed
     for number in range(230):  # more than a page
         site.face.add_key(f"key {number}", f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{number:040d}")
     order = site.order()
-    site.account.detach(order.things[0])
+    site.account.detach(order.resources[0])
     theirs = site.face.add_key("ada's laptop", f"{order.login_key} ada@laptop")
-    (thing,) = site.order().things
-    assert (thing.id, thing.ours) == (str(theirs["id"]), False)
-    site.account.detach(thing)
+    (resource,) = site.order().resources
+    assert (resource.id, resource.ours) == (str(theirs["id"]), False)
+    site.account.detach(resource)
     assert theirs["id"] in site.face.keys
 
 
 def test_a_key_that_somebody_adds_at_the_same_moment_is_found(site: Site) -> None:
     site.cloud.faults.arm("key race")
-    (thing,) = site.order().things
-    assert thing.ours is False and len(site.face.keys) == 1
+    (resource,) = site.order().resources
+    assert resource.ours is False and len(site.face.keys) == 1
 
 
 # The project.

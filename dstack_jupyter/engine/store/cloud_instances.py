@@ -9,17 +9,17 @@ from typing import Any
 from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ...backends.base import Instance, Need, Thing
+from ...backends.base import CloudResource, Instance, ResourceRequest
 from ...models.states import ATTEMPT_END, Desired, InstanceState
-from . import accounts, costing, events, hosts, moves
+from . import accounts, costing, events, host_keys, moves
 from .columns import among, now
 from .joined import Joined
-from .schema import attached, attempts, bookings, instances, rented, runs
+from .schema import attempts, bookings, cloud_instances, cloud_resources, instances, runs
 
-SEEN = ("word", "said", "address", "internal_address", "user", "port", "region", "console")
+OBSERVED = ("status", "raw_status", "address", "internal_address", "user", "port", "region", "console")
 """What is kept of ``backends.base.Instance``, beside the data of the calls."""
 
-BOTH = Joined(instances, rented)
+BOTH = Joined(instances, cloud_instances)
 BOOKED_BY = select(bookings.c.attempt_id).where(bookings.c.instance_id == instances.c.id).limit(1).scalar_subquery()
 HELD_BY = func.coalesce(instances.c.attempt_id, BOOKED_BY)
 FLEET_OF_RUN = (
@@ -42,12 +42,15 @@ LOAD = (
         HELD_BY.label("held_by"),
         FLEET_OF_RUN.label("asked_by"),
         UNREAD.label("unread"),
-        select(attached.c.thing).where(attached.c.instance_id == instances.c.id).exists().label("has_things"),
+        select(cloud_resources.c.resource_id)
+        .where(cloud_resources.c.instance_id == instances.c.id)
+        .exists()
+        .label("has_resources"),
     )
-    .join(rented, rented.c.instance_id == instances.c.id)
+    .join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     .where(instances.c.id == bindparam("id"))
 )
-THINGS = select(attached).where(attached.c.instance_id == bindparam("id"))
+RESOURCES = select(cloud_resources).where(cloud_resources.c.instance_id == bindparam("id"))
 ALONE = (
     select(
         instances.c.id,
@@ -57,10 +60,10 @@ ALONE = (
         instances.c.project,
         instances.c.attempt_id,
         instances.c.data,
-        rented.c.asked_at,
+        cloud_instances.c.create_sent_at,
         now().label("current"),
     )
-    .join(rented, rented.c.instance_id == instances.c.id)
+    .join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     .where(instances.c.id == bindparam("id"))
     .with_for_update(key_share=True, of=instances)
 )
@@ -70,18 +73,18 @@ ALONE = (
 def _change(*names: str, **values: Any) -> Update:
     """An update of one row; ``names`` are given with each. Built once: making a statement costs more than running it."""
     given: dict[str, Any] = {name: bindparam(f"b_{name}") for name in names}
-    return update(rented).where(rented.c.instance_id == bindparam("b_id")).values({**given, **values})
+    return update(cloud_instances).where(cloud_instances.c.instance_id == bindparam("b_id")).values({**given, **values})
 
 
-ASKED = _change("account", asked_at=now(), absent_since=None)
-UNASKED = _change("asked_at")
-ANSWER = {"absent_since": None, "rented_at": func.coalesce(rented.c.rented_at, bindparam("b_begun"))}
-ANSWERED = _change("vendor", "seen", **ANSWER)
-SAW = _change("vendor", "seen", **ANSWER, seen_at=now())
+ASKED = _change("account", create_sent_at=now(), absent_since=None)
+UNASKED = _change("create_sent_at")
+ANSWER = {"absent_since": None, "rented_at": func.coalesce(cloud_instances.c.rented_at, bindparam("b_begun"))}
+ANSWERED = _change("vendor", "observed", **ANSWER)
+SAW = _change("vendor", "observed", **ANSWER, observed_at=now())
 MOVED = _change("account")
-ABSENT = _change(absent_since=func.coalesce(rented.c.absent_since, now()))
-TOLD = _change(told_at=now())
-ENDING = _change(ending_at=func.coalesce(rented.c.ending_at, now()))
+ABSENT = _change(absent_since=func.coalesce(cloud_instances.c.absent_since, now()))
+TOLD = _change(delete_accepted_at=now())
+ENDING = _change(ending_at=func.coalesce(cloud_instances.c.ending_at, now()))
 ALIVE = select(attempts.c.id).where(
     attempts.c.run_id == select(attempts.c.run_id).where(attempts.c.id == bindparam("id")).scalar_subquery(),
     ~among(attempts.c.state, ATTEMPT_END),
@@ -93,23 +96,25 @@ SAY = (
     .where(instances.c.id == bindparam("b_id"), instances.c.state != InstanceState.TERMINATED)
     .values(message=bindparam("b_message"))
 )
-THING = select(attached).where(
-    attached.c.account == bindparam("account"), attached.c.kind == bindparam("kind"), attached.c.identity == bindparam("identity")
+RESOURCE = select(cloud_resources).where(
+    cloud_resources.c.account == bindparam("account"),
+    cloud_resources.c.kind == bindparam("kind"),
+    cloud_resources.c.identity == bindparam("identity"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Rent:
-    """One rented instance as the store has it. ``now`` is the database's time, ``things`` are its own, not shared ones.
+class CloudInstance:
+    """One rented instance as the store has it. ``now`` is the database's time, ``resources`` are its own, not shared ones.
 
     ``held_by`` is the attempt that it is made for or that has booked it, ``asked_by`` the fleet of that one's run; ``unread`` the
     attempt if it has had the machine, has not ended, and nobody asked for its end.
     """
 
     instance: Row[Any]
-    rented: Row[Any]
+    cloud: Row[Any]
     now: float
-    things: list[Row[Any]]
+    resources: list[Row[Any]]
     held_by: str | None
     asked_by: str | None
     unread: str | None
@@ -121,17 +126,17 @@ class Rent:
         return [(kind, id) for kind, id in dict.fromkeys(found) if id is not None]
 
 
-def load(connection: Connection, instance_id: str) -> Rent:
+def load(connection: Connection, instance_id: str) -> CloudInstance:
     """Raises NoResultFound for an instance that is not rented."""
     found = connection.execute(LOAD, {"id": instance_id}).one()
     instance, row = BOTH.split(found)
-    things = list(connection.execute(THINGS, {"id": instance_id})) if found.has_things else []
-    return Rent(instance, row, found.current, things, found.held_by, found.asked_by, found.unread)
+    resources = list(connection.execute(RESOURCES, {"id": instance_id})) if found.has_resources else []
+    return CloudInstance(instance, row, found.current, resources, found.held_by, found.asked_by, found.unread)
 
 
 def want(connection: Connection, instance_id: str) -> None:
     """Part of the transaction that stores the intent of an instance."""
-    connection.execute(insert(rented).values(instance_id=instance_id, account="", seen={}))
+    connection.execute(insert(cloud_instances).values(instance_id=instance_id, account="", observed={}))
 
 
 def ask(connection: Connection, instance_id: str, account: str) -> bool:
@@ -171,8 +176,8 @@ def _tell(connection: Connection, statement: Update, instance_id: str, told: Ins
     values = {
         "b_id": instance_id,
         "b_vendor": dict(told.data),
-        "b_seen": {name: getattr(told, name) for name in SEEN},
-        "b_begun": told.created_at if row.created_at <= told.created_at <= row.current else row.asked_at or row.current,
+        "b_observed": {name: getattr(told, name) for name in OBSERVED},
+        "b_begun": told.created_at if row.created_at <= told.created_at <= row.current else row.create_sent_at or row.current,
     }
     connection.execute(statement, values)
     if told.address:
@@ -187,7 +192,7 @@ def _pin(connection: Connection, instance: Row[Any], told: Instance, host_key: s
     address = {"hostname": told.address, "port": told.port, "user": told.user, "identity_file": "", "proxy": None}
     if data.get("address") == address:
         return
-    hosts.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
+    host_keys.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
     inside = told.internal_address or told.address
     fresh = {**data, "address": address, "internal_ip_found": inside, "host_key": data.get("host_key", host_key)}
     connection.execute(DATA, {"b_id": instance.id, "b_data": fresh})
@@ -199,7 +204,7 @@ def renewed(connection: Connection, instance_id: str, *, next_key: str = "", hos
     data = {**row.data, "next_key": next_key}
     if host_key:
         data["host_key"] = host_key
-        hosts.pin(connection, f"{data['address']['hostname']}:{data['address']['port']}", host_key)
+        host_keys.pin(connection, f"{data['address']['hostname']}:{data['address']['port']}", host_key)
     connection.execute(DATA, {"b_id": instance_id, "b_data": data})
 
 
@@ -208,7 +213,7 @@ def moved(connection: Connection, instance_id: str, account: str) -> None:
     row = connection.execute(ALONE, {"id": instance_id}).one()
     accounts.used(connection, account, row.backend, row.project)
     connection.execute(MOVED, {"b_id": instance_id, "b_account": account})
-    connection.execute(update(attached).where(attached.c.instance_id == instance_id).values(account=account))
+    connection.execute(update(cloud_resources).where(cloud_resources.c.instance_id == instance_id).values(account=account))
 
 
 def absent(connection: Connection, instance_id: str) -> None:
@@ -216,7 +221,7 @@ def absent(connection: Connection, instance_id: str) -> None:
     connection.execute(ABSENT, {"b_id": instance_id})
 
 
-def started(connection: Connection, rent: Rent) -> None:
+def started(connection: Connection, rent: CloudInstance) -> None:
     """Note that the vendor is asked from now on to start it, to read what a job left."""
     message = "it is off, and is started again to read what its job left"
     say(connection, rent.instance.id, message)
@@ -264,7 +269,7 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
     why = why or row.message
     moves.move_instance(connection, instance_id, InstanceState.TERMINATED, message=why, data={**row.data, "verdict": verdict})
     if (address := row.data.get("address")) is not None:
-        hosts.unpin_key(connection, f"{address['hostname']}:{address['port']}", row.data.get("host_key", ""))
+        host_keys.unpin_key(connection, f"{address['hostname']}:{address['port']}", row.data.get("host_key", ""))
     waits = select(attempts.c.run_id).where(
         attempts.c.id == row.attempt_id, attempts.c.instance_id.is_(None), attempts.c.state.not_in(ATTEMPT_END)
     )
@@ -283,7 +288,7 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
         )
 
 
-def forget(connection: Connection, instance_id: str, user: str, why: str) -> Rent:
+def forget(connection: Connection, instance_id: str, user: str, why: str) -> CloudInstance:
     """Its end by a user's word: nobody can ask for it any more, and ``why``. Returns it as it stood."""
     rent = load(connection, instance_id)
     if rent.instance.state != InstanceState.TERMINATED:
@@ -311,26 +316,28 @@ def say(connection: Connection, instance_id: str, message: str) -> None:
 
 
 def _key(account: str, kind: str, identity: str) -> Any:
-    return (attached.c.account == account) & (attached.c.kind == kind) & (attached.c.identity == identity)
+    return (cloud_resources.c.account == account) & (cloud_resources.c.kind == kind) & (cloud_resources.c.identity == identity)
 
 
-def need(connection: Connection, account: str, need: Need, *, backend: str, project: str, instance_id: str) -> Thing | None:
+def need(
+    connection: Connection, account: str, need: ResourceRequest, *, backend: str, project: str, instance_id: str
+) -> CloudResource | None:
     """Store that a thing is wanted, before it is made, and in which account. Returns it if it is known to be there."""
-    row = connection.execute(THING, {"account": account, "kind": need.kind, "identity": need.identity}).one_or_none()
+    row = connection.execute(RESOURCE, {"account": account, "kind": need.kind, "identity": need.identity}).one_or_none()
     if row is not None:
-        return thing_of(row) if row.thing else None
+        return resource_of(row) if row.resource_id else None
     accounts.used(connection, account, backend, project)
     try:
         with connection.begin_nested():
             connection.execute(
-                insert(attached).values(
+                insert(cloud_resources).values(
                     account=account,
                     kind=need.kind,
                     identity=need.identity,
                     backend=backend,
                     project=project,
                     instance_id=None if need.shared else instance_id,
-                    thing="",
+                    resource_id="",
                     ours=1,
                     data=dict(need.data),
                     created_at=now(),
@@ -341,20 +348,20 @@ def need(connection: Connection, account: str, need: Need, *, backend: str, proj
     return None
 
 
-def made(connection: Connection, account: str, need: Need, thing: Thing) -> None:
+def made(connection: Connection, account: str, need: ResourceRequest, resource: CloudResource) -> None:
     """It is there. Its row keeps the identity that it was stored under, whatever the vendor calls it."""
-    values = {"thing": thing.id, "ours": int(thing.ours), "data": {**need.data, **thing.data}}
-    connection.execute(update(attached).where(_key(account, need.kind, need.identity)).values(**values))
+    values = {"resource_id": resource.id, "ours": int(resource.ours), "data": {**need.data, **resource.data}}
+    connection.execute(update(cloud_resources).where(_key(account, need.kind, need.identity)).values(**values))
 
 
 def unmade(connection: Connection, account: str, kind: str, identity: str) -> None:
     """A shared thing is not there any more, it seems: it is made or found again at the next use."""
-    connection.execute(update(attached).where(_key(account, kind, identity)).values(thing=""))
+    connection.execute(update(cloud_resources).where(_key(account, kind, identity)).values(resource_id=""))
 
 
 def detached(connection: Connection, account: str, kind: str, identity: str) -> None:
-    connection.execute(delete(attached).where(_key(account, kind, identity)))
+    connection.execute(delete(cloud_resources).where(_key(account, kind, identity)))
 
 
-def thing_of(row: Row[Any]) -> Thing:
-    return Thing(row.kind, row.identity, row.thing, bool(row.ours), row.data)
+def resource_of(row: Row[Any]) -> CloudResource:
+    return CloudResource(row.kind, row.identity, row.resource_id, bool(row.ours), row.data)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..models.runs import RunView
 
 
-class Face(Protocol):
+class Frontend(Protocol):
     """Where a command is used: a notebook, a terminal IPython, or a shell."""
 
     is_notebook: bool
