@@ -56,7 +56,7 @@ CELLS = [
     "%dstack doctor",
     "%dstack ps -a",
     "%dstack doctor --rotate-key",
-    "from dstack_jupyter.backends.configured import configured\nconfigured().current()",
+    "from dstack_jupyter.backends.config.configured import configured\nconfigured().current()",
     "repr(configured().current().backends), configured().current().backends",
     "import json\njson.dumps(configured().current().backends, default=str)",
     "import pickle\npickle.dumps(configured().current().backends)",
@@ -139,6 +139,8 @@ def test_nothing_of_a_secret_is_left_behind_or_shown(
     plain = re.sub(r"\\u001b\[[0-9;]*m", "", text)
     for sign in ("there", "RunFailed", "resouces", "AttributeError", "TypeError", "has the key", "sealed anew"):
         assert sign in plain, f"the scenario did not happen as meant: {sign} is missing"
+    for sign in ("ModuleNotFoundError", "ImportError", "NameError"):
+        assert sign not in plain, f"the scenario did not happen as meant: {sign}"
 
     # A run that is stored with its password and waits: the crash's and the other engine's case.
     client = connect(home)
