@@ -7,8 +7,10 @@ import re
 
 from dstack_jupyter_server import routes as opened
 
+from dstack_jupyter.backends import registry
 from dstack_jupyter.engine.api import routes
 from dstack_jupyter.magics import commands, completer, parser
+from tests.clouds.fixtures import OFFERS
 
 NOT_FOR_BROWSERS = {"/engine/handover", "/engine/rotate-key", "/code/*"}
 """Routes of the engine's socket that Jupyter's server does not forward: they are for this user's own processes."""
@@ -52,3 +54,9 @@ def test_of_each_route_it_was_decided_who_may_have_it() -> None:
             name for name in ("GET", "POST", "PUT", "PATCH", "DELETE") if getattr(ours[path], name.lower()) is not absent
         }
         assert set(methods) == implemented, path
+
+
+def test_every_vendor_that_rents_has_a_fake() -> None:
+    """What holds for all vendors is asked of each one in ``OFFERS``."""
+    rents = {name for name, entry in registry.TABLE.items() if entry.module and entry.kind not in ("local", "on-prem")}
+    assert rents == set(OFFERS)
