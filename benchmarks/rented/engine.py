@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
-
 import dstack_jupyter.backends.digitalocean.api as digitalocean
 from dstack_jupyter.engine import engine
 from dstack_jupyter.engine.__main__ import main
 from dstack_jupyter.engine.jobs.machines import Machines
+from dstack_jupyter.engine.store.rows import InstanceRow
 from dstack_jupyter.machines.base import Ending, JobReport, JobSpec
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.ssh.facts import Hello
@@ -120,13 +119,13 @@ class Rented(Machines):
         super().__init__(*parts)
         self._machine = Machine(folder)
 
-    def of(self, instance: Row[Any]) -> Any:
+    def of(self, instance: InstanceRow) -> Any:
         return self._machine
 
-    def host(self, instance: Row[Any]) -> Any:
+    def host(self, instance: InstanceRow) -> Any:
         return self._machine
 
-    def guest(self, instance: Row[Any]) -> Any:
+    def guest(self, instance: InstanceRow) -> Any:
         return Guest()
 
     async def close(self) -> None:

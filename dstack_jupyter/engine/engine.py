@@ -13,12 +13,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
-
-from sqlalchemy import Row
 
 from ..machines.base import JobSpec
-from ..models.configurations import run_configuration
 from ..models.errors import LostLease
 from ..models.home import Home, write_private
 from ..models.states import Reason
@@ -54,6 +50,7 @@ from .service.runs import Service
 from .store import accounts, bookings, location, runs, sealed, work
 from .store.database import Database
 from .store.fence import acting
+from .store.rows import AttemptRow, InstanceRow, RunRow
 from .store.schema import sealed_values
 
 log = logging.getLogger(__name__)
@@ -297,13 +294,15 @@ class Engine:
             acting.reset(mark)
         return found
 
-    async def _spec(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]) -> JobSpec:
+    async def _spec(
+        self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, siblings: Siblings, blocks: list[int]
+    ) -> JobSpec:
         await self._archives.fetch(ref["sha256"] for ref in run.code)
         return self._maker.spec(attempt, run, instance, siblings, blocks)
 
-    async def _runs(self, attempt: Row[Any], run: Row[Any], instance: Row[Any]) -> bool:
+    async def _runs(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow) -> bool:
         """A job is seen running: what it offers is opened, what guards it begins. False: not all is open yet."""
-        if watched(run_configuration(run.configuration)):
+        if watched(run.configuration.task):
             self._queue.add(Key("guard", attempt.id))
         return await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))
 

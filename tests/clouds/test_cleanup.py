@@ -212,7 +212,7 @@ def test_the_command_from_a_shell(make_site: Make, home: Home, monkeypatch: pyte
     assert "1 machine of which the price is not known" in done.stdout
     doctor = shell("doctor").stdout
     assert "digitalocean has 1 machine of our names that no row needs" in doctor and "`jupyter dstack cleanup`" in doctor
-    store("UPDATE strays SET first_seen_at = first_seen_at - 3600")
+    store("UPDATE orphans SET first_seen_at = first_seen_at - 3600")
     assert "1 of this can be ended: `jupyter dstack cleanup --delete`" in shell("cleanup").stdout
     refused = shell("cleanup", "--delete")
     assert refused.returncode == 1 and "nobody can be asked here" in refused.stderr

@@ -81,7 +81,7 @@ def test_a_wrong_key_in_the_middle_of_a_run_concludes_nothing(begin: Begin) -> N
     configure("digitalocean", "dop_v1_wrong")
     run = journey.client.run("journey")
     run.stop()
-    wait_until(lambda: journey.observed("terminating", "key"), 60, "the vendor's refusal")
+    wait_until(lambda: journey.seen("terminating", "key"), 60, "the vendor's refusal")
     assert len(journey.site.cloud.listed()) == 1
     configure("digitalocean", TOKEN)
     assert journey.ended().state == "terminated"

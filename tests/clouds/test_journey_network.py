@@ -55,7 +55,7 @@ def test_an_impostor_at_the_address_gets_nothing(begin: Begin, real: RealMachine
     """F46 dstack#2637."""
     journey = begin(backing=Changed(real, another_host_key))
     run = journey.apply("echo secret", env={"TOKEN": "canary-7f21"})
-    wait_until(lambda: journey.observed("provisioning", "another machine"), 90, "the impostor to be seen")
+    wait_until(lambda: journey.seen("provisioning", "another machine"), 90, "the impostor to be seen")
     (machine,) = journey.site.cloud.listed()
     assert "Accepted" not in real.inside(machine, "journalctl", "--unit=ssh")
     assert "no" in real.inside(machine, "sh", "-c", "[ -e ~/.dstack_jupyter ] || echo no")

@@ -194,9 +194,9 @@ async def test_r11_what_was_attached_to_a_machine_goes_after_it(past: Past) -> N
     """An engine died between a machine's end and the end of what it had. (F40 skypilot#426)"""
     await past.row(1, "terminated")
     await past.row(2, "idle", past.machine(2))
-    await past.resource_id(f"dj-{INSTALLATION[:8]}-{1:012x}-nic", 1)
-    kept = await past.resource_id(f"dj-{INSTALLATION[:8]}-{2:012x}-nic", 2)
-    shared = await past.resource_id(f"dj-{INSTALLATION[:8]}-group")
+    await past.resource(f"dj-{INSTALLATION[:8]}-{1:012x}-nic", 1)
+    kept = await past.resource(f"dj-{INSTALLATION[:8]}-{2:012x}-nic", 2)
+    shared = await past.resource(f"dj-{INSTALLATION[:8]}-group")
     await past.sweep()
     left = {row.resource_id for row in await past.rows(cloud_resources)}
     assert left == {str(number) for number in past.site.face.keys} >= {kept, shared}

@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
-
 from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.jobs.machines import Machines
 from dstack_jupyter.engine.process import host as hosting
+from dstack_jupyter.engine.store.rows import InstanceRow
 from dstack_jupyter.machines.facts import HostFacts
 from dstack_jupyter.machines.local import LocalMachine
 from dstack_jupyter.machines.ssh.facts import Hello
@@ -69,16 +68,16 @@ class FolderMachines(Machines):
         super().__init__(home, *more)
         self._folders: dict[str, LocalMachine] = {}
 
-    def host(self, instance: Row[Any]) -> Any:
+    def host(self, instance: InstanceRow) -> Any:
         folder = folder_of(self._home, instance.identity)
-        if "address" not in instance.data or (folder / "off").exists():
+        if instance.data.address is None or (folder / "off").exists():
             raise Unreachable(f"{instance.identity} does not answer")
         if instance.id not in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
             self._folders[instance.id] = LocalMachine(folder)
         return self._folders[instance.id]
 
-    def guest(self, instance: Row[Any]) -> Any:
+    def guest(self, instance: InstanceRow) -> Any:
         self.host(instance)
         return Guest(folder_of(self._home, instance.identity))
 

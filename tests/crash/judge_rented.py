@@ -32,8 +32,8 @@ class RentedJudge:
     def _creating(self, identity: str) -> None:
         """At the moment at which a vendor is asked for a machine (R1, R2, R6)."""
         found = self._store.rows(
-            "SELECT i.state, i.attempt_id, r.asked_at, r.ending_at FROM instances i "
-            "LEFT JOIN rented r ON r.instance_id = i.id WHERE i.identity = ?",
+            "SELECT i.state, i.attempt_id, r.create_sent_at, r.ending_at FROM instances i "
+            "LEFT JOIN cloud_instances r ON r.instance_id = i.id WHERE i.identity = ?",
             identity,
         )
         self._claim(found, "a machine was created whose intent is not stored")
@@ -56,7 +56,7 @@ class RentedJudge:
         self._claim(all(now - each["at"] <= IN_FLIGHT for each in stops), "a create was sent for a run that was stopped")
 
     def _attaching(self, identity: str) -> None:
-        found = self._store.rows("SELECT identity FROM attached WHERE identity = ?", identity)
+        found = self._store.rows("SELECT identity FROM cloud_resources WHERE identity = ?", identity)
         self._claim(found, "a thing was attached whose row is not stored")
 
     def between(self) -> None:
@@ -74,7 +74,8 @@ class RentedJudge:
         """What the store counts covers what the vendor charges, and nothing is left."""
         self._claim(all(vm.gone is not None for vm in self._world.vms), "a machine was left that costs money")
         rows = self._store.rows(
-            "SELECT i.identity, i.price, i.finished_at, r.rented_at FROM instances i JOIN rented r ON r.instance_id = i.id"
+            "SELECT i.identity, i.price, i.finished_at, r.rented_at "
+            "FROM instances i JOIN cloud_instances r ON r.instance_id = i.id"
         )
         known = {row["identity"]: row for row in rows}
         for vm in self._world.vms:
@@ -114,9 +115,9 @@ class RentedJudge:
             self._claim(said, "a log whose rest was lost does not say where it ends")
 
     def _things(self) -> None:
-        told = self._world.late_things & {row["identity"] for row in self._store.rows("SELECT identity FROM strays")}
+        told = self._world.late_things & {row["identity"] for row in self._store.rows("SELECT identity FROM orphans")}
         # One that a dead engine's call makes after all was taken away is not ours to guess at: it is reported (R11).
         left = [identity for identity, kind in self._world.resources.items() if kind != "key" and identity not in told]
         self._claim(not left, f"{len(left)} things of machines were left at the vendor, and nobody says so")
-        rows = self._store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL")
+        rows = self._store.rows("SELECT identity FROM cloud_resources WHERE instance_id IS NOT NULL")
         self._claim(not rows, "rows of things are left whose machines are gone")

@@ -10,6 +10,7 @@ from dstack_jupyter.engine.reconcilers import intents
 from dstack_jupyter.engine.reconcilers.host import internal_ip
 from dstack_jupyter.engine.store import hosts, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
+from dstack_jupyter.engine.store.rows import InstanceData
 from dstack_jupyter.engine.store.schema import attempts, bookings
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.offers import OfferView
@@ -88,6 +89,6 @@ async def test_nodes_that_find_no_hosts_end_all_at_once(database: Database) -> N
 
 
 def test_a_host_that_says_nonsense_of_its_addresses_can_be_used() -> None:
-    row: Any = SimpleNamespace(data={"address": {"hostname": "h1"}})
+    row: Any = SimpleNamespace(data=InstanceData.of({"address": {"hostname": "h1"}}))
     hello: Any = SimpleNamespace(addresses=("wg0:", "10.0.0.9/24"))
     assert internal_ip(row, hello) == "10.0.0.9"

@@ -92,7 +92,7 @@ def test_a_create_that_waits_for_a_thread_is_not_stored_as_sent(store: Store, mo
     creating = RentedJudge._creating
 
     def counted(judge: RentedJudge, identity: str) -> None:
-        on_the_way.append(len(store.rows("SELECT 1 FROM rented WHERE asked_at IS NOT NULL AND rented_at IS NULL")))
+        on_the_way.append(len(store.rows("SELECT 1 FROM cloud_instances WHERE create_sent_at IS NOT NULL AND rented_at IS NULL")))
         creating(judge, identity)
 
     monkeypatch.setattr(RentedJudge, "_creating", counted)

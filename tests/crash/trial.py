@@ -65,7 +65,7 @@ class Effects:
 def left_over(store: Store, world: World) -> bool:
     """Whether there is something that no row of ours waits for any more, or a row of something that may be."""
     there = any(vm.gone is None for vm in world.vms) or any(kind != "key" for kind in world.resources.values())
-    return there or bool(store.rows("SELECT identity FROM attached WHERE instance_id IS NOT NULL"))
+    return there or bool(store.rows("SELECT identity FROM cloud_resources WHERE instance_id IS NOT NULL"))
 
 
 def run(scenario: Scenario, store: Store, crashes: Sequence[int] = ()) -> Outcome:

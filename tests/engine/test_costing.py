@@ -66,9 +66,9 @@ class Renting:
         await self.database.write(store)
         return instance_id
 
-    async def make(self, instance_id: str, *, word: Any = "running", hours: float = 1.0) -> None:
+    async def make(self, instance_id: str, *, status: Any = "running", hours: float = 1.0) -> None:
         """The vendor has had it for some hours."""
-        told = Instance(f"dj-{instance_id}", {"id": 7}, word, raw_status=word, console="https://console.example/7")
+        told = Instance(f"dj-{instance_id}", {"id": 7}, status, raw_status=status, console="https://console.example/7")
         await self.database.write(cloud_instances.ask, instance_id, "account")
         await self.database.write(cloud_instances.saw, instance_id, told, KEY)
         await self.moved(instance_id, rented_at=now() - hours * HOUR)

@@ -17,7 +17,9 @@ from dstack_jupyter.engine.steps.policies import next_start, policy_of
 from dstack_jupyter.engine.steps.run import DELAYS, JobNow, Policy, derive
 from dstack_jupyter.models.configurations import run_configuration
 from dstack_jupyter.models.home import Home
+from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.states import AttemptState, Desired, InstanceState, Reason, RunState
+from dstack_jupyter.models.stored import StoredRun
 
 ALL = frozenset({"no-capacity", "interruption", "error"})
 
@@ -78,9 +80,9 @@ class TestSchedule:
     def test_the_next_start_is_utc_and_the_earliest_of_several(self) -> None:
         midnight = 1_700_006_400.0  # 2023-11-15 00:00 UTC
         one = {"schedule": {"cron": "30 8 * * *"}}
-        assert next_start(one, midnight) == midnight + 8.5 * 3600
-        assert next_start({"schedule": {"cron": ["30 8 * * *", "0 6 * * *"]}}, midnight) == midnight + 6 * 3600
-        assert next_start({}, midnight) == 0
+        assert next_start(StoredRun(one), midnight) == midnight + 8.5 * 3600
+        assert next_start(StoredRun({"schedule": {"cron": ["30 8 * * *", "0 6 * * *"]}}), midnight) == midnight + 6 * 3600
+        assert next_start(StoredRun({}), midnight) == 0
 
     def test_a_policy_is_read_from_the_configuration(self) -> None:
         given = {
@@ -89,9 +91,9 @@ class TestSchedule:
             "retry": {"on_events": ["error"], "duration": "2h"},
             "stop_criteria": "master-done",
         }
-        assert policy_of(given, 0) == Policy(frozenset({"error"}), 7200, True)
-        assert policy_of({"type": "task", "commands": ["x"], "retry": True}, 0) == Policy(ALL, 3600)
-        assert policy_of({"type": "task", "commands": ["x"]}, 0) == Policy()
+        assert policy_of(StoredRun(given), 0) == Policy(frozenset({"error"}), 7200, True)
+        assert policy_of(StoredRun({"type": "task", "commands": ["x"], "retry": True}), 0) == Policy(ALL, 3600)
+        assert policy_of(StoredRun({"type": "task", "commands": ["x"]}), 0) == Policy()
 
 
 def row(**values: Any) -> Any:
@@ -105,7 +107,7 @@ def siblings(*states: AttemptState, placed: bool = True) -> list[Any]:
 
 class TestNodes:
     def test_nobody_starts_before_every_node_has_its_machine(self) -> None:
-        run = row(configuration={})
+        run = row(configuration=StoredRun({}))
         found = siblings(AttemptState.PROVISIONING, AttemptState.SUBMITTED)
         found[1] = (found[1][0], None)
         assert must_wait(found[0][0], run, found)
@@ -115,21 +117,21 @@ class TestNodes:
         ("order", "master", "worker"), [("any", False, False), ("master-first", False, True), ("workers-first", True, False)]
     )
     def test_startup_order(self, order: str, master: bool, worker: bool) -> None:
-        run = row(configuration={"startup_order": order})
+        run = row(configuration=StoredRun({"startup_order": order}))
         found = siblings(AttemptState.PROVISIONING, AttemptState.PROVISIONING)
         assert [must_wait(attempt, run, found) for attempt, _ in found] == [master, worker]
         begun = siblings(AttemptState.RUNNING, AttemptState.RUNNING)
         assert not any(must_wait(attempt, run, begun) for attempt, _ in begun)
 
     def test_a_failed_node_ends_the_others_and_a_done_master_only_where_that_is_asked(self) -> None:
-        run = row(configuration={})
+        run = row(configuration=StoredRun({}))
         found = siblings(AttemptState.FAILED, AttemptState.RUNNING)
         assert ends_with(found[0][0], run, found) is None
         because = ends_with(found[1][0], run, found)
         assert because is not None and "the master failed: it failed" in because[1]
         done = siblings(AttemptState.DONE, AttemptState.RUNNING)
         assert ends_with(done[1][0], run, done) is None
-        assert ends_with(done[1][0], row(configuration={"stop_criteria": "master-done"}), done) is not None
+        assert ends_with(done[1][0], row(configuration=StoredRun({"stop_criteria": "master-done"})), done) is not None
 
     def test_a_done_master_decides_though_workers_were_ended(self) -> None:
         ended = JobNow(AttemptState.TERMINATED, Reason.ENDED_BY_SERVER)
@@ -152,7 +154,10 @@ class TestNodes:
 )
 def test_as_many_blocks_as_hold_what_was_asked_for(resources: dict[str, Any], blocks: int, needed: int) -> None:
     run = run_configuration({"commands": ["x"], "resources": resources})
-    assert blocks_needed(run, {"gpu_count": 8, "cpus": 96.0, "memory_gb": 512.0}, blocks) == needed
+    offer = OfferView(
+        backend="ssh", instance_type="big", cpus=96.0, memory_gb=512.0, disk_gb=None, gpu_count=8, gpu_memory_gb=80.0, price=0.0
+    )
+    assert blocks_needed(run, offer, blocks) == needed
 
 
 def test_what_a_process_cannot_do_needs_a_container() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from dstack_jupyter.engine.names import new_id
 from dstack_jupyter.engine.provisioning import placement
@@ -13,6 +13,7 @@ from dstack_jupyter.engine.steps.attempt import End
 from dstack_jupyter.engine.store import moves, runs
 from dstack_jupyter.engine.store.columns import now
 from dstack_jupyter.engine.store.database import Database
+from dstack_jupyter.engine.store.rows import run_row
 from dstack_jupyter.engine.store.schema import attempts
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.states import AttemptState, Reason
@@ -32,7 +33,7 @@ async def waits(database: Database, name: str, **more: Any) -> runs.Submission:
 
 async def first(database: Database, run: runs.Submission) -> bool:
     def ask(connection: Connection) -> bool:
-        row: Row[Any] = connection.execute(select(runs_table).where(runs_table.c.id == run.run_id)).one()
+        row = run_row(connection.execute(select(runs_table).where(runs_table.c.id == run.run_id)).one())
         return placement.somebody_first(connection, row)
 
     return not await database.read(ask)

@@ -19,7 +19,7 @@ from dstack_jupyter.engine.runtime.queue import Key, Next, WorkQueue
 class Account:
     """``backends.base.Cloud`` as far as looks go."""
 
-    mark = "one"
+    account_id = "one"
 
     def __init__(self, count: int) -> None:
         self.machines = {number: Instance(f"m{number}", {"n": number}, "running") for number in range(count)}
@@ -82,7 +82,7 @@ async def test_a_machine_that_a_list_lacks_is_news_until_it_was_looked_at(vendor
 class Silent(Account):
     """A vendor that does not answer until the gate opens."""
 
-    mark = "silent"
+    account_id = "silent"
 
     def __init__(self) -> None:
         super().__init__(0)

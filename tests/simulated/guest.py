@@ -63,4 +63,4 @@ class SimulatedGuest:
         return hello
 
     async def heartbeat(self) -> None:
-        await self._do("visit", lambda: setattr(self._host, "visited", self._world.time.now))
+        await self._do("heartbeat", lambda: setattr(self._host, "heartbeat_at", self._world.time.now))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row
-
 from dstack_jupyter.engine.jobs.machines import Machines
+from dstack_jupyter.engine.store.rows import InstanceRow
 from dstack_jupyter.models.errors import Unreachable
 
 from .guest import SimulatedGuest
@@ -28,16 +27,16 @@ class SimulatedMachines(Machines):
             self._views[host.name] = SimulatedMachine(host, self._installation, self._world)
         return self._views[host.name]
 
-    def of(self, instance: Row[Any]) -> Any:
+    def of(self, instance: InstanceRow) -> Any:
         return self.local if instance.backend == "local" else self.host(instance)
 
-    def host(self, instance: Row[Any]) -> Any:
-        if "address" not in instance.data:
+    def host(self, instance: InstanceRow) -> Any:
+        if instance.data.address is None:
             raise Unreachable("no address yet")
-        return self._view(self._world.host(instance.data["address"]["hostname"]))
+        return self._view(self._world.host(instance.data.address["hostname"]))
 
-    def guest(self, instance: Row[Any]) -> Any:
-        return SimulatedGuest(self._world, self._world.host(instance.data["address"]["hostname"]), instance.data["host_key"])
+    def guest(self, instance: InstanceRow) -> Any:
+        return SimulatedGuest(self._world, self._world.host(instance.data.address["hostname"]), instance.data.host_key)
 
     def forget(self, instance_id: str) -> None:
         pass

@@ -14,14 +14,13 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row
-
 from ...machines.base import Machine
-from ...models.configurations import AnyRun, run_configuration
+from ...models.configurations import AnyRun
 from ...models.errors import DstackJupyterError
 from ...models.home import Home, write_private
 from ...models.runs import Attachment, Forward
 from ..keys.ssh_keys import Keys
+from ..store.rows import AttemptRow, InstanceRow, RunRow
 from .job_ssh import PORT
 
 log = logging.getLogger(__name__)
@@ -57,12 +56,12 @@ class Forwards:
         self._carrying: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, float] = {}
 
-    async def ensure(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], machine: Machine) -> bool:
+    async def ensure(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, machine: Machine) -> bool:
         """Open what a running job offers; nothing happens if that is done. False: not yet, ask again. Raises Unreachable."""
         if attempt.id in self._open or attempt.job:
             return True
         # Shown only when all of it is there: who waits for a dev environment takes the first word.
-        task = run_configuration(run.configuration)
+        task = run.configuration.task
         dev = task.type == "dev-environment"
         if not task.ports and not dev:
             return True

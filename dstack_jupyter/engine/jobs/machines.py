@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Row
-
 from ...machines.base import Machine
 from ...machines.local import LocalMachine
 from ...machines.ssh.connection import Address, Connections
@@ -18,6 +14,7 @@ from ..keys.ssh_keys import Keys
 from ..runtime import location
 from ..store import host_keys
 from ..store.database import Database
+from ..store.rows import InstanceRow
 
 
 class StoredPins:
@@ -46,21 +43,21 @@ class Machines:
         self._connections: Connections | None = None
         self._hosts: dict[str, tuple[Address, SSHMachine]] = {}
 
-    def of(self, instance: Row[Any]) -> Machine:
+    def of(self, instance: InstanceRow) -> Machine:
         """Raises Unreachable for a process of another engine's machine, and for a rented one without an address."""
         if instance.backend != "local":
             return self.host(instance)
-        bound = str(instance.data.get("place", ""))
+        bound = instance.data.place
         if bound and not location.same(bound, self._place):
             there = location.name_of(bound)
             raise Unreachable(f"the job and its files are on {there}", hint=f"ask the Jupyter server that runs on {there}")
         return self.local
 
-    def host(self, instance: Row[Any]) -> SSHMachine:
+    def host(self, instance: InstanceRow) -> SSHMachine:
         """The machine of a fleet's host or a rented one; made anew when its address has changed."""
-        if "address" not in instance.data:
+        if instance.data.address is None:
             raise Unreachable(f"{instance.identity} has no address yet")
-        address = located(Address.of_json(instance.data["address"]), self._home)
+        address = located(Address.of_json(dict(instance.data.address)), self._home)
         known = self._hosts.get(instance.id)
         if known is None or known[0] != address:
             if self._connections is None:
@@ -70,7 +67,7 @@ class Machines:
             return machine
         return known[1]
 
-    def guest(self, instance: Row[Any]) -> Guest:
+    def guest(self, instance: InstanceRow) -> Guest:
         """What is done on a rented machine beside its jobs."""
         return Guest(self.host(instance).host)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from sqlalchemy import Row
 
 from ...models.states import ATTEMPT_END, AttemptState, InstanceState, Reason
+from ..store.rows import AttemptRow, InstanceRow, RunRow
 
-Siblings = Sequence[tuple[Row[Any], Row[Any] | None]]
+Siblings = Sequence[tuple[AttemptRow, InstanceRow | None]]
 """(newest attempt, the instance that it has or is to have) of each job of a run, the master first."""
 
 READY = frozenset({InstanceState.IDLE, InstanceState.BUSY})
 STARTED = frozenset({AttemptState.RUNNING, *ATTEMPT_END})
 
 
-def must_wait(attempt: Row[Any], run: Row[Any], siblings: Siblings) -> bool:
+def must_wait(attempt: AttemptRow, run: RunRow, siblings: Siblings) -> bool:
     """Whether a job must not start yet: not before every node has its machine, then in the order of ``startup_order``.
 
     A node needs the addresses of all others in its environment.
@@ -26,7 +24,7 @@ def must_wait(attempt: Row[Any], run: Row[Any], siblings: Siblings) -> bool:
     if any(other.state not in ATTEMPT_END and (place is None or place.state not in READY) for other, place in siblings):
         return True
     master, *workers = (other for other, _ in siblings)
-    order = run.configuration.get("startup_order") or "any"
+    order = run.configuration.startup_order
     if order == "master-first" and attempt.id != master.id:
         return master.state not in STARTED
     if order == "workers-first" and attempt.id == master.id:
@@ -34,7 +32,7 @@ def must_wait(attempt: Row[Any], run: Row[Any], siblings: Siblings) -> bool:
     return False
 
 
-def ends_with(attempt: Row[Any], run: Row[Any], siblings: Siblings) -> tuple[Reason, str] | None:
+def ends_with(attempt: AttemptRow, run: RunRow, siblings: Siblings) -> tuple[Reason, str] | None:
     """Why a job has to end because of another one; None if it may go on."""
     if len(siblings) == 1:
         return None
@@ -43,6 +41,6 @@ def ends_with(attempt: Row[Any], run: Row[Any], siblings: Siblings) -> tuple[Rea
             who = "the master" if other.job == 0 else f"node {other.job}"
             return Reason.ENDED_BY_SERVER, f"ended because {who} failed: {other.message}"
     master = siblings[0][0]
-    if run.configuration.get("stop_criteria") == "master-done" and attempt.id != master.id and master.state == AttemptState.DONE:
+    if run.configuration.master_decides and attempt.id != master.id and master.state == AttemptState.DONE:
         return Reason.ENDED_BY_SERVER, "ended because the master is done (stop_criteria)"
     return None

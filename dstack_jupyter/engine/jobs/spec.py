@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import Row
 
 from ...machines.base import Archive, Container, JobSpec
 from ...machines.local import clean_environment
-from ...models.configurations import AnyRun, run_configuration
+from ...models.configurations import AnyRun
 from ..keys.ssh_keys import Keys
 from ..provisioning.offers import seconds
 from ..provisioning.placement import needs_container
+from ..store.rows import AttemptRow, InstanceRow, RunRow
 from .job_ssh import PORT, Node, prepare_script, ssh_files
 from .nodes import Siblings
 
@@ -34,15 +32,15 @@ class JobMaker:
         self._code_path = code_path
         self._keys = keys
 
-    def spec(self, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]) -> JobSpec:
+    def spec(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, siblings: Siblings, blocks: list[int]) -> JobSpec:
         """The job of an attempt on the machine that it is booked on; ``blocks`` are its share of a fleet's host."""
-        task = run_configuration(run.configuration)
+        task = run.configuration.task
         gpus = gpus_of(instance, blocks)
         nodes = [
             Node(other.job, address_of(place, len(siblings)), len(gpus_of(place, blocks) if place is not None else []))
             for other, place in siblings
         ]
-        vendor = instance.offer.get("gpu_vendor", "")
+        vendor = instance.offer.gpu_vendor
         env = {name: value for name, value in task.env.items() if value is not None}
         own = clean_environment(run.context.get("python", "")) if instance.backend == "local" else {}
         container = self._container(task, run, instance, gpus, blocks, nodes)
@@ -62,19 +60,19 @@ class JobMaker:
             prepare=prepare_script("between nodes" if len(nodes) > 1 else "into the dev environment") if inside else "",
         )
 
-    def _inside(self, task: AnyRun, run: Row[Any], rank: int, nodes: list[Node], contained: bool) -> dict[str, str]:
+    def _inside(self, task: AnyRun, run: RunRow, rank: int, nodes: list[Node], contained: bool) -> dict[str, str]:
         """Files for an sshd of the job's own: nodes need one, and a dev environment in a container."""
         if len(nodes) > 1 or (task.type == "dev-environment" and contained):
             return ssh_files(self._keys, run.id, run.name, rank, nodes)
         return {}
 
     def _container(
-        self, task: AnyRun, run: Row[Any], instance: Row[Any], gpus: list[int], blocks: list[int], nodes: list[Node]
+        self, task: AnyRun, run: RunRow, instance: InstanceRow, gpus: list[int], blocks: list[int], nodes: list[Node]
     ) -> Container | None:
         image = task.image or os.environ.get(ENV_IMAGE, DEFAULT_IMAGE)
-        if instance.backend == "local" or not instance.data.get("docker") or not (image or needs_container(task)):
+        if instance.backend == "local" or not instance.data.docker or not (image or needs_container(task)):
             return None
-        total = int(instance.data.get("blocks", 1))
+        total = instance.data.blocks
         share = len(blocks) / total if total > 1 and blocks else 0.0
         ports = [port.container_port for port in task.ports] + ([PORT] if task.type == "dev-environment" else [])
         resources = task.resources
@@ -86,9 +84,9 @@ class JobMaker:
             username=task.registry_auth.username if task.registry_auth else "",
             password=(run.registry_password or "") if task.registry_auth else "",
             shm_size=int(resources.shm_size * GB) if resources.shm_size else 0,
-            cpus=instance.offer["cpus"] * share,
-            memory=int(instance.offer["memory_gb"] * share * GB),
-            gpu_vendor=instance.offer.get("gpu_vendor", ""),
+            cpus=(instance.offer.cpus or 0.0) * share,
+            memory=int((instance.offer.memory_gb or 0.0) * share * GB),
+            gpu_vendor=instance.offer.gpu_vendor,
             gpus=tuple(gpus),
             ports=tuple(dict.fromkeys(ports)),
             host_network=len(nodes) > 1,
@@ -99,25 +97,27 @@ class JobMaker:
         )
 
 
-def gpus_of(instance: Row[Any], blocks: list[int]) -> list[int]:
+def gpus_of(instance: InstanceRow, blocks: list[int]) -> list[int]:
     """The GPUs of a machine that a job has: by number on `local`, its blocks' share on a fleet's host, all of a rented one."""
     if instance.backend == "local":
-        return [int(number) for number in instance.data.get("gpus", [])]
+        return list(instance.data.gpus)
     if instance.backend != "ssh":
-        return list(range(int(instance.offer.get("gpu_count", 0))))
-    count, total = int(instance.offer.get("gpu_count", 0)), int(instance.data.get("blocks", 1))
+        return list(range(instance.offer.gpu_count))
+    count, total = instance.offer.gpu_count, instance.data.blocks
     each = count // total
     return [number for block in blocks for number in range(block * each, (block + 1) * each)]
 
 
-def address_of(instance: Row[Any] | None, nodes: int) -> str:
+def address_of(instance: InstanceRow | None, nodes: int) -> str:
     """What the other nodes reach a machine by; a single node is its own loopback."""
     if nodes == 1 or instance is None:
         return "127.0.0.1"
-    return str(instance.data.get("internal_ip_found") or instance.data["address"]["hostname"])
+    data = instance.data
+    assert data.address is not None
+    return data.internal_ip_found or data.address["hostname"]
 
 
-def dstack_environment(run: Row[Any], attempt: Row[Any], nodes: list[Node]) -> dict[str, str]:
+def dstack_environment(run: RunRow, attempt: AttemptRow, nodes: list[Node]) -> dict[str, str]:
     """The variables of reference ``configuration`` §5."""
     return {
         "DSTACK_RUN_ID": run.id,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...backends import registry
 from ...backends.base import Clouds, Traits
 from ...models.errors import BackendError, NotFound
 from ...models.instances import Guard
 from ...models.offers import OWN_MACHINES, OfferView
+from ...models.stored import Limits
 from .orders import guard_times
 
 """Machines that are the user's own: a timer ends our job there, and nothing of ours ever ends the machine."""
@@ -25,23 +24,22 @@ def traits_of(backend: str, project: str = "main") -> Traits | None:
         return None
 
 
-def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | None, kept: str = "") -> Guard:
+def guard_of(offer: OfferView, limits: Limits, traits: Traits | None, kept: str = "") -> Guard:
     """The guard of a machine of this offer. ``traits``: its vendor's; None where there is none, or nobody can tell.
 
     ``kept``: what the engine does with a machine that outlives its jobs.
     """
-    longest = configuration.get("max_duration")
-    limit = int(longest) if isinstance(longest, int | float) else 0
+    limit = limits.max_duration
     ends = f"a timer beside the job ends it after {words(limit)}" if limit else "nothing ends the job but itself or you"
     if offer.backend in OWN_MACHINES:
         costs = "costs nothing; " if offer.price == 0 else ""
         return Guard(kind="host" if limit else "none", text=f"{costs}{ends}; the machine is yours and left alone")
-    if idle := idle_of_run(configuration):
+    if idle := limits.keeps:
         kept = kept or f"the engine ends the machine when it had no job for {words(idle)}; {ends}"
     engine = kept or f"the engine ends the machine when the job has ended; {ends}"
     if traits is None:
         return Guard(kind="engine", text=f"{engine}; without the engine nothing ends the machine")
-    timer = _timer(configuration)
+    timer = _timer(limits)
     if not timer:
         return Guard(
             kind="engine",
@@ -57,18 +55,9 @@ def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | N
     return Guard(kind="host", text=text, off_is_billed=traits.stopped_is_billed)
 
 
-def idle_of_run(configuration: dict[str, Any]) -> int:
-    """Seconds for which a machine that a run rented waits for other jobs afterwards; 0: it goes with its job.
-
-    `off` keeps none: nobody could delete the fleet that such a machine is in.
-    """
-    idle = configuration.get("idle_duration")
-    return int(idle) if isinstance(idle, int | float) and not isinstance(idle, bool) else 0
-
-
-def _timer(configuration: dict[str, Any]) -> str:
+def _timer(limits: Limits) -> str:
     """When the machine's own timer powers it off; '' if nothing is armed. The very numbers that the machine gets."""
-    times = guard_times(configuration)
+    times = guard_times(limits)
     parts = []
     if times["silence"]:
         parts.append(f"after {words(times['silence'])} without a word from the engine and without a job")

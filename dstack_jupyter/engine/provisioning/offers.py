@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from ...backends import registry
 from ...backends.base import Hosts
-from ...models.configurations import AnyRun, notes, run_configuration, runnable, unsupported, without_values
+from ...models.configurations import AnyRun, notes, runnable, unsupported, without_values
 from ...models.errors import BackendNotAvailable, NotSupportedYet
 from ...models.fleets import FleetConfiguration
 from ...models.instances import Guard
 from ...models.offers import OWN_MACHINES, UNAVAILABLE, Missing, OfferView
 from ...models.runs import Plan
+from ...models.stored import Limits
 from ...models.yaml_reader import Source
 from ...models.yaml_source import validate
 from ..names import run_name
@@ -64,7 +65,7 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
         missing=missing,
         price=price,
         max_cost=price * duration / 3600 if duration and price is not None else None,
-        guard=guard_of(offers[0], configuration, traits_of(offers[0].backend, project)) if offers else no_guard,
+        guard=guard_of(offers[0], Limits.of(configuration), traits_of(offers[0].backend, project)) if offers else no_guard,
         notes=notes(task),
     )
 
@@ -177,11 +178,8 @@ class Provisioning:
     async def _blocking(self, function: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def offers(
-        self, configuration: dict[str, Any], grows: FleetConfiguration | None = None
-    ) -> tuple[list[OfferView], list[Missing]]:
+    async def offers(self, task: AnyRun, grows: FleetConfiguration | None = None) -> tuple[list[OfferView], list[Missing]]:
         """As ``find``, with what the store knows of hosts."""
-        task = run_configuration(configuration)
         names = fleet_names(task)
         hosts, idle = [], []
         for row in await self._shared():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import Any
-
-from sqlalchemy import Row
 
 from ...backends.base import InstanceRequest
 from ...machines import userdata
-from ...models.offers import OfferView
+from ...models.stored import Limits
 from ..keys.ssh_keys import KeyPair, Keys
+from ..store.rows import InstanceRow
 
 AFTER_ITS_TIME = 3600
 """Seconds beyond ``max_duration`` after which a machine ends itself whatever runs: starting and a job's last words take time."""
@@ -19,14 +17,14 @@ REMEMBERED = 1024
 """Host keys that are not derived anew: a machine's is needed at each look until it is met."""
 
 
-def guard_times(configuration: dict[str, Any]) -> dict[str, int]:
+def guard_times(limits: Limits) -> dict[str, int]:
     """``silence`` and ``age`` in seconds (``userdata.Recipe``) of the machine of a run or fleet; stored with its intent."""
-    idle, longest = configuration.get("idle_duration"), configuration.get("max_duration")
-    if idle and idle != "off":
-        longest = None  # other jobs may follow, each ended by a timer beside it
+    idle = limits.idle_duration
+    # Where a machine is kept, other jobs may follow: each is ended by a timer beside it.
+    longest = 0 if limits.keeps else limits.max_duration
     return {
-        "silence": userdata.silence_of(None if idle == "off" else int(idle or 0)),
-        "age": int(longest) + AFTER_ITS_TIME if isinstance(longest, int | float) and longest else 0,
+        "silence": userdata.silence_of(None if idle == "off" else idle or 0),
+        "age": longest + AFTER_ITS_TIME if longest else 0,
     }
 
 
@@ -42,7 +40,7 @@ class Maker:
         """The key that a machine shows at its first contact: derived, so it is known before there is a machine (D6)."""
         return self._derived(instance_id)
 
-    def order(self, instance: Row[Any], *, first: bool = False) -> InstanceRequest:
+    def order(self, instance: InstanceRow, *, first: bool = False) -> InstanceRequest:
         """Without the things that it needs: those are told by the vendor, of this order."""
         login = " ".join(self._keys.public.split()[:2])
         host = self.host_key(instance.id)
@@ -52,15 +50,14 @@ class Maker:
             "dj-instance": instance.id,
             "dj-created": f"{instance.created_at:.0f}",
         }
-        if age := int(instance.data.get("age", 0)):
+        if age := instance.data.age:
             tags["dj-expires"] = f"{instance.created_at + age:.0f}"
         recipe = userdata.Recipe(
             host_private=host.private,
             host_public=host.public,
             login_keys=(login,),
-            silence=int(instance.data.get("silence", userdata.LEAST_SILENCE)),
+            silence=userdata.LEAST_SILENCE if instance.data.silence is None else instance.data.silence,
             age=age,
             labels={**tags, "identity": instance.identity},
         )
-        offer = OfferView(**instance.offer)
-        return InstanceRequest(instance.identity, offer, userdata.user_data(recipe), login, first=first, tags=tags)
+        return InstanceRequest(instance.identity, instance.offer, userdata.user_data(recipe), login, first=first, tags=tags)

@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection
 
-from ...models.configurations import AnyRun, run_configuration
+from ...models.configurations import AnyRun
 from ...models.errors import NoCapacity
 from ...models.offers import UNAVAILABLE, OfferView
-from ...models.states import AttemptState, InstanceState
-from ..store import bookings
-from ..store.columns import now
-from ..store.schema import attempts, instances, runs
+from ...models.stored import StoredRun
+from ..store import bookings, runs
+from ..store.rows import InstanceRow, RunRow
 
 LOOKS = 10.0
 """Seconds that a run is given to look for a host before others that come after it need not wait for that."""
@@ -32,44 +31,31 @@ def needs_container(run: AnyRun) -> bool:
     )
 
 
-def blocks_needed(run: AnyRun, offer: dict[str, Any], blocks: int) -> int:
+def blocks_needed(run: AnyRun, offer: OfferView, blocks: int) -> int:
     """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not."""
     if blocks == 1:
         return 1
     resources = run.resources
     gpu = (resources.gpu.count.min or 0) if resources.gpu is not None else 0
-    shares = [gpu / offer["gpu_count"] if gpu and offer["gpu_count"] else 0.0]
-    if "cpu" in resources.model_fields_set and resources.cpu.count.min:
-        shares.append(resources.cpu.count.min / offer["cpus"])
-    if "memory" in resources.model_fields_set and resources.memory.min:
-        shares.append(resources.memory.min / offer["memory_gb"])
+    shares = [gpu / offer.gpu_count if gpu and offer.gpu_count else 0.0]
+    if "cpu" in resources.model_fields_set and resources.cpu.count.min and offer.cpus:
+        shares.append(resources.cpu.count.min / offer.cpus)
+    if "memory" in resources.model_fields_set and resources.memory.min and offer.memory_gb:
+        shares.append(resources.memory.min / offer.memory_gb)
     return max(1, math.ceil(max(shares) * blocks - 1e-9))
 
 
-def somebody_first(connection: Connection, run: Row[Any]) -> bool:
+def somebody_first(connection: Connection, run: RunRow) -> bool:
     """Whether a run that waited for a host looks for one at this moment and comes before this one: by priority, then by age.
 
     All of them are woken when a host is free; which one is the faster must not matter.
     """
-    machine = select(instances.c.id).where(instances.c.attempt_id == attempts.c.id, instances.c.state != InstanceState.TERMINATED)
-    looking = (
-        select(runs.c.configuration, runs.c.submitted_at)
-        .join(attempts, attempts.c.run_id == runs.c.id)
-        .where(
-            runs.c.project == run.project,
-            runs.c.id != run.id,
-            attempts.c.num > 0,
-            attempts.c.state == AttemptState.SUBMITTED,
-            attempts.c.instance_id.is_(None),
-            attempts.c.submitted_at > now() - LOOKS,
-            ~machine.exists(),
-        )
-    )
-    return any(_turn(other) < _turn(run) for other in connection.execute(looking))
+    others = runs.looking(connection, run, LOOKS)
+    return any(_turn(*other) < _turn(run.configuration, run.submitted_at) for other in others)
 
 
-def _turn(run: Any) -> tuple[int, float]:
-    return -(run.configuration.get("priority") or 0), run.submitted_at
+def _turn(configuration: StoredRun, submitted_at: float) -> tuple[int, float]:
+    return -configuration.priority, submitted_at
 
 
 def shared(offers: Sequence[OfferView]) -> list[OfferView]:
@@ -87,32 +73,33 @@ def _kind(offer: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
+def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
     """Book a machine for each attempt, all or nothing; the nodes of one run on different machines of one fleet.
 
     ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says what is in the way. Called by the fleet reconciler,
     in a write transaction.
     """
-    task = run_configuration(run.configuration)
+    task = run.configuration.task
     fitting = {_kind(offer.model_dump()) for offer in offers}
-    rows = [row for row in bookings.usable_machines(connection, run.project) if _kind(row.offer) in fitting]
+    machines = [each for each in bookings.usable_machines(connection, run.project) if _kind(each.instance.offer_json) in fitting]
     if task.fleets:
-        rows = [row for row in rows if row.fleet in fleet_names(task)]
+        machines = [each for each in machines if each.fleet in fleet_names(task)]
+    rows = [each.instance for each in machines]
     if needs_container(task):
-        without = [row.instance_type for row in rows if not row.data.get("docker")]
-        rows = [row for row in rows if row.data.get("docker")]
+        without = [row.instance_type for row in rows if not row.data.docker]
+        rows = [row for row in rows if row.data.docker]
         if not rows and without:
             raise NoCapacity(f"ssh: the run needs a container, and {', '.join(without)} cannot run Docker")
     free = bookings.free_blocks(connection, rows)
-    wanted = {row.id: blocks_needed(task, row.offer, int(row.data.get("blocks", 1))) for row in rows}
-    by_fleet: dict[str, list[Row[Any]]] = {}
+    wanted = {row.id: blocks_needed(task, row.offer, row.data.blocks) for row in rows}
+    by_fleet: dict[str, list[InstanceRow]] = {}
     for row in rows:
         if len(free[row.id]) >= wanted[row.id]:
             by_fleet.setdefault(row.fleet_id, []).append(row)
     for found in by_fleet.values():
         # The fullest that still has room: big jobs keep finding whole hosts.
-        found.sort(key=lambda row: (row.price, len(free[row.id])))
-    for found in sorted(by_fleet.values(), key=lambda found: sum(row.price for row in found[: len(attempt_ids)])):
+        found.sort(key=lambda row: (row.price or 0.0, len(free[row.id])))
+    for found in sorted(by_fleet.values(), key=lambda found: sum(row.price or 0.0 for row in found[: len(attempt_ids)])):
         if len(found) >= len(attempt_ids):
             chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
             wishes = [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from ...machines.base import Ending, JobReport, JobSpec, Machine
 from ...models.errors import ConfigurationError, Unreachable
@@ -17,6 +16,7 @@ from ..runtime.queue import Key, Next
 from ..steps import attempt as steps
 from ..store import bookings, logs, moves
 from ..store.database import Database
+from ..store.rows import AttemptRow, InstanceRow, RunRow
 
 READ = 1 << 20
 """Bytes of log that one look takes: large enough for 350 k lines/s, small enough for one transaction."""
@@ -31,7 +31,7 @@ REMEMBERED = 4096
 GUARD = 30.0
 """Seconds after which a running job is looked at although nothing woke us."""
 
-SpecBuilder = Callable[[Row[Any], Row[Any], Row[Any], Siblings, list[int]], Awaitable[JobSpec]]
+SpecBuilder = Callable[[AttemptRow, RunRow, InstanceRow, Siblings, list[int]], Awaitable[JobSpec]]
 
 
 class AttemptReconciler:
@@ -46,11 +46,11 @@ class AttemptReconciler:
         self,
         database: Database,
         bus: Bus,
-        machine: Callable[[Row[Any]], Machine],
+        machine: Callable[[InstanceRow], Machine],
         spec: SpecBuilder,
         wake: Callable[[Key], None],
         kill_requests: dict[str, tuple[Reason, str]],
-        running: Callable[[Row[Any], Row[Any], Row[Any]], Awaitable[bool]],
+        running: Callable[[AttemptRow, RunRow, InstanceRow], Awaitable[bool]],
         ended: Callable[[str], None],
     ) -> None:
         self._kill_requests = kill_requests
@@ -82,12 +82,12 @@ class AttemptReconciler:
             report = JobReport(started=True, lost=lost, interrupted=True)
         elif instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
             report = await self._machine(instance).look(key.id, attempt.log_offset, READ)
-        desired, because = Desired(run.desired), None
+        desired, because = run.desired, None
         if desired is Desired.RUNNING:
             because = self._kill_requests.get(key.id) or ends_with(attempt, run, siblings)
             desired = Desired.STOPPED if because else desired
         seen = steps.Observation(
-            instance=InstanceState(instance.state) if instance is not None else None,
+            instance=instance.state if instance is not None else None,
             instance_message=instance.message if instance is not None else "",
             started=report.started,
             ending=report.ending,
@@ -99,7 +99,7 @@ class AttemptReconciler:
             because=because,
         )
         asked = self._asked.get(key.id, Desired.RUNNING)
-        step = steps.next_step(AttemptState(attempt.state), desired, asked, seen)
+        step = steps.next_step(attempt.state, desired, asked, seen)
         if (
             isinstance(step, steps.End)
             and instance is not None
@@ -130,7 +130,7 @@ class AttemptReconciler:
             self._wake(key)
         return await self._after(key, run, attempt, instance, report, step, siblings, blocks)
 
-    async def _finish(self, key: Key, attempt: Row[Any], instance: Row[Any] | None) -> Next:
+    async def _finish(self, key: Key, attempt: AttemptRow, instance: InstanceRow | None) -> Next:
         """Let go of what an ended attempt holds: again after a restart, since nobody wrote down that it was done."""
         self.forget(key.id)
         if instance is not None and attempt.instance_id is not None and key.id not in self._finished:
@@ -140,7 +140,7 @@ class AttemptReconciler:
                 del self._finished[next(iter(self._finished))]
         return Next()
 
-    async def _let_go(self, attempt_id: str, instance: Row[Any]) -> None:
+    async def _let_go(self, attempt_id: str, instance: InstanceRow) -> None:
         """A rented machine that goes takes what the job held with it."""
         try:
             if not is_leaving(instance):
@@ -153,9 +153,9 @@ class AttemptReconciler:
     async def _after(
         self,
         key: Key,
-        run: Row[Any],
-        attempt: Row[Any],
-        instance: Row[Any] | None,
+        run: RunRow,
+        attempt: AttemptRow,
+        instance: InstanceRow | None,
         report: JobReport,
         step: steps.Step,
         siblings: Siblings,
@@ -194,7 +194,7 @@ class AttemptReconciler:
         return Next(rest=REST if report.data else 0.0, guard=guard)
 
     async def _launch(
-        self, key: Key, attempt: Row[Any], run: Row[Any], instance: Row[Any], siblings: Siblings, blocks: list[int]
+        self, key: Key, attempt: AttemptRow, run: RunRow, instance: InstanceRow, siblings: Siblings, blocks: list[int]
     ) -> None:
         try:
             await self._machine(instance).launch(await self._spec(attempt, run, instance, siblings, blocks))
@@ -204,7 +204,7 @@ class AttemptReconciler:
             return
         self._watch(key, instance)
 
-    def _watch(self, key: Key, instance: Row[Any]) -> None:
+    def _watch(self, key: Key, instance: InstanceRow) -> None:
         if key.id not in self._watching:
             self._watching[key.id] = machine = self._machine(instance)
             machine.watch(key.id, lambda: self._wake(key))
@@ -220,27 +220,26 @@ class AttemptReconciler:
             machine.unwatch(attempt_id)
 
 
-def is_cloud_instance(instance: Row[Any]) -> bool:
+def is_cloud_instance(instance: InstanceRow) -> bool:
     return instance.backend not in OWN_MACHINES
 
 
-def is_leaving(instance: Row[Any]) -> bool:
+def is_leaving(instance: InstanceRow) -> bool:
     """Whether it is a rented machine that is gone or about to be: its address may be a stranger's by now."""
     return is_cloud_instance(instance) and instance.state in INSTANCE_ENDING
 
 
-def _load(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None, Siblings, list[int]]:
+def _load(connection: Connection, attempt_id: str) -> tuple[AttemptRow, RunRow, InstanceRow | None, Siblings, list[int]]:
     """(attempt, run, instance, all jobs of the run, the blocks that the attempt has booked)."""
     attempt, run, instance = moves.load_attempt(connection, attempt_id)
     if instance is not None and attempt.instance_id is None and is_leaving(instance):
         instance = None  # it never had the job: the fleet finds another
-    alone = run.configuration.get("nodes", 1) in (None, 1)
-    siblings = [(attempt, instance)] if alone else moves.load_siblings(connection, run.id)
+    siblings = [(attempt, instance)] if run.configuration.nodes == 1 else moves.load_siblings(connection, run.id)
     blocks = bookings.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
     return attempt, run, instance, siblings, blocks
 
 
-def _store(connection: Connection, attempt: Row[Any], instance: Row[Any] | None, report: JobReport, step: steps.Step) -> str:
+def _store(connection: Connection, attempt: AttemptRow, instance: InstanceRow | None, report: JobReport, step: steps.Step) -> str:
     """The outcome of one look in one transaction: bytes with their offset, what was lost, and the move.
 
     Returns the run's state if the move may have changed it, else ''. Raises _Stale.

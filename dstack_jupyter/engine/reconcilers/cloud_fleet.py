@@ -10,6 +10,7 @@ from ...models.fleets import FleetConfiguration
 from ...models.instances import Guard
 from ...models.offers import NOT_AVAILABLE_YET, OfferView
 from ...models.states import INSTANCE_ENDING, FleetState, InstanceState
+from ...models.stored import Limits
 from ..names import identity, new_id
 from ..provisioning.guards import guard_of, traits_of, words
 from ..provisioning.offers import Provisioning
@@ -20,6 +21,7 @@ from ..steps import cloud_fleet as steps
 from ..steps.choice import Choice, Try, choose, nothing_left
 from ..store import cloud_fleets as store
 from ..store.database import Database
+from ..store.rows import InstanceRow
 
 IDLE = 3 * 24 * 3600
 """Seconds that a machine of a fleet may have no job, where its fleet says nothing: dstack's default."""
@@ -60,7 +62,7 @@ class CloudFleetReconciler:
                 return Next()
             self._tell(found)
             fleet = FleetConfiguration.model_validate(found.fleet.configuration)
-            machines = [machine_now(row, found.now) for row in found.machines]
+            machines = [machine_now(each, found.now) for each in found.machines]
             match steps.next_step(machines, size_of(fleet), deleted=found.fleet.state != FleetState.ACTIVE):
                 case steps.Want():
                     if not await self._want(found, fleet):
@@ -81,7 +83,9 @@ class CloudFleetReconciler:
                     return Next()
 
     def _tell(self, found: store.Loaded) -> None:
-        idle = frozenset(row.id for row in found.machines if row.state == InstanceState.IDLE and not row.taken)
+        idle = frozenset(
+            each.instance.id for each in found.machines if each.instance.state == InstanceState.IDLE and not each.taken
+        )
         if idle != self._idle.get(found.fleet.id, frozenset()):
             self._idle[found.fleet.id] = idle
             self._ready()
@@ -95,12 +99,12 @@ class CloudFleetReconciler:
     async def _want(self, found: store.Loaded, fleet: FleetConfiguration) -> bool:
         """Store the intent of one more machine, of the next offer; False where none can be had for now."""
         offers, missing = await self._provisioning.fleet_offers(fleet)
-        tries = [_tried(row) for row in found.machines if row.state not in INSTANCE_ENDING or _failed(row)]
+        tries = [_tried(each) for each in found.machines if each.instance.state not in INSTANCE_ENDING or _failed(each.instance)]
         choice = chosen(offers, tries, fleet)
         if choice.release:
-            for row in found.machines:
-                if row.state not in INSTANCE_ENDING:
-                    await self._let_go(row.id, choice.release, spared=False)
+            for each in found.machines:
+                if each.instance.state not in INSTANCE_ENDING:
+                    await self._let_go(each.instance.id, choice.release, spared=False)
             return True
         if choice.offer is None:
             reasons = [f"{line.backend}: {line.reason}" for line in missing if line.reason != NOT_AVAILABLE_YET]
@@ -146,7 +150,7 @@ def idle_of(idle_duration: int | str | None) -> float | None:
 def guard_times_of(fleet: FleetConfiguration) -> dict[str, int]:
     """Of a machine of a fleet, which lives longer than any run: no age ends it."""
     idle = fleet.idle_duration
-    return guard_times({"idle_duration": IDLE if idle is None else idle})
+    return guard_times(Limits(idle_duration="off" if isinstance(idle, str) else IDLE if idle is None else idle))
 
 
 def guard_of_fleet(fleet: FleetConfiguration, offer: OfferView, project: str) -> Guard:
@@ -154,7 +158,7 @@ def guard_of_fleet(fleet: FleetConfiguration, offer: OfferView, project: str) ->
     idle = idle_of(fleet.idle_duration)
     until = "and ends none" if idle is None else f"and ends what is beyond that and had no job for {words(int(idle))}"
     kept = f"the engine keeps the fleet's least number of machines {until}; `%dstack fleets delete` ends all"
-    return guard_of(offer, {"idle_duration": "off" if idle is None else int(idle)}, traits_of(offer.backend, project), kept)
+    return guard_of(offer, Limits(idle_duration="off" if idle is None else int(idle)), traits_of(offer.backend, project), kept)
 
 
 def chosen(offers: list[OfferView], tries: list[Try], fleet: FleetConfiguration) -> Choice:
@@ -166,18 +170,19 @@ def chosen(offers: list[OfferView], tries: list[Try], fleet: FleetConfiguration)
     return choice
 
 
-def _failed(row: Any) -> bool:
+def _failed(row: InstanceRow) -> bool:
     """Whether a machine that is gone never could be used, and would have been."""
-    return row.started_at is None and not row.data.get("spared")
+    return row.started_at is None and not row.data.spared
 
 
-def _tried(row: Any) -> Try:
+def _tried(machine: store.FleetMachine) -> Try:
+    row = machine.instance
     alive = row.state not in INSTANCE_ENDING
-    offer = OfferView(**row.offer)
-    return Try(offer, alive, row.data.get("verdict", ""), row.message, used=alive and bool(row.taken))
+    return Try(row.offer, alive, row.data.verdict, row.message, used=alive and machine.taken)
 
 
-def machine_now(row: Any, now: float) -> steps.MachineNow:
-    """A row of ``store.MACHINES`` as the steps see it."""
-    since = row.idle_at if row.idle_at is not None else row.started_at
-    return steps.MachineNow(row.id, InstanceState(row.state), not row.taken, None if since is None else max(0.0, now - since))
+def machine_now(machine: store.FleetMachine, now: float) -> steps.MachineNow:
+    """A machine of a fleet as the steps see it."""
+    row = machine.instance
+    since = machine.idle_at if machine.idle_at is not None else row.started_at
+    return steps.MachineNow(row.id, row.state, not machine.taken, None if since is None else max(0.0, now - since))

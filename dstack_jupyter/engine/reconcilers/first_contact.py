@@ -54,14 +54,14 @@ class Meeting:
     async def _greeted(self, rent: CloudInstance) -> Hello:
         instance, data = rent.instance, rent.instance.data
         guest = self._machines.guest(instance)
-        if data.get("next_key") and data.get("host_key") == self._maker.host_key(instance.id).public:
+        if data.next_key and data.host_key == self._maker.host_key(instance.id).public:
             await self._take_next_key(guest, rent)
         said = await guest.prepared()
         if said.startswith("failed"):
             raise FirstBootFailed(f"its first boot {said}")
         if said != "ok":
             raise NotYet("its first boot goes on")
-        if data["host_key"] == self._maker.host_key(instance.id).public:
+        if data.host_key == self._maker.host_key(instance.id).public:
             key = await guest.next_host_key()
             await self._database.write(partial(cloud_instances.renewed, instance_id=instance.id, next_key=key))
             await guest.use_host_key()
@@ -75,7 +75,7 @@ class Meeting:
         try:
             await guest.prepared()
         except HostKeyChanged:
-            shown = rent.instance.data["next_key"]
+            shown = rent.instance.data.next_key
             await self._database.write(partial(cloud_instances.renewed, instance_id=rent.instance.id, host_key=shown))
 
 

@@ -9,9 +9,8 @@ import contextlib
 import ipaddress
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from ...machines.ssh.facts import Hello
 from ...machines.ssh.machine import SSHMachine
@@ -21,6 +20,7 @@ from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..store import hosts, moves
 from ..store.database import Database
+from ..store.rows import FleetRow, InstanceRow
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class HostReconciler:
         self,
         database: Database,
         bus: Bus,
-        machine: Callable[[Row[Any]], SSHMachine],
+        machine: Callable[[InstanceRow], SSHMachine],
         forget: Callable[[str], None],
         changed: Callable[[], None],
         closed: Callable[[str], None],
@@ -61,7 +61,7 @@ class HostReconciler:
             await self._release(row, fleet)
             return Next()
         machine = self._machine(row)
-        before = (row.state, row.message, row.offer)
+        before = (row.state, row.message, row.offer_json)
         try:
             hello = await machine.look_around()
             await machine.claim(row.id, self._gone)
@@ -71,7 +71,7 @@ class HostReconciler:
             problem = f"{error.message}; {error.hint}" if error.hint else error.message
             await self._database.write(_trouble, row.id, problem)
         after, _ = await self._database.read(hosts.load_host, key.id)
-        if (after.state, after.message, after.offer) != before:
+        if (after.state, after.message, after.offer_json) != before:
             self._bus.publish_all()
             self._changed()
         return Next(guard=AGAIN if problem else CHECK)
@@ -79,7 +79,7 @@ class HostReconciler:
     async def _gone(self, instance_id: str) -> bool:
         return await self._database.read(hosts.is_gone, instance_id)
 
-    async def _release(self, row: Row[Any], fleet: Row[Any]) -> None:
+    async def _release(self, row: InstanceRow, fleet: FleetRow) -> None:
         """Give the host back. One that cannot be reached is given up: it is the user's, and costs nothing here."""
         message = row.message
         try:
@@ -118,22 +118,23 @@ def _addresses(hello: Hello) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6A
             yield ipaddress.ip_interface(each).ip
 
 
-def internal_ip(row: Row[Any], hello: Hello) -> str:
+def internal_ip(row: InstanceRow, hello: Hello) -> str:
     """The address that other nodes reach a host by: what was given, what lies in the fleet's network, what we reach it by."""
     data = row.data
-    if data.get("internal_ip"):
-        return str(data["internal_ip"])
+    if data.internal_ip:
+        return data.internal_ip
     own = list(_addresses(hello))
-    if data.get("network"):
-        network = ipaddress.ip_network(data["network"], strict=False)
+    if data.network:
+        network = ipaddress.ip_network(data.network, strict=False)
         return str(next((address for address in own if address in network), ""))
-    hostname = data["address"]["hostname"]
+    assert data.address is not None
+    hostname = data.address["hostname"]
     if hostname in {str(address) for address in own}:
-        return str(hostname)
-    return str(own[0]) if own else str(hostname)
+        return hostname
+    return str(own[0]) if own else hostname
 
 
-def _note(connection: Connection, row: Row[Any], hello: Hello, problem: str) -> None:
+def _note(connection: Connection, row: InstanceRow, hello: Hello, problem: str) -> None:
     facts = hello.facts
     gpus = [gpu for gpu in facts.gpus if gpu == facts.gpus[0]]
     notes = list(facts.notes)
@@ -144,7 +145,7 @@ def _note(connection: Connection, row: Row[Any], hello: Hello, problem: str) -> 
     elif gpus and gpus[0].vendor == "nvidia" and not hello.nvidia_toolkit:
         notes.append("the NVIDIA container toolkit is missing: containers get no GPUs, processes do")
     try:
-        blocks = blocks_of(row.data.get("blocks_wanted", 1), hello)
+        blocks = blocks_of(row.data.blocks_wanted, hello)
     except ValueError as error:
         blocks, problem = 1, problem or str(error)
     offer = {

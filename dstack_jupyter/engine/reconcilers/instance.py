@@ -36,6 +36,7 @@ from ..steps import instance as steps
 from ..store import cloud_instances
 from ..store.cloud_instances import CloudInstance
 from ..store.database import Database
+from ..store.rows import OBSERVED
 from .first_contact import FirstBootFailed, Meeting, NotYet
 from .timing import Times, now_of
 
@@ -117,6 +118,7 @@ class InstanceReconciler:
                 await self._find(cloud, rent)
             case steps.Look():
                 again = partial(self._wake, Key("instance", instance.id))
+                assert rent.cloud.vendor is not None
                 told = await self._vendors.look(cloud, instance.identity, rent.cloud.vendor, again)
                 await self._note(rent, [told] if told is not None else [])
             case steps.Meet():
@@ -243,7 +245,7 @@ class InstanceReconciler:
             await self._database.write(cloud_instances.absent, rent.instance.id)
             return
         told, observed = found[0], rent.cloud.observed
-        same = all(observed.get(name) == getattr(told, name) for name in cloud_instances.OBSERVED)
+        same = all(getattr(observed, name) == getattr(told, name) for name in OBSERVED)
         known = rent.cloud.vendor == told.data and same
         if known and rent.cloud.observed_at is not None and rent.cloud.absent_since is None:
             return
@@ -339,7 +341,7 @@ class InstanceReconciler:
                 times.looks += 1
                 return Next(guard=ENDING[min(times.looks, len(ENDING)) - 1])
             case InstanceState.IDLE | InstanceState.BUSY:
-                return Next(guard=SOON if rent.cloud.observed.get("status") in ("stopped", "starting") else LOOK)
+                return Next(guard=SOON if rent.cloud.observed.status in ("stopped", "starting") else LOOK)
             case _:
                 return Next(guard=SOON)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
-from ...models.configurations import run_configuration
 from ...models.errors import NoCapacity
 from ...models.instances import Guard
 from ...models.offers import OfferView
@@ -15,9 +14,10 @@ from ..provisioning import placement
 from ..provisioning.orders import guard_times
 from ..steps.attempt import End
 from ..store import cloud_fleets, cloud_instances, moves
+from ..store.rows import FleetRow, RunRow
 
 
-def book(connection: Connection, run: Row[Any], waiting: list[str], offers: list[OfferView]) -> None:
+def book(connection: Connection, run: RunRow, waiting: list[str], offers: list[OfferView]) -> None:
     """Book machines of fleets, unless the run was ended since it was read: what an ended attempt books would never be freed."""
     if moves.all_wait(connection, waiting):
         placement.book_machines(connection, run, waiting, offers)
@@ -31,8 +31,8 @@ def without(connection: Connection, waiting: list[str], why: str) -> None:
 
 def want(
     connection: Connection,
-    fleet: Row[Any],
-    run: Row[Any],
+    fleet: FleetRow,
+    run: RunRow,
     attempt_id: str,
     instance_id: str,
     name: str,
@@ -47,7 +47,7 @@ def want(
     host = bound[:16] or offer.backend
     gpus = _free_gpus(connection, run, offer, host)
     is_cloud_instance = offer.backend != "local"
-    data: dict[str, Any] = guard_times(run.configuration) if is_cloud_instance else {"place": bound} if bound else {}
+    data: dict[str, Any] = guard_times(run.configuration.limits) if is_cloud_instance else {"place": bound} if bound else {}
     moves.want_instance(
         connection,
         instance_id=instance_id,
@@ -68,8 +68,8 @@ def want(
 
 def grow(
     connection: Connection,
-    fleet: Row[Any],
-    run: Row[Any],
+    fleet: FleetRow,
+    run: RunRow,
     attempt_id: str,
     instance_id: str,
     name: str,
@@ -94,12 +94,12 @@ def grow(
     return times if wanted else None
 
 
-def _free_gpus(connection: Connection, run: Row[Any], offer: OfferView, host: str) -> list[int]:
+def _free_gpus(connection: Connection, run: RunRow, offer: OfferView, host: str) -> list[int]:
     """The GPUs of this machine that the run gets: none unless it asks for some. Raises NoCapacity.
 
     Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
     """
-    gpu = run_configuration(run.configuration).resources.gpu
+    gpu = run.configuration.task.resources.gpu
     count = (gpu.count.min or 0) if gpu is not None else 0
     if offer.backend != "local" or count == 0:
         return []

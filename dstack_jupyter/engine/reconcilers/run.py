@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, select
 
 from ...models.states import ATTEMPT_END, RUN_END, Desired, Reason, RunState
 from ..names import new_id
@@ -13,13 +12,8 @@ from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
 from ..steps.run import RunNow
 from ..store import moves, runs
-from ..store.columns import now
 from ..store.database import Database
 from ..store.schema import attempts
-from ..store.schema import runs as runs_table
-
-ALONE = select(runs_table).where(runs_table.c.id == bindparam("id")).with_for_update(key_share=True)
-"""A run that nobody stops between this and our commit."""
 
 
 class RunReconciler:
@@ -31,7 +25,7 @@ class RunReconciler:
         self._wake = wake
 
     async def reconcile(self, key: Key) -> Next:
-        run, wait = await self._database.read(_load, key.id)
+        run, wait = await self._database.read(runs.load, key.id)
         if run.state in RUN_END:
             self._wake(Key("fleet", run.fleet_id))
             return Next()
@@ -51,15 +45,9 @@ class RunReconciler:
         return Next()
 
 
-def _load(connection: Connection, run_id: str) -> tuple[Row[Any], float]:
-    """(the run, seconds until its time has come)."""
-    row = connection.execute(select(runs_table, now().label("current")).where(runs_table.c.id == run_id)).one()
-    return row, (row.next_at or row.current) - row.current
-
-
 def _end(connection: Connection, run_id: str) -> bool:
     """End a run that was stopped while it waited; one whose jobs go on is ended by them."""
-    run = connection.execute(ALONE, {"id": run_id}).one()
+    run = runs.alone(connection, run_id)
     states = connection.execute(select(attempts.c.state).where(attempts.c.run_id == run_id)).scalars().all()
     if run.state in RUN_END or any(state not in ATTEMPT_END for state in states):
         return False
@@ -72,8 +60,8 @@ def _end(connection: Connection, run_id: str) -> bool:
 
 def _begin(connection: Connection, run_id: str) -> None:
     """New attempts for all jobs of a pending run, if it still waits for them."""
-    run = connection.execute(ALONE, {"id": run_id}).one()
+    run = runs.alone(connection, run_id)
     if run.state != RunState.PENDING or run.desired != Desired.RUNNING:
         return
-    runs.insert_attempts(connection, run_id, run.configuration.get("nodes") or 1, new_id)
+    runs.insert_attempts(connection, run_id, run.configuration.nodes, new_id)
     moves.move_run(connection, run_id, RunNow(RunState.SUBMITTED), project=run.project, name=run.name)

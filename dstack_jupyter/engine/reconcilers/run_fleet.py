@@ -6,16 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row
-
-from ...models.configurations import run_configuration
 from ...models.errors import NoCapacity
 from ...models.fleets import FleetConfiguration
 from ...models.offers import NOT_AVAILABLE_YET, OWN_MACHINES, OfferView
-from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, AttemptState, Desired, FleetState, InstanceState
+from ...models.states import ATTEMPT_END, INSTANCE_ENDING, RUN_END, FleetState, InstanceState
 from ..names import identity, new_id
 from ..provisioning import placement
-from ..provisioning.guards import guard_of, idle_of_run, traits_of
+from ..provisioning.guards import guard_of, traits_of
 from ..provisioning.offers import Provisioning
 from ..runtime.bus import Bus
 from ..runtime.queue import Key, Next
@@ -24,6 +21,7 @@ from ..steps.choice import Try, choose, nothing_left
 from ..steps.cloud_fleet import Release, Wait, idle_step
 from ..store import cloud_fleets, cloud_instances, moves
 from ..store.database import Database
+from ..store.rows import FleetRow, InstanceRow, RunRow
 from . import intents
 from .cloud_fleet import guard_of_fleet, guard_times_of, machine_now
 
@@ -76,15 +74,15 @@ class FleetReconciler:
         if fleet.state == FleetState.TERMINATED:
             self._closed(key.id)
             return Next()
-        tried = [steps.AttemptNow(row.id, AttemptState(row.state), row.instance_id is not None) for row in attempts]
+        tried = [steps.AttemptNow(row.id, row.state, row.instance_id is not None) for row in attempts]
         owned = {row.id: _Owned.of(row) for row in rows}
-        if run.configuration.get("fleets"):
+        if run.configuration.names_fleets:
             made = await self._database.read(cloud_fleets.made_for, fleet.id, [row.id for row in attempts])
             owned |= {row.id: _Owned.of(row) for row in made}
-        idle = idle_of_run(run.configuration)
+        idle = run.configuration.limits.keeps
         while True:
             now = [found.now(fleet.id, keeps=idle > 0) for found in owned.values()]
-            match steps.next_step(tried, now, Desired(run.desired), run_ended=run.state in RUN_END):
+            match steps.next_step(tried, now, run.desired, run_ended=run.state in RUN_END):
                 case steps.Wait():
                     return (
                         await self._let_idle_go(fleet, idle)
@@ -136,7 +134,7 @@ class FleetReconciler:
         self._bus.publish_events()
         self._hosts_changed()
 
-    async def _let_idle_go(self, fleet: Row[Any], idle: int) -> Next:
+    async def _let_idle_go(self, fleet: FleetRow, idle: int) -> Next:
         """End the machines that waited long enough for another job; a run may have taken one meanwhile: then it stays."""
         rows, now = await self._database.read(cloud_fleets.shared_of, fleet.id)
         free = [machine_now(row, now) for row in rows]
@@ -154,7 +152,7 @@ class FleetReconciler:
         found.state = state
 
     async def _find_machine(
-        self, fleet: Row[Any], run: Row[Any], attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
+        self, fleet: FleetRow, run: RunRow, attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
     ) -> _Owned | None:
         """Find a machine for an attempt: book those of a fleet, or store the intent of an instance of its own.
 
@@ -164,7 +162,7 @@ class FleetReconciler:
         growing = await self._growing(run, tried, owned)
         of = growing or fleet
         may_grow = FleetConfiguration.model_validate(growing.configuration) if growing is not None else None
-        offers, missing = await self._provisioning.offers(run.configuration, may_grow)
+        offers, missing = await self._provisioning.offers(run.configuration.task, may_grow)
         waiting = [now.id for now in tried if now.state not in ATTEMPT_END and not now.booked]
         reasons: list[str] = []
         try:
@@ -203,7 +201,7 @@ class FleetReconciler:
                 guard, times = guard_of_fleet(may_grow, offer, fleet.project), guard_times_of(may_grow)
                 data = await self._database.write(intents.grow, growing, run, attempt_id, instance_id, name, offer, guard, times)
             else:
-                guard = guard_of(offer, run.configuration, traits_of(offer.backend, fleet.project))
+                guard = guard_of(offer, run.configuration.limits, traits_of(offer.backend, fleet.project))
                 data = await self._database.write(
                     intents.want, fleet, run, attempt_id, instance_id, name, offer, guard, self._place
                 )
@@ -215,11 +213,11 @@ class FleetReconciler:
             return None
         return _Owned(instance_id, of.id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
 
-    async def _growing(self, run: Row[Any], tried: list[steps.AttemptNow], owned: list[_Owned]) -> Row[Any] | None:
+    async def _growing(self, run: RunRow, tried: list[steps.AttemptNow], owned: list[_Owned]) -> FleetRow | None:
         """The fleet of those that the run names that gets machines for it; None if it names none that may grow so far."""
-        if not run.configuration.get("fleets") or run.configuration.get("creation_policy") == "reuse":
+        if not run.configuration.names_fleets or run.configuration.only_reuses:
             return None
-        names = placement.fleet_names(run_configuration(run.configuration))
+        names = placement.fleet_names(run.configuration.task)
         waiting = {now.id for now in tried if now.state not in ATTEMPT_END and not now.booked}
         begun = {
             each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in INSTANCE_ENDING
@@ -247,20 +245,22 @@ class _Owned:
     identity: str
     offer: OfferView
     data: dict[str, Any]
+    """All that is kept beside the columns: a backend gets it back as it gave it."""
+    verdict: str = ""
     message: str = ""
 
     @classmethod
-    def of(cls, row: Row[Any]) -> _Owned:
-        offer = OfferView(**row.offer)
+    def of(cls, row: InstanceRow) -> _Owned:
         return cls(
             row.id,
             row.fleet_id,
-            InstanceState(row.state),
+            row.state,
             row.attempt_id,
             row.backend,
             row.identity,
-            offer,
-            row.data,
+            row.offer,
+            dict(row.data.raw),
+            row.data.verdict,
             row.message,
         )
 
@@ -278,4 +278,4 @@ class _Owned:
 
     @property
     def tried(self) -> Try:
-        return Try(self.offer, self.state not in INSTANCE_ENDING, self.data.get("verdict", ""), self.message)
+        return Try(self.offer, self.state not in INSTANCE_ENDING, self.verdict, self.message)

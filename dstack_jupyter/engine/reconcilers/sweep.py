@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from ...backends.base import Cloud, CloudResource
 from ...models.errors import BackendError, BackendNotAvailable, ConfigurationError, NotFound, RateLimited
@@ -20,6 +19,7 @@ from ..runtime.queue import Key, Next
 from ..steps import sweep as steps
 from ..store import accounts, cloud_instances
 from ..store.database import Database
+from ..store.rows import AccountRow
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ TROUBLE = (30.0, 60.0, 120.0, 300.0, EVERY)
 class Look:
     """A complete look at an account."""
 
-    account: Row[Any]
+    account: AccountRow
     cloud: Cloud
     known: accounts.Known
     machines: steps.Machines
@@ -95,7 +95,7 @@ class Sweeps:
         wait = max(1.0, error.delay) if isinstance(error, RateLimited) else TROUBLE[min(times, len(TROUBLE)) - 1]
         return Next(rest=wait, guard=wait)
 
-    async def _sweep(self, account: Row[Any]) -> None:
+    async def _sweep(self, account: AccountRow) -> None:
         look = await self.look(account, swept=True)
         for instance_id in look.machines.wake:
             self._wake(Key("instance", instance_id))
@@ -105,7 +105,7 @@ class Sweeps:
         for row, resource in look.resources.detach:
             await self._detach(look, row, resource)
 
-    async def look(self, account: Row[Any], *, swept: bool = False) -> Look:
+    async def look(self, account: AccountRow, *, swept: bool = False) -> Look:
         """List an account, read the rows, store what has none. ``swept``: it counts as the sweep that was claimed.
 
         Raises BackendError if any list failed: then nothing is known, and nothing was changed.
@@ -124,7 +124,7 @@ class Sweeps:
         self._bus.publish_events()
         return Look(account, cloud, known, machines, resources, gate)
 
-    async def _cloud(self, account: Row[Any]) -> Cloud:
+    async def _cloud(self, account: AccountRow) -> Cloud:
         """Raises BackendNotAvailable where the project has no such account any more."""
         try:
             cloud = self._vendors.cloud(account.backend, account.project)

@@ -31,11 +31,11 @@ class Times:
 
 def now_of(rent: CloudInstance, looked: bool, times: Times, *, restarts: bool) -> steps.Observation:
     """``looked``: whether the vendor was asked in this round. ``restarts``: whether it is a ``backends.base.Restarts``."""
-    row, state = rent.cloud, InstanceState(rent.instance.state)
+    row, state = rent.cloud, rent.instance.state
     loop = asyncio.get_running_loop().time()
     if state is InstanceState.TERMINATING:
         due = loop - times.deleted >= (DELETE_AGAIN[min(times.deletes, len(DELETE_AGAIN)) - 1] if times.deletes else 0.0)
-    elif row.observed.get("status") == "stopped":
+    elif row.observed.status == "stopped":
         due = loop - times.started >= START_AGAIN
     else:
         due = loop - times.heartbeat_at >= HEARTBEAT
@@ -51,9 +51,9 @@ def now_of(rent: CloudInstance, looked: bool, times: Times, *, restarts: bool) -
         since_delete_accepted=since(row.delete_accepted_at),
         absent_for=since(row.absent_since),
         ever_seen=row.observed_at is not None,
-        status=row.observed.get("status", ""),
-        raw_status=row.observed.get("raw_status", ""),
-        address=bool(row.observed.get("address")),
+        status=row.observed.status,
+        raw_status=row.observed.raw_status,
+        address=bool(row.observed.address),
         resources=any(row.resource_id for row in rent.resources),
         looked=looked,
         due=due,

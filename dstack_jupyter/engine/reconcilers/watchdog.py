@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
-
-from sqlalchemy import Row
 
 from ...machines.base import Machine
-from ...models.configurations import AnyRun, DevEnvironmentConfiguration, run_configuration
+from ...models.configurations import AnyRun, DevEnvironmentConfiguration
 from ...models.states import ATTEMPT_END, AttemptState, InstanceState, Reason
 from ..jobs.forwards import Forwards
 from ..jobs.spec import gpus_of
 from ..runtime.queue import Key, Next
 from ..store import bookings, moves
 from ..store.database import Database
+from ..store.rows import InstanceRow
 
 EVERY = 10.0
 """Seconds between two samples of a job's GPUs, as in dstack."""
@@ -51,7 +49,7 @@ class Watchdog:
     def __init__(
         self,
         database: Database,
-        machine: Callable[[Row[Any]], Machine],
+        machine: Callable[[InstanceRow], Machine],
         forwards: Forwards,
         kill_requests: dict[str, tuple[Reason, str]],
         wake: Callable[[Key], None],
@@ -70,14 +68,14 @@ class Watchdog:
             return Next()
         if attempt.state != AttemptState.RUNNING or instance.state != InstanceState.BUSY:
             return Next(guard=EVERY)
-        task = run_configuration(run.configuration)
+        task = run.configuration.task
         verdict = await self._judge(key.id, task, instance)
         if verdict is not None and key.id not in self._kill_requests:
             self._kill_requests[key.id] = verdict
             self._wake(Key("attempt", key.id))
         return Next(guard=EVERY)
 
-    async def _judge(self, attempt_id: str, task: AnyRun, instance: Row[Any]) -> tuple[Reason, str] | None:
+    async def _judge(self, attempt_id: str, task: AnyRun, instance: InstanceRow) -> tuple[Reason, str] | None:
         limit = inactivity_of(task)
         if limit and (idle := self._forwards.idle_seconds(attempt_id)) > limit:
             return Reason.INACTIVITY, f"nobody was connected for {int(idle)} s (inactivity_duration)"
@@ -86,7 +84,7 @@ class Watchdog:
             return None
         blocks = await self._database.read(bookings.blocks_of, attempt_id)
         gpus = tuple(gpus_of(instance, blocks))
-        percents = await self._machine(instance).utilization(instance.offer.get("gpu_vendor", ""), gpus)
+        percents = await self._machine(instance).utilization(instance.offer.gpu_vendor, gpus)
         if not percents:
             return None
         samples = self._samples.setdefault(attempt_id, deque(maxlen=int(policy.time_window / EVERY) + 12))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from ...backends.base import CloudResource, Instance
 from ...models.cleanup_view import AccountView, CleanupRequest, EndedView, MadeView, Standing
@@ -19,7 +18,9 @@ from ..runtime.bus import Bus
 from ..runtime.queue import Key
 from ..steps import sweep as steps
 from ..store import accounts, cloud_instances
+from ..store.accounts import LivingMachine
 from ..store.database import Database
+from ..store.rows import AccountRow
 
 WHY = {
     "ended": "its run has ended, and it is there: the sweeps end it",
@@ -40,7 +41,7 @@ class Cleanup:
         rows = await self._database.read(accounts.every)
         return list(await asyncio.gather(*(self._account(row) for row in rows)))
 
-    async def _account(self, row: Row[Any]) -> AccountView:
+    async def _account(self, row: AccountRow) -> AccountView:
         found = AccountView(
             account_id=row.account_id,
             backend=row.backend,
@@ -114,7 +115,7 @@ class Cleanup:
         self._bus.publish_all()
         return EndedView(kind="instance", resource_id=row.id, name=name, done=True, message="forgotten")
 
-    async def _living(self, name: str) -> tuple[Row[Any], Row[Any]]:
+    async def _living(self, name: str) -> tuple[AccountRow, LivingMachine]:
         """(the account of a machine that has not ended, its row as ``accounts.Known`` has it). Raises NotFound."""
         for account in await self._database.read(accounts.every):
             known = await self._database.read(accounts.known, account, [], [])
@@ -155,22 +156,21 @@ def machines(look: Look) -> list[MadeView]:
     return found + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.account_id)]
 
 
-def _in_use(row: Row[Any], machine: Instance | None) -> MadeView:
+def _in_use(row: LivingMachine, machine: Instance | None) -> MadeView:
     ending = row.state == "terminating"
-    seen = row.observed or {}
     return MadeView(
         kind="instance",
         resource_id=row.id,
         name=row.identity,
         standing="ending" if ending else "in use",
         state=str(row.state),
-        raw_status=machine.raw_status if machine is not None else str(seen.get("raw_status", "")),
+        raw_status=machine.raw_status if machine is not None else row.observed.raw_status,
         region=row.region,
         instance_type=row.instance_type,
         price=row.price,
         user=row.user or "",
         created_at=row.rented_at,
-        console=machine.console if machine is not None else str(seen.get("console", "")),
+        console=machine.console if machine is not None else row.observed.console,
         why=row.message or ("" if machine is not None else "the vendor lists none yet"),
     )
 
@@ -228,7 +228,7 @@ def _resource(resource: CloudResource, standing: Standing, why: str, deletable: 
     )
 
 
-def as_stored(account: Row[Any], known: accounts.Known) -> list[MadeView]:
+def as_stored(account: AccountRow, known: accounts.Known) -> list[MadeView]:
     """What the store knows of an account that cannot be asked. Nothing of it can be ended now."""
     found = [_in_use(row, None) for row in known.living if row.account in ("", account.account_id)]
     for row in known.orphans.values():

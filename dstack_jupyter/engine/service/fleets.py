@@ -176,7 +176,7 @@ class FleetService:
                 f"fleet {name} has no host {hostname}", hint=f"hosts: {', '.join(each.hostname for each in view.hosts)}"
             )
         row, _ = await self._database.read(hosts.load_host, host.id)
-        await self._database.write(host_keys.unpin, row.data["endpoint"])
+        await self._database.write(host_keys.unpin, row.data.endpoint)
         self._forget(host.id)
         self._wake(Key("host", host.id))
         return view

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from ...machines.base import Machine
 from ...machines.docker.launcher import WORK
@@ -24,6 +24,7 @@ from ...models.home import Home
 from ...models.instances import InstanceView
 from ...models.runs import ApplyRequest, Attachment, AttemptView, Condition, Plan, PlanRequest, RunView
 from ...models.states import RUN_END, AttemptState
+from ...models.stored import StoredRun
 from ..jobs.archives import Archives
 from ..jobs.forwards import Forwards
 from ..keys.vault import Vault
@@ -39,6 +40,7 @@ from ..steps.policies import next_start
 from ..store import cloud_fleets, conditions, costing, events, leases, moves, runs
 from ..store.columns import now
 from ..store.database import Database
+from ..store.rows import InstanceRow
 from . import doctor, rotation, streams
 from .cleanup import Cleanup
 from .fleets import FleetService
@@ -61,7 +63,7 @@ class Service:
         provisioning: Provisioning,
         home: Home,
         *,
-        machine: Callable[[Row[Any]], Machine],
+        machine: Callable[[InstanceRow], Machine],
         submitted: Callable[[str, str, Sequence[str]], None],
         owner: str,
         acts_for: Callable[[Key], bool],
@@ -94,7 +96,7 @@ class Service:
     async def plan(self, request: PlanRequest) -> Plan:
         """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
-        offers, missing = await self._provisioning.offers(task.given(), await self._growing(task, request.project))
+        offers, missing = await self._provisioning.offers(task, await self._growing(task, request.project))
         plan = make_plan(task, offers, missing, request.max_offers, request.project)
         plan.active_run = await self._database.read(runs.active_named, plan.run_name, request.project)
         return plan
@@ -122,7 +124,7 @@ class Service:
             tries -= 1
             start = None
             if task.schedule:
-                start = next_start(task.given(), await self._database.read(_now))
+                start = next_start(StoredRun(task.given()), await self._database.read(_now))
             submission = _submission(request, task, user, self._owner, start)
             try:
                 view, new = await self._database.write(runs.submit, submission)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from ...backends.base import CloudResource
@@ -15,6 +15,7 @@ from ...models.states import InstanceState
 from ..steps import sweep as steps
 from . import events
 from .columns import now
+from .rows import AccountRow, Observed, OrphanRow, account_row, orphan_row
 from .schema import cloud_instances, cloud_resources, fleets, instances, runs
 from .schema_accounts import accounts, orphans
 
@@ -39,9 +40,9 @@ def marks(connection: Connection) -> list[str]:
     return list(connection.execute(select(accounts.c.account_id).order_by(accounts.c.first_used_at)).scalars())
 
 
-def every(connection: Connection) -> list[Row[Any]]:
+def every(connection: Connection) -> list[AccountRow]:
     """All accounts, in the order of their first use."""
-    return list(connection.execute(select(accounts).order_by(accounts.c.first_used_at)))
+    return [account_row(row) for row in connection.execute(select(accounts).order_by(accounts.c.first_used_at))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class State:
     """How an account stands. ``since``: seconds since its last whole sweep, or its first use; ``asked``: since the last create,
     None: there was none. ``ours_to_end``: strays that sweeps end."""
 
-    account: Row[Any]
+    account: AccountRow
     since: float
     asked: float | None
     renting: int
@@ -68,7 +69,9 @@ def state(connection: Connection, account_id: str) -> State | None:
         select(func.max(cloud_instances.c.create_sent_at)).where(cloud_instances.c.account == account_id)
     ).scalar()
     asked = None if last is None else row.current - last
-    return State(row, since, asked, renting(connection, row), len(verdicts), sum(verdict != "unknown" for verdict in verdicts))
+    account = account_row(row)
+    ours = sum(verdict != "unknown" for verdict in verdicts)
+    return State(account, since, asked, renting(connection, account), len(verdicts), ours)
 
 
 def left(connection: Connection, account_id: str) -> int:
@@ -77,13 +80,13 @@ def left(connection: Connection, account_id: str) -> int:
     return connection.execute(select(func.count()).select_from(orphans).where(machines)).scalar_one()
 
 
-def renting(connection: Connection, account: Row[Any]) -> int:
+def renting(connection: Connection, account: AccountRow) -> int:
     """How many rented machines of an account have not ended."""
     found = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
     return connection.execute(select(func.count()).select_from(found).where(_living_of(account))).scalar_one()
 
 
-def _living_of(account: Row[Any]) -> ColumnElement[bool]:
+def _living_of(account: AccountRow) -> ColumnElement[bool]:
     """Rented machines that have not ended, of this account or of its place: an account with another key has another mark."""
     place = (instances.c.backend == account.backend) & (instances.c.project == account.project)
     return or_(cloud_instances.c.account == account.account_id, place) & (instances.c.state != InstanceState.TERMINATED)
@@ -112,13 +115,37 @@ class Known:
     now: float
     owners: dict[str, steps.Owner]
     resources: list[steps.Row]
-    orphans: dict[tuple[str, str], Row[Any]]
-    living: list[Row[Any]]
-    """Rented machines that have not ended: the columns of ``LIVING``."""
+    orphans: dict[tuple[str, str], OrphanRow]
+    living: list[LivingMachine]
+    """Cloud instances that have not ended."""
 
     def first_seen(self) -> dict[str, float]:
         """Since when each machine among the strays is seen."""
         return {resource: row.first_seen_at for (kind, resource), row in self.orphans.items() if kind == "instance"}
+
+
+@dataclass(frozen=True, slots=True)
+class LivingMachine:
+    """A cloud instance that has not ended, with the run or fleet that has it (``user``): the columns of ``LIVING``."""
+
+    id: str
+    identity: str
+    project: str
+    backend: str
+    state: str
+    region: str
+    instance_type: str
+    price: float | None
+    message: str
+    account: str
+    rented_at: float | None
+    observed: Observed
+    user: str | None
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> LivingMachine:
+        values = [*row[:11], Observed.of(row[11]), row[12]]
+        return cls(*values)
 
 
 LIVING = (
@@ -144,7 +171,7 @@ LIVING = (
 )
 
 
-def known(connection: Connection, account: Row[Any], listed: Sequence[str], resources: Sequence[CloudResource]) -> Known:
+def known(connection: Connection, account: AccountRow, listed: Sequence[str], resources: Sequence[CloudResource]) -> Known:
     """``listed``: the identities of an account's machines, ``resources`` what else is there."""
     owners: dict[str, steps.Owner] = {}
     names = sorted(set(listed))
@@ -154,13 +181,14 @@ def known(connection: Connection, account: Row[Any], listed: Sequence[str], reso
         for row in connection.execute(query.where(instances.c.identity.in_(names[begin : begin + CHUNK]))):
             ended = row.state == InstanceState.TERMINATED
             owners[row.identity] = steps.Owner(row.id, ended, row.vendor, row.price)
-    living: list[Row[Any]] = list(connection.execute(LIVING.where(_living_of(account))))
+    rows = connection.execute(LIVING.where(_living_of(account)))
+    living = [LivingMachine.of(tuple(row)) for row in rows]
     found = connection.execute(select(orphans).where(orphans.c.account == account.account_id))
     return Known(
         now=connection.execute(select(now())).scalar_one(),
         owners=owners,
         resources=_things(connection, account.account_id, resources),
-        orphans={(row.kind, row.resource_id): row for row in found},
+        orphans={(row.kind, row.resource_id): orphan_row(row) for row in found},
         living=living,
     )
 
@@ -226,7 +254,7 @@ def store(
             "delete_accepted_at": old.delete_accepted_at if old else None,
         }
         connection.execute(
-            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, observed_at=current, **times, **found)
+            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, seen_at=current, **times, **found)
         )
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
     connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem="", **done))
@@ -234,7 +262,7 @@ def store(
 
 def _orphan(connection: Connection, account_id: str, kind: str, key: str, found: dict[str, Any]) -> None:
     """Something was seen that nobody needs: an event, once."""
-    account = connection.execute(select(accounts).where(accounts.c.account_id == account_id)).one()
+    account = account_row(connection.execute(select(accounts).where(accounts.c.account_id == account_id)).one())
     _event(connection, account, kind, key, found["identity"], "engine", "stray", WORDS[found["verdict"]])
 
 
@@ -245,7 +273,7 @@ WORDS = {
 }
 
 
-def told(connection: Connection, account: Row[Any], kind: str, key: str, identity: str, actor: str, why: str) -> None:
+def told(connection: Connection, account: AccountRow, kind: str, key: str, identity: str, actor: str, why: str) -> None:
     """The vendor accepted to end a stray. The first time it is an event."""
     mine = (orphans.c.account == account.account_id) & (orphans.c.kind == kind) & (orphans.c.resource_id == key)
     row = connection.execute(select(orphans.c.delete_accepted_at).where(mine)).one_or_none()
@@ -256,7 +284,7 @@ def told(connection: Connection, account: Row[Any], kind: str, key: str, identit
 
 
 def _event(
-    connection: Connection, account: Row[Any], kind: str, key: str, identity: str, actor: str, action: str, message: str
+    connection: Connection, account: AccountRow, kind: str, key: str, identity: str, actor: str, action: str, message: str
 ) -> None:
     owner = connection.execute(select(instances.c.id, instances.c.project).where(instances.c.identity == identity)).one_or_none()
     events.record(
@@ -271,7 +299,7 @@ def _event(
     )
 
 
-def free(connection: Connection, account: Row[Any], kind: str, identity: str) -> bool:
+def free(connection: Connection, account: AccountRow, kind: str, identity: str) -> bool:
     """A shared thing is to be taken away: from now on the next machine makes it anew. False while one that lives may need it."""
     if renting(connection, account):
         return False

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NoCapacity
 from ...models.states import AttemptState, FleetState, InstanceState
 from . import moves
 from .columns import among
+from .rows import InstanceRow, instance_row
 from .schema import attempts, bookings, fleets, instances, runs
 
 USABLE = (InstanceState.IDLE, InstanceState.BUSY)
@@ -26,14 +27,14 @@ def alone(query: Select[Any]) -> Select[Any]:
     return query.order_by(instances.c.id).with_for_update(key_share=True)
 
 
-def booked_by(connection: Connection, row: Row[Any]) -> list[str]:
+def booked_by(connection: Connection, row: InstanceRow) -> list[str]:
     """The names of the runs that have a machine, or that it is made for."""
     query = select(runs.c.name).join(attempts, attempts.c.run_id == runs.c.id)
     held = select(bookings.c.attempt_id).where(bookings.c.instance_id == row.id)
     return sorted(set(connection.execute(query.where((attempts.c.id == row.attempt_id) | attempts.c.id.in_(held))).scalars()))
 
 
-def refuse_if_used(connection: Connection, row: Row[Any]) -> None:
+def refuse_if_used(connection: Connection, row: InstanceRow) -> None:
     """Raises Conflict while a machine runs a job."""
     running = booked_by(connection, row)
     if running:
@@ -48,26 +49,40 @@ SHARED = (
     .order_by(instances.c.created_at)
 )
 """Machines that runs share: hosts, and what fleets have rented. An index holds them."""
+COLUMNS = len(instances.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMachine:
+    """A machine that runs share, and the name of its fleet."""
+
+    instance: InstanceRow
+    fleet: str
+
+
+def _shared(connection: Connection, query: Select[Any]) -> list[SharedMachine]:
+    return [SharedMachine(instance_row(row), row[COLUMNS]) for row in connection.execute(query)]
 
 
 def offers(connection: Connection) -> list[dict[str, Any]]:
     """Rows of the offers table, with their ``fleet``: every host that is understood, busy ones and those in trouble with their
     reason; of rented machines those that are idle, for the others are no offer."""
-    rows = connection.execute(SHARED).all()
-    free = free_blocks(connection, rows)
+    machines = _shared(connection, SHARED)
+    free = free_blocks(connection, [each.instance for each in machines])
     found = []
-    for row in rows:
+    for each in machines:
+        row, offer, fleet = each.instance, each.instance.offer_json, each.fleet
         if row.backend != "ssh":
             if usable(row) and free[row.id]:
-                found.append({**row.offer, "availability": "idle", "reason": f"a machine of {row.fleet}", "fleet": row.fleet})
+                found.append({**offer, "availability": "idle", "reason": f"a machine of {each.fleet}", "fleet": fleet})
             continue
-        if not row.offer:
+        if not offer:
             continue
-        availability, reason = "idle" if free[row.id] else "busy", row.offer.get("reason", "")
+        availability, reason = "idle" if free[row.id] else "busy", offer.get("reason", "")
         if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
-        blocks = {"blocks": len(free[row.id]), "total_blocks": int(row.data.get("blocks", 1))}
-        found.append({**row.offer, **blocks, "availability": availability, "reason": reason, "fleet": row.fleet})
+        blocks = {"blocks": len(free[row.id]), "total_blocks": row.data.blocks}
+        found.append({**offer, **blocks, "availability": availability, "reason": reason, "fleet": fleet})
     return found
 
 
@@ -80,7 +95,7 @@ class Wish:
     count: int
 
 
-def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, list[int]]:
+def free_blocks(connection: Connection, rows: Sequence[InstanceRow]) -> dict[str, list[int]]:
     """The blocks of each host that nobody has booked."""
     taken: dict[str, set[int]] = {}
     ids = [row.id for row in rows]
@@ -88,12 +103,10 @@ def free_blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, l
         return {}
     for found in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
         taken.setdefault(found.instance_id, set()).add(found.block)
-    return {
-        row.id: [block for block in range(int(row.data.get("blocks", 1))) if block not in taken.get(row.id, ())] for row in rows
-    }
+    return {row.id: [block for block in range(row.data.blocks) if block not in taken.get(row.id, ())] for row in rows}
 
 
-def usable(row: Row[Any]) -> bool:
+def usable(row: InstanceRow) -> bool:
     """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a rented one that is
     ready, whatever its vendor's account says at the moment."""
     if row.backend == "ssh":
@@ -101,15 +114,16 @@ def usable(row: Row[Any]) -> bool:
     return row.attempt_id is None and row.state == InstanceState.IDLE
 
 
-def usable_machines(connection: Connection, project: str) -> list[Row[Any]]:
-    """Machines that jobs may use, with the name of their ``fleet``, in the order of their making; their blocks may be booked."""
+def usable_machines(connection: Connection, project: str) -> list[SharedMachine]:
+    """Machines that jobs may use, in the order of their making; their blocks may be booked."""
     query = SHARED.where(instances.c.project == project, fleets.c.state == FleetState.ACTIVE)
-    return [row for row in connection.execute(query) if usable(row)]
+    return [each for each in _shared(connection, query) if usable(each.instance)]
 
 
 def book(connection: Connection, wishes: Sequence[Wish]) -> None:
     """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
-    rows = connection.execute(alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))).all()
+    wanted = alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))
+    rows = [instance_row(row) for row in connection.execute(wanted)]
     if not all(usable(row) for row in rows):
         raise NoCapacity("the machines that fit cannot be used just now")
     free = free_blocks(connection, rows)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict
@@ -20,6 +20,7 @@ from ...models.offers import OfferView
 from ...models.states import FLEET_END, FleetState, InstanceState
 from . import bookings, cloud_instances, events, leases, moves
 from .columns import among, now
+from .rows import FleetRow, InstanceRow, fleet_row, instance_row
 from .schema import bookings as booked
 from .schema import cloud_instances as rents
 from .schema import fleets, instances
@@ -30,12 +31,21 @@ FORGETS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A fleet as the store has it. ``machines``: (instances.*, idle_at, whether a job has it), the oldest first; of those that
-    are gone, the ones that were once ready and the ones that failed a short while ago. ``now`` is the database's time."""
+    """A fleet as the store has it. ``machines``: the oldest first; of those that are gone, the ones that were once ready and the
+    ones that failed a short while ago. ``now`` is the database's time."""
 
-    fleet: Row[Any]
-    machines: Sequence[Row[Any]]
+    fleet: FleetRow
+    machines: list[FleetMachine]
     now: float
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMachine:
+    """A machine of a fleet of clouds. ``taken``: a job has it. ``idle_at``: since when it has none."""
+
+    instance: InstanceRow
+    idle_at: float | None
+    taken: bool
 
 
 BOOKED = select(booked.c.block).where(booked.c.instance_id == instances.c.id).exists()
@@ -44,9 +54,14 @@ MACHINES = (
     .join(rents, rents.c.instance_id == instances.c.id)
     .order_by(instances.c.created_at)
 )
+COLUMNS = len(instances.columns)
 
 
-def growable(connection: Connection, project: str, names: Sequence[str], nodes: int) -> list[Row[Any]]:
+def _machines(connection: Connection, query: Select[Any]) -> list[FleetMachine]:
+    return [FleetMachine(instance_row(row), row[COLUMNS], bool(row[COLUMNS + 1])) for row in connection.execute(query)]
+
+
+def growable(connection: Connection, project: str, names: Sequence[str], nodes: int) -> list[FleetRow]:
     """Fleets of these names that may grow by so many machines, in the order of the names."""
     query = select(fleets).where(
         fleets.c.project == project,
@@ -54,11 +69,12 @@ def growable(connection: Connection, project: str, names: Sequence[str], nodes: 
         fleets.c.state == FleetState.ACTIVE,
         fleets.c.name.in_(names),
     )
-    found = {row.name: row for row in connection.execute(query)}
+    found = {row.name: fleet_row(row) for row in connection.execute(query)}
     return [found[name] for name in names if name in found and _has_room(connection, found[name], nodes)]
 
 
-def _has_room(connection: Connection, fleet: Row[Any], nodes: int) -> bool:
+def _has_room(connection: Connection, fleet: FleetRow, nodes: int) -> bool:
+    assert fleet.configuration is not None
     most = NodesRange.model_validate(fleet.configuration["nodes"]).max
     stays = ~among(instances.c.state, [InstanceState.TERMINATING, InstanceState.TERMINATED])
     living = select(func.count()).select_from(instances).where(instances.c.fleet_id == fleet.id, stays)
@@ -73,28 +89,28 @@ def place_of(connection: Connection, fleet_id: str) -> tuple[str, str] | None:
     return None if row is None else (row.backend, row.region)
 
 
-def made_for(connection: Connection, fleet_id: str, attempt_ids: Sequence[str]) -> Sequence[Row[Any]]:
+def made_for(connection: Connection, fleet_id: str, attempt_ids: Sequence[str]) -> list[InstanceRow]:
     """Instances of other fleets than ``fleet_id`` that were made for these attempts, the oldest first."""
     query = select(instances).where(instances.c.attempt_id.in_(attempt_ids), instances.c.fleet_id != fleet_id)
-    return connection.execute(query.order_by(instances.c.created_at)).all()
+    return [instance_row(row) for row in connection.execute(query.order_by(instances.c.created_at))]
 
 
-def shared_of(connection: Connection, fleet_id: str) -> tuple[Sequence[Row[Any]], float]:
-    """(the living machines of a run's own fleet that it shares, as ``Loaded.machines``; the database's time)."""
+def shared_of(connection: Connection, fleet_id: str) -> tuple[list[FleetMachine], float]:
+    """(the living machines of a run's own fleet that it shares; the database's time)."""
     query = MACHINES.where(instances.c.fleet_id == fleet_id, instances.c.attempt_id.is_(None), bookings.LIVING)
-    return connection.execute(query).all(), connection.execute(select(now())).scalar_one()
+    return _machines(connection, query), connection.execute(select(now())).scalar_one()
 
 
 def load(connection: Connection, fleet_id: str) -> Loaded:
-    fleet = connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one()
+    fleet = fleet_row(connection.execute(select(fleets).where(fleets.c.id == fleet_id)).one())
     counts = bookings.LIVING | instances.c.started_at.is_not(None) | (instances.c.finished_at > now() - FORGETS)
-    machines = connection.execute(MACHINES.where(instances.c.fleet_id == fleet_id, counts)).all()
+    machines = _machines(connection, MACHINES.where(instances.c.fleet_id == fleet_id, counts))
     return Loaded(fleet, machines, connection.execute(select(now())).scalar_one())
 
 
-def _locked(connection: Connection, fleet_id: str) -> Row[Any]:
+def _locked(connection: Connection, fleet_id: str) -> FleetRow:
     """The fleet; nobody else changes or grows it until we commit."""
-    return connection.execute(select(fleets).where(fleets.c.id == fleet_id).with_for_update(key_share=True)).one()
+    return fleet_row(connection.execute(select(fleets).where(fleets.c.id == fleet_id).with_for_update(key_share=True)).one())
 
 
 CHANGES = {"nodes", "idle_duration"}
@@ -158,20 +174,20 @@ def _event(connection: Connection, actor: str, project: str, id: str, name: str,
     )
 
 
-def delete_fleet(connection: Connection, fleet: Row[Any], user: str) -> None:
+def delete_fleet(connection: Connection, fleet: FleetRow, user: str) -> None:
     """It is to go, with all its machines. Raises Conflict while a run has one."""
     if _locked(connection, fleet.id).state != FleetState.ACTIVE:
         return
-    rows = connection.execute(bookings.alone(select(instances).where(instances.c.fleet_id == fleet.id, bookings.LIVING))).all()
-    for row in rows:
-        bookings.refuse_if_used(connection, row)
+    living = bookings.alone(select(instances).where(instances.c.fleet_id == fleet.id, bookings.LIVING))
+    for row in connection.execute(living).all():
+        bookings.refuse_if_used(connection, instance_row(row))
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING, message=""))
     _event(connection, user, fleet.project, fleet.id, fleet.name, "delete")
 
 
 def want(
     connection: Connection,
-    fleet: Row[Any],
+    fleet: FleetRow,
     *,
     instance_id: str,
     identity: str,
@@ -228,13 +244,13 @@ def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: b
     return True
 
 
-def say(connection: Connection, fleet: Row[Any], message: str) -> None:
+def say(connection: Connection, fleet: FleetRow, message: str) -> None:
     """Why it is short of machines; '' when it is not. Each new reason leaves a line."""
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(message=message))
     if message:
         _event(connection, "engine", fleet.project, fleet.id, fleet.name, "short", message)
 
 
-def close(connection: Connection, fleet: Row[Any]) -> None:
+def close(connection: Connection, fleet: FleetRow) -> None:
     moves.close_fleet(connection, fleet.id)
     _event(connection, "engine", fleet.project, fleet.id, fleet.name, InstanceState.TERMINATED)

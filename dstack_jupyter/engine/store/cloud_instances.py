@@ -14,10 +14,8 @@ from ...models.states import ATTEMPT_END, Desired, InstanceState
 from . import accounts, costing, events, host_keys, moves
 from .columns import among, now
 from .joined import Joined
+from .rows import OBSERVED, CloudResourceRow, CloudRow, InstanceRow, cloud_resource_row
 from .schema import attempts, bookings, cloud_instances, cloud_resources, instances, runs
-
-OBSERVED = ("status", "raw_status", "address", "internal_address", "user", "port", "region", "console")
-"""What is kept of ``backends.base.Instance``, beside the data of the calls."""
 
 BOTH = Joined(instances, cloud_instances)
 BOOKED_BY = select(bookings.c.attempt_id).where(bookings.c.instance_id == instances.c.id).limit(1).scalar_subquery()
@@ -111,10 +109,10 @@ class CloudInstance:
     attempt if it has had the machine, has not ended, and nobody asked for its end.
     """
 
-    instance: Row[Any]
-    cloud: Row[Any]
+    instance: InstanceRow
+    cloud: CloudRow
     now: float
-    resources: list[Row[Any]]
+    resources: list[CloudResourceRow]
     held_by: str | None
     asked_by: str | None
     unread: str | None
@@ -130,7 +128,8 @@ def load(connection: Connection, instance_id: str) -> CloudInstance:
     """Raises NoResultFound for an instance that is not rented."""
     found = connection.execute(LOAD, {"id": instance_id}).one()
     instance, row = BOTH.split(found)
-    resources = list(connection.execute(RESOURCES, {"id": instance_id})) if found.has_resources else []
+    rows = connection.execute(RESOURCES, {"id": instance_id}) if found.has_resources else ()
+    resources = [cloud_resource_row(row) for row in rows]
     return CloudInstance(instance, row, found.current, resources, found.held_by, found.asked_by, found.unread)
 
 
@@ -154,7 +153,7 @@ def ask(connection: Connection, instance_id: str, account: str) -> bool:
 
 def unasked(connection: Connection, instance_id: str, before: float | None) -> None:
     """The create that was noted made surely nothing; ``before`` it the last one was sent, None: there was none."""
-    connection.execute(UNASKED, {"b_id": instance_id, "b_asked_at": before})
+    connection.execute(UNASKED, {"b_id": instance_id, "b_create_sent_at": before})
 
 
 def saw(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
@@ -325,7 +324,7 @@ def need(
     """Store that a thing is wanted, before it is made, and in which account. Returns it if it is known to be there."""
     row = connection.execute(RESOURCE, {"account": account, "kind": need.kind, "identity": need.identity}).one_or_none()
     if row is not None:
-        return resource_of(row) if row.resource_id else None
+        return resource_of(cloud_resource_row(row)) if row.resource_id else None
     accounts.used(connection, account, backend, project)
     try:
         with connection.begin_nested():
@@ -363,5 +362,5 @@ def detached(connection: Connection, account: str, kind: str, identity: str) -> 
     connection.execute(delete(cloud_resources).where(_key(account, kind, identity)))
 
 
-def resource_of(row: Row[Any]) -> CloudResource:
+def resource_of(row: CloudResourceRow) -> CloudResource:
     return CloudResource(row.kind, row.identity, row.resource_id, bool(row.ours), row.data)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...models.errors import Conflict, NotFound
@@ -17,6 +17,7 @@ from . import events, leases, moves
 from .bookings import LIVING, alone, booked_by, free_blocks, refuse_if_used
 from .columns import now
 from .host_keys import pinned
+from .rows import FleetRow, InstanceRow, fleet_row, instance_row
 from .schema import fleets, instances
 
 
@@ -30,14 +31,14 @@ class NewHost:
     data: dict[str, Any]
 
 
-def find_fleet(connection: Connection, name: str, project: str) -> Row[Any]:
+def find_fleet(connection: Connection, name: str, project: str) -> FleetRow:
     """The active fleet of a name or id. Raises NotFound with the names that there are."""
     active = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
     found = connection.execute(active.where((fleets.c.name == name) | (fleets.c.id == name))).one_or_none()
     if found is None:
         names = ", ".join(row.name for row in connection.execute(active.order_by(fleets.c.name)))
         raise NotFound(f"there is no fleet {name!r}", hint=f"fleets: {names}" if names else "no fleet was applied yet")
-    return found
+    return fleet_row(found)
 
 
 def apply_fleet(
@@ -92,7 +93,7 @@ def apply_fleet(
         connection.execute(update(fleets).where(fleets.c.id == fleet_id).values(configuration=configuration))
         _event(connection, user, project, "fleet", fleet_id, name, "updated")
     present = {
-        row.instance_type: row
+        row.instance_type: instance_row(row)
         for row in connection.execute(alone(select(instances).where(instances.c.fleet_id == fleet_id, LIVING)))
     }
     touched: list[str] = []
@@ -108,13 +109,13 @@ def apply_fleet(
             touched.append(host.id)
         elif there.state == InstanceState.TERMINATING:
             raise Conflict(f"host {host.hostname} is being given back", hint="apply the fleet again in a moment")
-        elif any(there.data.get(key) != value for key, value in host.data.items()):
+        elif any(there.data_json.get(key) != value for key, value in host.data.items()):
             if booked_by(connection, there):
                 raise Conflict(f"host {host.hostname} runs a job", hint="stop it first, then apply the fleet again")
             connection.execute(
                 update(instances)
                 .where(instances.c.id == there.id)
-                .values(data={**there.data, **host.data}, state=InstanceState.PENDING, message="")
+                .values(data={**there.data_json, **host.data}, state=InstanceState.PENDING, message="")
             )
             touched.append(there.id)
     return fleet_id, touched, known is None
@@ -147,15 +148,16 @@ def _event(connection: Connection, actor: str, project: str, kind: str, id: str,
     )
 
 
-def let_go(connection: Connection, row: Row[Any], why: str) -> None:
+def let_go(connection: Connection, row: InstanceRow, why: str) -> None:
     """Begin to release a host. Raises Conflict while it runs a job."""
     refuse_if_used(connection, row)
     moves.move_instance(connection, row.id, InstanceState.TERMINATING, message=why)
 
 
-def delete_fleet(connection: Connection, fleet: Row[Any], user: str) -> list[str]:
+def delete_fleet(connection: Connection, fleet: FleetRow, user: str) -> list[str]:
     """Begin to delete a fleet: all its hosts, or none. Returns the instances to look at. Raises Conflict."""
-    rows = connection.execute(alone(select(instances).where(instances.c.fleet_id == fleet.id, LIVING))).all()
+    living = alone(select(instances).where(instances.c.fleet_id == fleet.id, LIVING))
+    rows = [instance_row(row) for row in connection.execute(living)]
     for row in rows:
         let_go(connection, row, f"fleet {fleet.name} is deleted")
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(state=FleetState.TERMINATING))
@@ -174,10 +176,10 @@ def close_if_empty(connection: Connection, fleet_id: str) -> bool:
     return state in FLEET_END
 
 
-def load_host(connection: Connection, instance_id: str) -> tuple[Row[Any], Row[Any]]:
+def load_host(connection: Connection, instance_id: str) -> tuple[InstanceRow, FleetRow]:
     """(instance, its fleet)."""
-    row = connection.execute(select(instances).where(instances.c.id == instance_id)).one()
-    return row, connection.execute(select(fleets).where(fleets.c.id == row.fleet_id)).one()
+    row = instance_row(connection.execute(select(instances).where(instances.c.id == instance_id)).one())
+    return row, fleet_row(connection.execute(select(fleets).where(fleets.c.id == row.fleet_id)).one())
 
 
 def is_gone(connection: Connection, instance_id: str) -> bool:
@@ -204,10 +206,9 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
     """The fleets that users applied and that are not gone; ``fingerprint`` makes one of a host's endpoint."""
     query = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
     found = []
-    for fleet in connection.execute(query.order_by(fleets.c.name)).all():
-        rows = connection.execute(
-            select(instances).where(instances.c.fleet_id == fleet.id, LIVING).order_by(instances.c.created_at)
-        ).all()
+    for fleet in map(fleet_row, connection.execute(query.order_by(fleets.c.name)).all()):
+        living = select(instances).where(instances.c.fleet_id == fleet.id, LIVING).order_by(instances.c.created_at)
+        rows = [instance_row(row) for row in connection.execute(living)]
         free = free_blocks(connection, rows)
         found.append(
             FleetView(
@@ -229,22 +230,22 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
     return found
 
 
-def _host_view(connection: Connection, row: Row[Any], free: list[int], fingerprint: Any) -> HostView:
-    shown = {name: row.offer[name] for name in HostView.model_fields.keys() - {"blocks"} if name in row.offer}
+def _host_view(connection: Connection, row: InstanceRow, free: list[int], fingerprint: Any) -> HostView:
+    shown = {name: row.offer_json[name] for name in HostView.model_fields.keys() - {"blocks"} if name in row.offer_json}
     shown |= {name: getattr(row, name) for name in ("backend", "region", "instance_type", "price")}
     if row.backend == "ssh":
         shown["price"] = None  # it is the user's own
-    blocks = int(row.data.get("blocks", 1))
+    blocks = row.data.blocks
     return HostView(
         **shown,
         id=row.id,
         hostname=row.instance_type if row.backend == "ssh" else row.identity,
         state=InstanceState(row.state),
         message=row.message,
-        docker=bool(row.data.get("docker")),
+        docker=row.data.docker,
         blocks=blocks,
         busy_blocks=blocks - len(free),
         runs=booked_by(connection, row),
-        host_key=fingerprint(pinned(connection, row.data.get("endpoint", ""))),
-        notes=list(row.data.get("notes", [])),
+        host_key=fingerprint(pinned(connection, row.data.endpoint)),
+        notes=row.data.notes,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select, Table, select
 
+from .rows import READERS
+
 
 class Joined:
-    """The columns of some tables in one query; ``split`` gives its rows back as one row of each table.
+    """The columns of some tables in one query; ``split`` gives its rows back as one typed row of each table (``rows``).
 
     A row of a table that an outer join had no partner for is None. Every table has a primary key of one column, its first.
     """
@@ -21,9 +22,8 @@ class Joined:
         begin = 0
         for table in tables:
             end = begin + len(table.columns)
-            names = table.columns.keys()
-            self._parts.append((begin, end, namedtuple(table.name, names)))
+            self._parts.append((begin, end, READERS[table.name]))
             begin = end
 
     def split(self, row: Row[Any] | Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(None if row[begin] is None else row_of._make(row[begin:end]) for begin, end, row_of in self._parts)
+        return tuple(None if row[begin] is None else read(row[begin:end]) for begin, end, read in self._parts)

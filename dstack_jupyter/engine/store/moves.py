@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -24,12 +24,14 @@ from ...models.states import (
     InstanceState,
     RunState,
 )
+from ...models.stored import StoredRun
 from ..steps import run as run_step
 from ..steps.attempt import End
 from ..steps.policies import policy_of
 from . import events, leases
 from .columns import among, now
 from .joined import Joined
+from .rows import AttemptRow, FleetRow, InstanceRow, RunRow, Tried, attempt_row, instance_row
 from .schema import attempts, bookings, cloud_instances, fleets, gpu_claims, instances, runs
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
@@ -79,40 +81,45 @@ STARTED = ATTEMPT_END | {AttemptState.RUNNING}
 RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 
-def load_attempt(connection: Connection, attempt_id: str) -> tuple[Row[Any], Row[Any], Row[Any] | None]:
+def load_attempt(connection: Connection, attempt_id: str) -> tuple[AttemptRow, RunRow, InstanceRow | None]:
     """(attempt, its run, the instance made for it or None). Raises LookupError for an unknown id."""
     found = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
     if found is None:
         raise LookupError(attempt_id)
     attempt, run, instance = WITH_ATTEMPT.split(found)
-    if instance is None:
-        instance = connection.execute(LIVING_INSTANCE, {"id": attempt_id}).one_or_none()
-    return attempt, run, instance
+    return attempt, run, instance if instance is not None else _one(connection, LIVING_INSTANCE, attempt_id)
 
 
-def load_siblings(connection: Connection, run_id: str) -> list[tuple[Row[Any], Row[Any] | None]]:
+def load_siblings(connection: Connection, run_id: str) -> list[tuple[AttemptRow, InstanceRow | None]]:
     """(newest attempt, the instance it is booked on or that is made for it, or None) of each job of a run, in their order."""
-    newest = {row.job: row for row in connection.execute(SIBLINGS, {"id": run_id})}
+    newest = {row.job: attempt_row(row) for row in connection.execute(SIBLINGS, {"id": run_id})}
     return [(newest[job], _place_of(connection, newest[job])) for job in sorted(newest)]
 
 
-def _place_of(connection: Connection, attempt: Row[Any]) -> Row[Any] | None:
+def _place_of(connection: Connection, attempt: AttemptRow) -> InstanceRow | None:
     if attempt.instance_id is not None:
-        return connection.execute(INSTANCE, {"id": attempt.instance_id}).one_or_none()
-    return connection.execute(LIVING_INSTANCE, {"id": attempt.id}).one_or_none()
+        return _one(connection, INSTANCE, attempt.instance_id)
+    return _one(connection, LIVING_INSTANCE, attempt.id)
 
 
-def load_fleet(
-    connection: Connection, fleet_id: str
-) -> tuple[Row[Any], Row[Any] | None, Sequence[Row[Any, Any, Any, Any]], Sequence[Row[Any]]]:
-    """(fleet, the run that made it, that run's attempts (id, state), the fleet's instances); of one that a user applied nothing
-    but itself."""
+def _one(connection: Connection, query: Select[Any], id: str) -> InstanceRow | None:
+    row = connection.execute(query, {"id": id}).one_or_none()
+    return None if row is None else instance_row(row)
+
+
+def load_fleet(connection: Connection, fleet_id: str) -> tuple[FleetRow, RunRow | None, list[Tried], list[InstanceRow]]:
+    """(fleet, the run that made it, that run's attempts, the fleet's instances); of a fleet that a user applied nothing but
+    itself."""
     found = connection.execute(FLEET, {"id": fleet_id}).one()
     fleet, run = WITH_FLEET.split(found)
     if run is None:
         return fleet, None, [], []
-    tried = connection.execute(ATTEMPT_STATES, {"id": run.id}).all()
-    return fleet, run, tried, connection.execute(INSTANCES, {"id": fleet_id}).all() if found.has_instances else []
+    tried = [
+        Tried(id, AttemptState(state), instance_id, job)
+        for id, state, instance_id, job in connection.execute(ATTEMPT_STATES, {"id": run.id})
+    ]
+    made = connection.execute(INSTANCES, {"id": fleet_id}) if found.has_instances else ()
+    return fleet, run, tried, [instance_row(row) for row in made]
 
 
 HELD_BY = delete(bookings).where(bookings.c.attempt_id == bindparam("id")).returning(bookings.c.instance_id)
@@ -151,13 +158,14 @@ def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = N
         return RunState(run.state)
     jobs: dict[str, run_step.JobNow] = {}
     # Of a run with one job, what was moved is its newest attempt: nothing else has to be read.
-    alone = attempt is not None and run.configuration.get("nodes", 1) in (None, 1)
+    configuration = StoredRun(run.configuration)
+    alone = attempt is not None and configuration.nodes == 1
     rows: Iterable[Any] = [attempt] if alone else connection.execute(JOBS_NOW, {"id": run_id})
     for row in rows:
         jobs[row.job_id] = run_step.JobNow(
             AttemptState(row.state), row.reason, row.message, row.exit_code, row.num, row.submitted_at, row.finished_at
         )
-    policy = policy_of(run.configuration, run.current)
+    policy = policy_of(configuration, run.current)
     found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
     if found.state != run.state:
         move_run(connection, run_id, found, project=run.project, name=run.name)
@@ -261,7 +269,7 @@ def want_instance(
     instance_id: str,
     identity: str,
     attempt_id: str | None,
-    fleet: Row[Any],
+    fleet: FleetRow,
     run_id: str,
     offer: OfferView,
     guard: Guard,

@@ -14,10 +14,22 @@ from ...models.configurations import without_values
 from ...models.errors import Conflict, NotFound
 from ...models.instances import Guard
 from ...models.runs import AttemptView, RunView
-from ...models.states import ATTEMPT_END, INSTANCE_END, RUN_END, AttemptState, Desired, FleetState, Reason, RunState
+from ...models.states import (
+    ATTEMPT_END,
+    INSTANCE_END,
+    RUN_END,
+    AttemptState,
+    Desired,
+    FleetState,
+    InstanceState,
+    Reason,
+    RunState,
+)
+from ...models.stored import StoredRun
 from ..steps import costs
 from . import costing, events, leases
 from .columns import now
+from .rows import RunRow, run_row
 from .schema import attempts, fleets, instances, runs
 
 
@@ -196,10 +208,48 @@ def for_capacity(connection: Connection) -> list[str]:
             without.exists(),
         )
     ).all()
-    found = sorted(rows, key=lambda row: (-(row.configuration.get("priority") or 0), row.submitted_at))
+    found = sorted(rows, key=lambda row: (-StoredRun(row.configuration).priority, row.submitted_at))
     ids = [row.id for row in found]
     connection.execute(update(runs).where(runs.c.id.in_(ids), runs.c.state == RunState.PENDING).values(next_at=now()))
     return ids
+
+
+ALONE = select(runs).where(runs.c.id == bindparam("id")).with_for_update(key_share=True)
+WITH_TIME = select(runs, now()).where(runs.c.id == bindparam("id"))
+
+
+def alone(connection: Connection, run_id: str) -> RunRow:
+    """A run that nobody stops between this and our commit."""
+    return run_row(connection.execute(ALONE, {"id": run_id}).one())
+
+
+def load(connection: Connection, run_id: str) -> tuple[RunRow, float]:
+    """(the run, seconds until its time has come)."""
+    row = connection.execute(WITH_TIME, {"id": run_id}).one()
+    run, current = run_row(row), row[-1]
+    return run, (run.next_at or current) - current
+
+
+def looking(connection: Connection, run: RunRow, within: float) -> list[tuple[StoredRun, float]]:
+    """(configuration, time of submission) of the other runs of a project that waited once and now look for a machine.
+
+    ``within``: seconds for which an attempt counts as looking.
+    """
+    machine = select(instances.c.id).where(instances.c.attempt_id == attempts.c.id, instances.c.state != InstanceState.TERMINATED)
+    query = (
+        select(runs.c.configuration, runs.c.submitted_at)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .where(
+            runs.c.project == run.project,
+            runs.c.id != run.id,
+            attempts.c.num > 0,
+            attempts.c.state == AttemptState.SUBMITTED,
+            attempts.c.instance_id.is_(None),
+            attempts.c.submitted_at > now() - within,
+            ~machine.exists(),
+        )
+    )
+    return [(StoredRun(row.configuration), row.submitted_at) for row in connection.execute(query)]
 
 
 def count_unfinished(connection: Connection) -> int:

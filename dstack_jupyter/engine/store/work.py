@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, select, true
 
 from ...models.states import ATTEMPT_END, FLEET_END, InstanceState, RunState
+from ...models.stored import StoredRun
 from .columns import now
 from .schema import attempts, cloud_instances, fleets, instances, runs
 
@@ -57,7 +58,7 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
         runs.c.state.in_([RunState.PENDING, RunState.TERMINATING]),
         among(runs.c.fleet_id),
     )
-    rows = sorted(connection.execute(waiting), key=lambda row: -(row.configuration.get("priority") or 0))
+    rows = sorted(connection.execute(waiting), key=lambda row: -StoredRun(row.configuration).priority)
     return found + [Work("run", row.id, row.fleet_id) for row in rows]
 
 
