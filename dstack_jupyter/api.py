@@ -69,9 +69,9 @@ def offers(
 ) -> pandas.DataFrame:
     """Every offer that fits, cheapest first. Needs no engine. Raises ConfigurationError, NotFound.
 
-    What can be asked for: ``offers.asked.Asked``. Columns as in design §4. ``df.attrs``: ``missing`` (for each backend without a
-    row why), ``notes`` (on backends with rows), ``empty`` (why there is no row), ``query``, ``total_offers``. ``group_by``: one
-    row a group, such as ``gpu,backend``. ``refresh`` waits until every backend has answered or failed.
+    What can be asked for: ``offers.asked.Asked``. Columns: ``offers.table.COLUMNS``. ``df.attrs``: ``missing`` (for each backend
+    without a row why), ``notes`` (on backends with rows), ``empty`` (why there is no row), ``query``, ``total_offers``.
+    ``group_by``: one row a group, such as ``gpu,backend``. ``refresh`` waits until every backend has answered or failed.
     """
     return find_offers(refresh=refresh, **asked).frame(max_offers, group_by)
 

@@ -22,7 +22,7 @@ from ..models.configurations import AnyRun
 from ..models.errors import ConfigurationError, LimitExceeded, NotFound
 
 LARGEST = 1 << 30
-"""Bytes of one archive at most (design §4)."""
+"""Bytes of one archive at most (docs/decisions.md, details)."""
 IGNORE_FILES = (".gitignore", ".dstackignore")
 
 

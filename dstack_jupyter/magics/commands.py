@@ -239,7 +239,7 @@ def _lay_over(task: AnyRun, args: argparse.Namespace) -> None:
 
 
 def _confirm(plan: Plan, frontend: Frontend, *, yes: bool) -> None:
-    """Show what it costs; ask before money is spent (design §4: price 0 never asks)."""
+    """Show what it costs; ask before money is spent (a price of 0 never asks)."""
     frontend.say(plan_line(plan))
     for note in plan.notes:
         frontend.say(note)

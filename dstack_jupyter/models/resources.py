@@ -207,8 +207,8 @@ Memory = Annotated[float, BeforeValidator(parse_memory), Field(ge=0)]
 
 
 class Resources(Model):
-    """``resources:`` of a run. The defaults of cpu, memory and disk do not filter the user's own machines (design §4):
-    ``model_fields_set`` tells what was asked for."""
+    """``resources:`` of a run. The defaults of cpu, memory and disk do not filter the user's own machines: ``model_fields_set``
+    tells what was asked for (docs/decisions.md, capacity)."""
 
     cpu: CPU = CPU()
     memory: MemoryRange = MemoryRange(min=8)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EVENT_SCHEMA = Path(__file__).parent / "events" / "resource-v1.yaml"
 
 
-class DstackServerApp(ExtensionApp):  # type: ignore[misc]
+class DstackServerApp(ExtensionApp):
     """Hosts the engine of the user who runs this server."""
 
     name = "dstack_jupyter_server"
@@ -34,7 +34,7 @@ class DstackServerApp(ExtensionApp):  # type: ignore[misc]
         self._relay: asyncio.Task[None] | None = None
         # Kernels inherit this: they look in the same state folder, and wait a moment for our engine there.
         os.environ["DSTACK_JUPYTER_SERVER"] = str(os.getpid())
-        if self.serverapp is not None:
+        if self.serverapp is not None and self.serverapp.event_logger is not None:
             self.serverapp.event_logger.register_event_schema(EVENT_SCHEMA)
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:

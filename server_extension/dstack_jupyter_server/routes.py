@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from jupyter_core.utils import ensure_async
 from jupyter_server.auth.utils import HTTP_METHOD_TO_AUTH_ACTION
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.extension.handler import ExtensionHandlerMixin
@@ -42,7 +43,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 
-class ForwardHandler(ExtensionHandlerMixin, APIHandler):  # type: ignore[misc]
+class ForwardHandler(ExtensionHandlerMixin, APIHandler):
     """One route. ``methods`` and ``resource`` come from the table."""
 
     def initialize(self, name: str, methods: tuple[str, ...], resource: str) -> None:
@@ -63,17 +64,21 @@ class ForwardHandler(ExtensionHandlerMixin, APIHandler):  # type: ignore[misc]
     async def delete(self) -> None:
         await self._forward()
 
+    async def _may(self, action: str, resource: str) -> bool:
+        """An authorizer may answer at once or later; an answer that nobody awaits would count as yes."""
+        return await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, resource))
+
     async def _forward(self) -> None:
         method = str(self.request.method)
         if method not in self._methods:
             raise web.HTTPError(405)
         action = HTTP_METHOD_TO_AUTH_ACTION[method]
-        if not self.authorizer.is_authorized(self, self.current_user, action, self.auth_resource):
+        if not await self._may(action, self.auth_resource):
             raise web.HTTPError(403)
         path = API + str(self.request.uri).split(API, 1)[1]
         try:
             # Who may execute code here can read every file of this account anyway.
-            files = self.authorizer.is_authorized(self, self.current_user, "execute", "kernels")
+            files = await self._may("execute", "kernels")
             body, name = self.request.body or b"", self.current_user.username
             async with forward.ask(path, method, body, name, files=files) as answer:
                 self.set_status(answer.status)

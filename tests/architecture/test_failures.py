@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from .citations import NAMED, ROOT, said_by
+
 NUMBERS = [f"F{number:02}" for number in range(1, 67)]
 EXCUSES = ("not concerned: ", "not built yet: ")
 ROW = re.compile(r"\| (F\d\d) \| (\S+#\d+) \| ([^|]+) \| ([^|]+) \|")
-NAMED = re.compile(r'`(tests/[\w/]+\.py)::(\w+)`|story "([^"]+)"')
 
 
 def rows() -> list[tuple[str, str, str]]:
@@ -23,27 +21,6 @@ def rows() -> list[tuple[str, str, str]]:
     return [(row[1], row[2], row[4]) for row in found if row]
 
 
-def stories() -> dict[str, str]:
-    """Of each story of the crash walker the source that it names, read and not imported."""
-    found = {}
-    for path in (ROOT / "tests" / "crash").glob("scenarios*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-                marks = [
-                    each.value.value for each in node.keywords if each.arg == "source" and isinstance(each.value, ast.Constant)
-                ]
-                found[str(node.args[0].value)] = str(marks[0]) if marks else ""
-    return found
-
-
-def docstring(path: Path, name: str) -> str | None:
-    """Of a test, '' if it has none; None if there is no such test."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-            return ast.get_docstring(node) or ""
-    return None
-
-
 def test_every_failure_has_its_line() -> None:
     assert [number for number, _, _ in rows()] == NUMBERS
 
@@ -52,10 +29,7 @@ def test_every_failure_has_its_line() -> None:
 def test_what_a_line_names_is_there_and_names_the_failure(number: str, source: str, shown: str) -> None:
     if shown.startswith(EXCUSES):
         return
-    marks = [
-        (named[0], stories().get(named[3]) if named[3] else docstring(ROOT / named[1], named[2]))
-        for named in NAMED.finditer(shown)
-    ]
+    marks = [(named[0], said_by(named)) for named in NAMED.finditer(shown)]
     assert marks and NAMED.sub("", shown).strip("; ") == "", f"{shown} names something that is neither a test nor a story"
     for name, mark in marks:
         assert mark is not None, f"{name} is not there"

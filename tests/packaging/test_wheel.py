@@ -20,11 +20,13 @@ def test_the_wheel_holds_what_it_should(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     for wanted in (
+        "dstack_jupyter/py.typed",
         "dstack_jupyter/magics/magic.py",
         "dstack_jupyter/machines/job.sh",
         "dstack_jupyter/offers/prices/aws.npz",
         "dstack_jupyter/offers/prices/NOTICE",
         "dstack_jupyter/engine/store/migrations/versions/v0001_initial.py",
+        "dstack_jupyter_server/py.typed",
         "dstack_jupyter_server/app.py",
         "dstack_jupyter_server/events/resource-v1.yaml",
         "dstack_jupyter-0.1.0.data/data/etc/jupyter/jupyter_server_config.d/dstack_jupyter_server.json",

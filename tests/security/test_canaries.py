@@ -139,6 +139,8 @@ def test_nothing_of_a_secret_is_left_behind_or_shown(
     plain = re.sub(r"\\u001b\[[0-9;]*m", "", text)
     for sign in ("there", "RunFailed", "resouces", "AttributeError", "TypeError", "has the key", "sealed anew"):
         assert sign in plain, f"the scenario did not happen as meant: {sign} is missing"
+    for sign in ("ModuleNotFoundError", "ImportError", "NameError"):
+        assert sign not in plain, f"the scenario did not happen as meant: {sign}"
 
     # A run that is stored with its password and waits: the crash's and the other engine's case.
     client = connect(home)

@@ -43,7 +43,7 @@ class Checked:
         return not self.errors
 
     def to_json(self) -> dict[str, Any]:
-        """``{valid, kind, configuration | errors, notes}`` (design §4)."""
+        """``{valid, kind, configuration | errors, notes}`` (docs/decisions.md, details)."""
         found: dict[str, Any] = {"valid": self.valid, "kind": self.kind}
         if self.valid:
             found["configuration"] = self.configuration

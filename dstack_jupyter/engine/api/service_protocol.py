@@ -16,7 +16,7 @@ from ...models.runs import ApplyRequest, Plan, PlanRequest, RunView
 
 
 class FleetServiceProtocol(Protocol):
-    """``engine.fleet_service.FleetService`` says what each method does and raises."""
+    """``engine.service.fleets.FleetService`` says what each method does and raises."""
 
     async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView: ...
     async def plan(self, request: FleetRequest) -> FleetPlan: ...
@@ -27,7 +27,7 @@ class FleetServiceProtocol(Protocol):
 
 
 class CleanupProtocol(Protocol):
-    """``engine.cleanup.Cleanup`` says what each method does and raises."""
+    """``engine.service.cleanup.Cleanup`` says what each method does and raises."""
 
     async def accounts(self) -> list[AccountView]: ...
     async def end(self, wanted: CleanupRequest, *, user: str) -> list[EndedView]: ...
@@ -35,7 +35,7 @@ class CleanupProtocol(Protocol):
 
 
 class ServiceProtocol(Protocol):
-    """Called on the engine's loop; ``engine.service.Service`` says what each method does and raises."""
+    """Called on the engine's loop; ``engine.service.runs.Service`` says what each method does and raises."""
 
     @property
     def fleets(self) -> FleetServiceProtocol: ...

@@ -1,4 +1,4 @@
-"""The reconciler of fleets of clouds' machines: how many there are. ``instances.py`` makes and ends them, runs book them."""
+"""The reconciler of fleets of clouds' machines: how many there are. ``instance.py`` makes and ends them, runs book them."""
 
 from __future__ import annotations
 

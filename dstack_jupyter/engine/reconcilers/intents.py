@@ -1,4 +1,4 @@
-"""The transactions by which a run's fleet gets machines: parts of ``fleets.FleetReconciler``, each all or nothing."""
+"""The transactions by which a run's fleet gets machines: parts of ``run_fleet.FleetReconciler``, each all or nothing."""
 
 from __future__ import annotations
 

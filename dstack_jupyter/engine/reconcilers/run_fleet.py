@@ -1,4 +1,4 @@
-"""The fleet reconciler: the only one that decides which instances there are. What it rents, ``instances.py`` makes and ends."""
+"""The fleet reconciler: the only one that decides which instances there are. What it rents, ``instance.py`` makes and ends."""
 
 from __future__ import annotations
 
