@@ -11,8 +11,6 @@ from ...models.instances import Guard
 from ...models.offers import OWN_MACHINES, OfferView
 from .orders import guard_times
 
-"""Machines that are the user's own: a timer ends our job there, and nothing of ours ever ends the machine."""
-
 
 def traits_of(backend: str, project: str = "main") -> Traits | None:
     """What a vendor is like; None for a backend that rents nothing here, or has no entry now. Calls nobody."""
@@ -33,7 +31,7 @@ def guard_of(offer: OfferView, configuration: dict[str, Any], traits: Traits | N
     longest = configuration.get("max_duration")
     limit = int(longest) if isinstance(longest, int | float) else 0
     ends = f"a timer beside the job ends it after {words(limit)}" if limit else "nothing ends the job but itself or you"
-    if offer.backend in OWN_MACHINES:
+    if offer.is_own:
         costs = "costs nothing; " if offer.price == 0 else ""
         return Guard(kind="host" if limit else "none", text=f"{costs}{ends}; the machine is yours and left alone")
     if idle := idle_of_run(configuration):

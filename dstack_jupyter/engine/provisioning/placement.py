@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from ...models.configurations import AnyRun, run_configuration
 from ...models.errors import NoCapacity
-from ...models.offers import UNAVAILABLE, OfferView
+from ...models.offers import UNAVAILABLE, OfferView, known
 from ...models.states import AttemptState, InstanceState
 from ..store import bookings
 from ..store.columns import now
@@ -33,17 +33,25 @@ def needs_container(run: AnyRun) -> bool:
 
 
 def blocks_needed(run: AnyRun, offer: dict[str, Any], blocks: int) -> int:
-    """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not."""
+    """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not.
+
+    A share of what is not known may be all of it.
+    """
     if blocks == 1:
         return 1
     resources = run.resources
     gpu = (resources.gpu.count.min or 0) if resources.gpu is not None else 0
     shares = [gpu / offer["gpu_count"] if gpu and offer["gpu_count"] else 0.0]
     if "cpu" in resources.model_fields_set and resources.cpu.count.min:
-        shares.append(resources.cpu.count.min / offer["cpus"])
+        shares.append(_share(resources.cpu.count.min, offer["cpus"]))
     if "memory" in resources.model_fields_set and resources.memory.min:
-        shares.append(resources.memory.min / offer["memory_gb"])
+        shares.append(_share(resources.memory.min, offer["memory_gb"]))
     return max(1, math.ceil(max(shares) * blocks - 1e-9))
+
+
+def _share(wanted: float, size: float | None) -> float:
+    whole = known(size)
+    return 1.0 if whole is None else wanted / whole
 
 
 def somebody_first(connection: Connection, run: Row[Any]) -> bool:
@@ -75,16 +83,13 @@ def _turn(run: Any) -> tuple[int, float]:
 def shared(offers: Sequence[OfferView]) -> list[OfferView]:
     """Those of ``offers`` that are machines of fleets: hosts, and rented ones that are idle. What costs is left out where this
     machine would do."""
-    here = any(offer.backend == "local" and offer.availability not in UNAVAILABLE for offer in offers)
-    return [offer for offer in offers if offer.backend == "ssh" or (offer.availability == "idle" and not here)]
+    here = any(offer.origin == "local" and offer.availability not in UNAVAILABLE for offer in offers)
+    return [offer for offer in offers if offer.origin == "host" or (offer.origin == "fleet" and not here)]
 
 
-def _kind(offer: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        *(offer.get(name) for name in ("backend", "region", "instance_type", "price")),
-        offer.get("zone", ""),
-        bool(offer.get("spot")),
-    )
+def _price(row: Row[Any]) -> float:
+    """A machine whose price is not known comes last."""
+    return math.inf if row.price is None else float(row.price)
 
 
 def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
@@ -94,8 +99,8 @@ def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[s
     in a write transaction.
     """
     task = run_configuration(run.configuration)
-    fitting = {_kind(offer.model_dump()) for offer in offers}
-    rows = [row for row in bookings.usable_machines(connection, run.project) if _kind(row.offer) in fitting]
+    fitting = {offer.instance_id for offer in offers}
+    rows = [row for row in bookings.usable_machines(connection, run.project) if row.id in fitting]
     if task.fleets:
         rows = [row for row in rows if row.fleet in fleet_names(task)]
     if needs_container(task):
@@ -111,8 +116,8 @@ def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[s
             by_fleet.setdefault(row.fleet_id, []).append(row)
     for found in by_fleet.values():
         # The fullest that still has room: big jobs keep finding whole hosts.
-        found.sort(key=lambda row: (row.price, len(free[row.id])))
-    for found in sorted(by_fleet.values(), key=lambda found: sum(row.price for row in found[: len(attempt_ids)])):
+        found.sort(key=lambda row: (_price(row), len(free[row.id])))
+    for found in sorted(by_fleet.values(), key=lambda found: sum(map(_price, found[: len(attempt_ids)]))):
         if len(found) >= len(attempt_ids):
             chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
             wishes = [
@@ -120,7 +125,7 @@ def book_machines(connection: Connection, run: Row[Any], attempt_ids: Sequence[s
             ]
             bookings.book(connection, wishes)
             return
-    if all(offer.backend != "ssh" for offer in offers):
+    if all(offer.origin != "host" for offer in offers):
         raise NoCapacity("no idle machine of a fleet is free")
     if not rows:
         raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")

@@ -59,7 +59,8 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
     for row in rows:
         if row.backend != "ssh":
             if usable(row) and free[row.id]:
-                found.append({**row.offer, "availability": "idle", "reason": f"a machine of {row.fleet}", "fleet": row.fleet})
+                is_free = {"availability": "idle", "reason": f"a machine of {row.fleet}", "fleet": row.fleet}
+                found.append({**row.offer, **is_free, "origin": "fleet", "instance_id": row.id})
             continue
         if not row.offer:
             continue
@@ -67,7 +68,8 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
         if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
         blocks = {"blocks": len(free[row.id]), "total_blocks": int(row.data.get("blocks", 1))}
-        found.append({**row.offer, **blocks, "availability": availability, "reason": reason, "fleet": row.fleet})
+        is_free = {"availability": availability, "reason": reason, "fleet": row.fleet}
+        found.append({**row.offer, **blocks, **is_free, "origin": "host", "instance_id": row.id})
     return found
 
 
