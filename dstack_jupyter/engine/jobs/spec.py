@@ -12,6 +12,7 @@ from sqlalchemy import Row
 from ...machines.base import Archive, Container, JobSpec
 from ...machines.local import clean_environment
 from ...models.configurations import AnyRun, run_configuration
+from ...models.offers import known
 from ..keys.ssh_keys import Keys
 from ..provisioning.offers import seconds
 from ..provisioning.placement import needs_container
@@ -86,8 +87,8 @@ class JobMaker:
             username=task.registry_auth.username if task.registry_auth else "",
             password=(run.registry_password or "") if task.registry_auth else "",
             shm_size=int(resources.shm_size * GB) if resources.shm_size else 0,
-            cpus=instance.offer["cpus"] * share,
-            memory=int(instance.offer["memory_gb"] * share * GB),
+            cpus=(known(instance.offer["cpus"]) or 0.0) * share,  # 0: no limit
+            memory=int((known(instance.offer["memory_gb"]) or 0.0) * share * GB),
             gpu_vendor=instance.offer.get("gpu_vendor", ""),
             gpus=tuple(gpus),
             ports=tuple(dict.fromkeys(ports)),
