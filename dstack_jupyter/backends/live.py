@@ -24,7 +24,7 @@ from typing import Any
 
 from ..models.errors import BackendError, ConfigurationError, DstackJupyterError
 from ..models.home import Home, private_folder, write_private
-from ..models.offers import OWN_MACHINES, Missing, OfferView
+from ..models.offers import COLUMNS, NEEDED, OWN_MACHINES, Missing
 from ..offers.table import OfferTable
 from ..processes import spawn_detached
 from . import registry
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 RETRY = 30.0
 """Seconds between a failed call and the next, at most: a wrong key must not be tried by every query."""
-NEEDED = ("backend", "instance_type", "cpus", "memory_gb", "price")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +202,7 @@ def checked(name: str, columns: Columns, asked_at: float) -> OfferTable:
     Raises BackendError for what is not a table of this backend's offers.
     """
     found: dict[str, Sequence[Any]] = dict(columns)
-    unknown, absent = found.keys() - OfferView.model_fields.keys(), [column for column in NEEDED if column not in found]
+    unknown, absent = found.keys() - COLUMNS.keys(), [column for column in NEEDED if column not in found]
     if unknown or absent:
         raise BackendError(f"{name}: its offers have wrong columns: {', '.join(sorted(unknown) or absent)}")
     if set(found["backend"]) - {name}:

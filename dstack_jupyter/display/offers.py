@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..models.offers import NOT_AVAILABLE_YET, Missing
+from ..models.offers import COLUMNS, NOT_AVAILABLE_YET, Missing, known
 from .html import FONT, MUTED, escape, table
+from .words import number
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -14,13 +15,9 @@ MOST_REGIONS = 3
 """Regions of a group that a shell names; more are counted."""
 
 
-def number(value: float) -> str:
-    """Short, and ``?`` for what is not known."""
-    return "?" if value != value else f"{value:g}"  # noqa: PLR0124 - NaN
-
-
-def dollars(value: float) -> str:
-    return "?" if value != value else "free" if value == 0 else f"${value:,.4f}".rstrip("0").rstrip(".")  # noqa: PLR0124 - NaN
+def dollars(value: float | None) -> str:
+    """All that a price has: offers are compared by it, where ``money`` rounds sums to cents."""
+    return "?" if known(value) is None else "free" if value == 0 else f"${value:,.4f}".rstrip("0").rstrip(".")
 
 
 def resources(row: Mapping[str, Any]) -> str:
@@ -33,17 +30,36 @@ def resources(row: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-OFFERS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
-    ("BACKEND", lambda row: row["backend"]),
-    ("REGION", lambda row: row["zone"] or row["region"]),
-    ("INSTANCE TYPE", lambda row: row["instance_type"]),
-    ("RESOURCES", resources),
-    ("SPOT", lambda row: "spot" if row["spot"] else ""),
-    ("$/H", lambda row: dollars(row["price"])),
-    ("$/GPU", lambda row: dollars(row["price"] / row["gpu_count"]) if row["gpu_count"] else ""),
-    ("PRICE OF", lambda row: row["price_date"]),
-    ("", lambda row: " ".join(filter(None, (_availability(row["availability"]), row["reason"])))),
-)
+def _of_each(row: Mapping[str, Any]) -> str:
+    price = known(row["price"])
+    return "" if not row["gpu_count"] else dollars(None if price is None else price / row["gpu_count"])
+
+
+Cell = Callable[[Mapping[str, Any]], str]
+
+TOGETHER: dict[str, list[tuple[str, Cell]]] = {
+    "zone": [("REGION", lambda row: row["zone"] or row["region"])],
+    "cpus": [("RESOURCES", resources)],
+    "spot": [("SPOT", lambda row: "spot" if row["spot"] else "")],
+    "price": [("$/H", lambda row: dollars(row["price"])), ("$/GPU", _of_each)],
+}
+"""Cells made of several columns, in the place of one of them."""
+
+
+def _alone(name: str) -> Cell:
+    return lambda row: number(row[name]) if isinstance(row[name], float | int | None) else str(row[name])
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (_availability(row["availability"]), row["reason"])))
+
+
+def offer_cells() -> list[tuple[str, Cell]]:
+    """Above each cell its header, in the order of the columns; what else is to be said of the offer stands last."""
+    found: list[tuple[str, Cell]] = []
+    for name, column in COLUMNS.items():
+        found += TOGETHER.get(name, [(column.header, _alone(name))] if column.header else [])
+    return [*found, ("", _note)]
 
 
 def _availability(word: str) -> str:
@@ -53,7 +69,8 @@ def _availability(word: str) -> str:
 def offers_text(columns: Columns, total: int) -> list[str]:
     """A table of the offers that there are, and how many more of ``total`` there would be."""
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    lines = aligned([name for name, _ in OFFERS], [[cell(row) for _, cell in OFFERS] for row in rows]) if rows else []
+    cells = offer_cells()
+    lines = aligned([name for name, _ in cells], [[cell(row) for _, cell in cells] for row in rows]) if rows else []
     return lines + _more(len(rows), total)
 
 

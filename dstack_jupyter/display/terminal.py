@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO
 
+from ..models.offers import OWN_MACHINES
 from . import ansi
 from .words import money
 
@@ -82,7 +83,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], fi
 def _unknown(row: Mapping[str, object]) -> str:
     """What stands for money that is not known: what a machine costs that is rented, never nothing."""
     backend = row.get("backend")
-    return "?" if isinstance(backend, str) and backend not in ("", "local", "ssh") else ""
+    return "?" if isinstance(backend, str) and backend not in ("", *OWN_MACHINES) else ""
 
 
 def _is_number(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..models.fleets_view import FleetPlan, FleetView, HostView
+from ..models.offers import known
 from ..models.runs import Attachment, Plan, RunView
 
 
@@ -29,7 +30,7 @@ def size(count: float) -> str:
 
 
 def number(value: float | None) -> str:
-    return "?" if value is None else f"{value:g}"
+    return "?" if known(value) is None else f"{value:g}"
 
 
 def price(dollars_per_hour: float | None) -> str:
@@ -96,7 +97,8 @@ def fleet_line(fleet: FleetView) -> str:
     states = [str(host.state) for host in fleet.hosts]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no machines"
     least, most = fleet.nodes.get("min"), fleet.nodes.get("max")
-    cost = sum(host.price or 0.0 for host in fleet.hosts)
+    prices = [known(host.price) for host in fleet.hosts]
+    cost = None if None in prices else sum(price or 0.0 for price in prices)
     short = f"; short: {fleet.message}" if fleet.message else ""
     return f"fleet {fleet.name}: {counted} of {least}..{'' if most is None else most}, {price(cost)}{short}"
 
@@ -105,10 +107,11 @@ def host_line(host: HostView) -> str:
     """One line about a host of a fleet: what it is, or why it cannot be used."""
     if host.message:
         return f"{host.hostname}: {host.message}"
-    gpu = f", {host.gpu_count} × {host.gpu_name} {host.gpu_memory_gb:g} GB" if host.gpu_count else ""
+    gpu = f", {host.gpu_count} × {host.gpu_name} {number(host.gpu_memory_gb)} GB" if host.gpu_count else ""
     blocks = f", {host.blocks} blocks" if host.blocks > 1 else ""
     runs = "Docker" if host.docker else "processes only"
-    return f"{host.hostname}: {host.state} ({host.cpus:g} CPUs, {host.memory_gb:g} GB{gpu}{blocks}, {runs}), key {host.host_key}"
+    has = f"{number(host.cpus)} CPUs, {number(host.memory_gb)} GB{gpu}{blocks}"
+    return f"{host.hostname}: {host.state} ({has}, {runs}), key {host.host_key}"
 
 
 def attachment_lines(name: str, found: Attachment) -> list[str]:

@@ -17,6 +17,7 @@ from functools import partial
 from ..machines.base import JobSpec
 from ..models.errors import LostLease
 from ..models.home import Home, write_private
+from ..models.offers import UNAVAILABLE
 from ..models.states import Reason
 from .jobs.archives import Archives
 from .jobs.forwards import Forwards
@@ -310,9 +311,9 @@ class Engine:
     async def _write_offers(self, _: Key) -> Next:
         """Tell `%dstack offers`, which needs no engine, and the runs that wait for a machine."""
         rows = await self._database.read(bookings.offers)
-        own = [row for row in rows if row["backend"] == "ssh"]
+        own = [row for row in rows if row["origin"] == "host"]
         await asyncio.to_thread(write_private, self.home.cache / "hosts.json", json.dumps(own).encode())
-        if any(row["availability"] == "idle" for row in rows):
+        if any(row["availability"] not in UNAVAILABLE for row in rows):
             for run_id in await self._database.write(runs.for_capacity):
                 self._queue.add(Key("run", run_id))
         return Next(rest=0.05)

@@ -24,13 +24,13 @@ class HostView(WireModel):
     instance_type: str = ""
     price: float | None = None
     """Dollars per hour of a rented one."""
-    cpus: float = 0.0
-    memory_gb: float = 0.0
-    disk_gb: float = 0.0
+    cpus: float | None = 0.0
+    memory_gb: float | None = 0.0
+    disk_gb: float | None = 0.0
     gpu_vendor: str = ""
     gpu_name: str = ""
     gpu_count: int = 0
-    gpu_memory_gb: float = 0.0
+    gpu_memory_gb: float | None = 0.0
     cpu_arch: str = ""
     docker: bool = False
     blocks: int = 1

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..models.offers import COLUMNS
 from .rows import Array, Rows
-from .table import COLUMNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame  # noqa: PLC0414 - exported to others
@@ -26,23 +26,22 @@ def to_frame(rows: Rows) -> DataFrame:
     """One row an offer, in the order of ``rows``."""
     import pandas as pd
 
-    each, of_memory = per_gpu(rows)
     columns: dict[str, Any] = {}
-    for name in COLUMNS:
-        if name == "price_per_gpu":
-            columns[name] = each
-        elif name == "price_per_gpu_gb":
-            columns[name] = of_memory
-        elif name == "price_date":
+    for name, column in COLUMNS.items():
+        if not column.shown:
+            continue
+        if column.date:
             text = rows.text[name].compact()
             columns[name] = np.array([word or "NaT" for word in text.words] or ["NaT"], "datetime64[s]")[text.codes]
         elif name in rows.text:
             text = rows.text[name].compact()
             columns[name] = pd.Categorical.from_codes(text.codes, categories=pd.Index(text.words), validate=False)
-        elif name == "gpu_count":
+        elif rows.numbers[name].dtype == np.int32:
             columns[name] = rows.numbers[name].astype(np.int64)
         else:
             columns[name] = rows.numbers[name]
+        if name == "price":
+            columns["price_per_gpu"], columns["price_per_gpu_gb"] = per_gpu(rows)
     return pd.DataFrame(columns, copy=False)
 
 

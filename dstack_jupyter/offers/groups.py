@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..models.errors import ConfigurationError
-from ..models.offers import UNAVAILABLE
+from ..models.offers import UNAVAILABLE, grouped
 from .frame import per_gpu
 from .rows import Rows
 
-KEYS = {
-    "gpu": ("gpu_vendor", "gpu_name", "gpu_memory_gb"),
-    "backend": ("backend",),
-    "region": ("region",),
-    "count": ("gpu_count",),
-}
+KEYS = {key: grouped(key) for key in ("gpu", "backend", "region", "count")}
 
 
 def parse(text: str) -> tuple[str, ...]:

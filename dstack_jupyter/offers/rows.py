@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.offers import OfferView
+from ..models import offers
+from ..models.offers import EMPTY, TEXT, OfferView, origin_of
 
 Array = NDArray[Any]
 Index = slice | NDArray[np.intp]
 
-TEXT = (
-    "backend", "region", "zone", "instance_type", "gpu_vendor", "gpu_name", "cpu_arch", "availability", "reason", "source",
-    "price_date",
-)  # fmt: skip
-UNKNOWN = {"cpus": np.nan, "memory_gb": np.nan, "disk_gb": np.nan, "gpu_memory_gb": 0.0, "price": np.nan}
-"""Columns of float64 and what stands for an absent one."""
-NUMBERS: dict[str, type[np.generic]] = {
-    **dict.fromkeys(UNKNOWN, np.float64),
-    "gpu_count": np.int32,
-    "spot": np.bool_,
-    "blocks": np.int32,
-    "total_blocks": np.int32,
-}
-ABSENT: dict[str, Any] = {**UNKNOWN, "gpu_count": 0, "spot": False, "blocks": 1, "total_blocks": 1, "availability": "unknown"}
+DTYPES: dict[type, type[np.generic]] = {float: np.float64, int: np.int32, bool: np.bool_}
+NUMBERS = {name: DTYPES[kind] for name, kind in offers.NUMBERS.items()}
+"""The columns that are no text, as numpy keeps them."""
 
 
 class Text:
@@ -74,6 +64,12 @@ class Text:
             found.__dict__["by_lower"] = self.by_lower
         return found
 
+    def map(self, function: Callable[[str], str]) -> Text:
+        """What a function makes of each word, in the same rows."""
+        known: dict[str, int] = {}
+        into = np.array([known.setdefault(function(word), len(known)) for word in self.words] or [0], np.int32)
+        return Text(_small(into[self.codes], len(known)), list(known))
+
     def compact(self) -> Text:
         """The same text with no word that no row has; the words keep their order."""
         used = np.zeros(len(self.words), np.bool_)
@@ -110,14 +106,22 @@ class Rows:
     def of(cls, columns: Mapping[str, Sequence[Any]]) -> Rows:
         """From plain columns; an absent one is empty or unknown. Raises ValueError, TypeError for what is no such column."""
         count = len(columns.get("backend", ()))
-        text = {name: Text.of(columns[name]) if name in columns else Text.constant(ABSENT.get(name, ""), count) for name in TEXT}
-        numbers: dict[str, Array] = {
-            name: np.array(columns[name], kind) if name in columns else np.full(count, ABSENT[name], kind)
-            for name, kind in NUMBERS.items()
-        }
+        text = {name: Text.of(columns[name]) for name in TEXT if name in columns}
+        numbers: dict[str, Array] = {name: np.array(columns[name], NUMBERS[name]) for name in NUMBERS if name in columns}
         if any(len(each.codes) != count for each in text.values()) or any(each.shape != (count,) for each in numbers.values()):
             raise ValueError("columns differ in length")
-        return cls(text, numbers, count)
+        return cls.whole(text, numbers, count)
+
+    @classmethod
+    def whole(cls, text: Mapping[str, Text], numbers: Mapping[str, Array], count: int) -> Rows:
+        """From columns of which some may be absent: those are empty or unknown, and the origin is that of the backend."""
+        backend = text.get("backend", Text.constant("", count))
+        absent = {"origin": backend.map(origin_of)} if "origin" not in text else {}
+        return cls(
+            {name: text.get(name) or absent.get(name) or Text.constant(EMPTY[name], count) for name in TEXT},
+            {name: numbers[name] if name in numbers else np.full(count, EMPTY[name], kind) for name, kind in NUMBERS.items()},
+            count,
+        )
 
     @classmethod
     def none(cls) -> Rows:
@@ -167,7 +171,4 @@ class Rows:
     def views(self) -> list[OfferView]:
         """One object a row: for plans, not for tables. What is not known is None."""
         columns = self.lists()
-        for name in UNKNOWN:
-            columns[name] = [None if value != value else value for value in columns[name]]  # noqa: PLR0124 - NaN
-        names = [name for name in columns if name in OfferView.model_fields]
-        return [OfferView(**dict(zip(names, row, strict=True))) for row in zip(*(columns[name] for name in names), strict=True)]
+        return [OfferView(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

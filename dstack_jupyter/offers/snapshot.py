@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..models.offers import UNAVAILABLE
-from .rows import NUMBERS, TEXT, Array, Rows, Text
+from ..models.offers import COLUMNS, TEXT, UNAVAILABLE
+from .rows import NUMBERS, Array, Rows, Text
 from .table import OfferTable
 
 FORMAT = 1
@@ -26,13 +26,8 @@ OLD = 365 * 86400.0
 MICRO = 1e6
 NO_PRICE = np.uint32(2**32 - 1)
 GROUPS = {
-    "machine": (
-        "backend", "instance_type", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count", "gpu_memory_gb",
-        "cpu_arch", "blocks", "total_blocks",
-    ),
-    "place": ("region", "zone"),
-    "origin": ("spot", "availability", "reason", "source", "price_date"),
-}  # fmt: skip
+    group: tuple(name for name, column in COLUMNS.items() if column.stored == group) for group in ("machine", "place", "origin")
+}
 
 
 def write(rows: Rows, file: str | Path | IO[bytes]) -> None:
@@ -76,12 +71,14 @@ def read(data: bytes) -> OfferTable:
         for group, names in GROUPS.items():
             ids = arrays[group][by].astype(np.intp)
             for name in names:
-                values = arrays[f"{group}.{name}"]
+                values = arrays.get(f"{group}.{name}")
+                if values is None:  # written before there was this column
+                    continue
                 if name in NUMBERS:
                     numbers[name] = values.astype(NUMBERS[name])[ids]
                 else:
                     text[name] = Text.of(values.tolist()).take(ids)
-    return OfferTable(Rows(text, numbers, len(price)), ordered=True)
+    return OfferTable(Rows.whole(text, numbers, len(price)), ordered=True)
 
 
 @cache
@@ -89,7 +86,8 @@ def shipped(backend: str) -> OfferTable:
     """The list prices of one of ``SHIPPED``, those older than a year flagged. Read once a process."""
     data = files(__package__).joinpath("prices", f"{backend}.npz").read_bytes()
     rows = read(data).rows
-    return OfferTable(Rows({**rows.text, "reason": flagged(rows, time.time())}, rows.numbers, len(rows)), ordered=True)
+    text = {**rows.text, "reason": flagged(rows, time.time()), "origin": Text.constant("catalog", len(rows))}
+    return OfferTable(Rows(text, rows.numbers, len(rows)), ordered=True)
 
 
 def flagged(rows: Rows, now: float) -> Text:

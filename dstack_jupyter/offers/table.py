@@ -11,16 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..models.offers import OWN_MACHINES, UNAVAILABLE
+from ..models.offers import OWN, UNAVAILABLE
 from .requirements import Filter, Requirements, filters
 from .rows import Array, Index, Rows, Text
-
-COLUMNS = (
-    "backend", "region", "zone", "instance_type", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count",
-    "gpu_memory_gb", "cpu_arch", "spot", "price", "price_per_gpu", "price_per_gpu_gb", "availability", "reason", "source",
-    "price_date",
-)  # fmt: skip
-"""The columns of the DataFrame, in order (design §4)."""
 
 FIRST_STRETCH = 2048
 """Rows that a query for the cheapest few looks at first; each stretch after it is four times as long."""
@@ -45,8 +38,8 @@ class _Part:
     def own(self) -> Array | None:
         if not self.table.has_own:
             return None
-        text = self.text("backend")
-        return text.flags(OWN_MACHINES)[text.codes]
+        text = self.text("origin")
+        return text.flags(OWN)[text.codes]
 
 
 EVERY = slice(None)
@@ -60,7 +53,7 @@ class OfferTable:
         self.rows = rows if ordered else rows.take(order(rows))
         for text in self.rows.text.values():
             text.by_lower  # noqa: B018 - made here once, taken over by every part of the column
-        self.has_own = bool(self.rows.text["backend"].flags(OWN_MACHINES).any())
+        self.has_own = bool(self.rows.text["origin"].flags(OWN).any())
         self._with_gpu = np.flatnonzero(self.rows.numbers["gpu_count"] > 0)
         self._gpu = self.rows.take(self._with_gpu)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, isnan
 from typing import Any
 
-from ..models.offers import OWN_MACHINES
+from ..models.offers import COLUMNS, OWN
 from .requirements import Requirements
 from .rows import Rows
 
@@ -16,6 +16,11 @@ def _known(value: float) -> float | None:
     return None if isnan(value) else value
 
 
+def _plain(value: Any, *, date: bool) -> Any:
+    """A column of ours: null for a number that is not known and for a day that is not told."""
+    return _known(value) if isinstance(value, float) else value or None if date else value
+
+
 def _mib(gigabytes: float) -> int | None:
     return None if isnan(gigabytes) else round(gigabytes * MIB)
 
@@ -23,7 +28,7 @@ def _mib(gigabytes: float) -> int | None:
 def to_wire(rows: Rows, wanted: Requirements, total: int) -> dict[str, Any]:
     """``{total_offers, requirements, offers: […]}``. What is not known is null.
 
-    ``reason``, ``source`` and ``price_date`` are ours.
+    The columns that are marked ``json`` are ours.
     """
     columns = rows.lists()
     names = list(columns)
@@ -51,12 +56,10 @@ def _offer(row: dict[str, Any], wanted: Requirements) -> dict[str, Any]:
                 "cpu_arch": row["cpu_arch"] or None,
             },
         },
-        "instance_runtime": "runner" if row["backend"] == "local" else "shim",
+        "instance_runtime": "runner" if row["origin"] == "local" else "shim",
         "blocks": _blocks(row, wanted),
         "total_blocks": row["total_blocks"],
-        "reason": row["reason"],
-        "source": row["source"],
-        "price_date": row["price_date"] or None,
+        **{name: _plain(row[name], date=column.date) for name, column in COLUMNS.items() if column.json},
     }
 
 
@@ -64,7 +67,7 @@ def _blocks(row: dict[str, Any], wanted: Requirements) -> int:
     """How many of a host's equal blocks hold what was asked for."""
     total: int = row["total_blocks"]
     gpu = wanted.resources.gpu
-    if row["backend"] not in OWN_MACHINES or total == 1 or gpu is None or not row["gpu_count"]:
+    if row["origin"] not in OWN or total == 1 or gpu is None or not row["gpu_count"]:
         return 1
     needed: int = max(1, ceil((gpu.count.min or 0) / row["gpu_count"] * total - 1e-9))
     return needed

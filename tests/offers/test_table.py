@@ -14,7 +14,7 @@ from dstack_jupyter.models.resources import Resources
 from dstack_jupyter.offers.frame import to_frame
 from dstack_jupyter.offers.requirements import Requirements
 from dstack_jupyter.offers.rows import Rows
-from dstack_jupyter.offers.table import COLUMNS, OfferTable, Selection, merge
+from dstack_jupyter.offers.table import OfferTable, Selection, merge
 
 ROW: dict[str, Any] = {
     "backend": "cloud", "region": "eu", "zone": "", "instance_type": "m", "cpus": 8.0, "memory_gb": 32.0, "disk_gb": 200.0,
@@ -31,6 +31,13 @@ LOCAL = {
     "disk_gb": 5.0,
     "price": 0.0,
 }
+
+COLUMNS = (
+    "backend", "region", "zone", "instance_type", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count",
+    "gpu_memory_gb", "cpu_arch", "spot", "price", "price_per_gpu", "price_per_gpu_gb", "availability", "reason", "source",
+    "price_date",
+)  # fmt: skip
+"""The columns of the DataFrame, in order (design §4), told apart from where they are declared."""
 
 
 def table(*rows: dict[str, Any]) -> OfferTable:

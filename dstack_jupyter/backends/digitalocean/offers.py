@@ -7,11 +7,8 @@ from typing import Any
 
 from ...models.errors import BackendError
 from ...models.gpus import KNOWN, short_name, sold_memory
+from ...models.offers import tabulated
 
-NAMES = (
-    "backend", "region", "zone", "instance_type", "cpus", "memory_gb", "disk_gb", "gpu_vendor", "gpu_name", "gpu_count",
-    "gpu_memory_gb", "cpu_arch", "spot", "price", "source", "availability", "reason",
-)  # fmt: skip
 GIB = {"gib": 1.0, "gb": 1.0, "mib": 1 / 1024, "tib": 1024.0}
 
 
@@ -66,4 +63,4 @@ def columns(backend: str, sizes: Iterable[Mapping[str, Any]], open_regions: froz
             there = region in open_regions
             reason = "" if there else "the region takes no new machines"
             rows.append({**common, "region": region, "availability": "available" if there else "not_available", "reason": reason})
-    return {column: [row[column] for row in rows] for column in NAMES}
+    return tabulated(rows)

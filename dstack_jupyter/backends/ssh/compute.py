@@ -8,10 +8,8 @@ from typing import Any
 from ...models.backends import PermissionView
 from ...models.errors import BackendError
 from ...models.home import Home
-from ...models.offers import OfferView
+from ...models.offers import OfferView, tabulated
 from ..base import Feed
-
-COLUMNS = tuple(name for name in OfferView.model_fields)
 
 
 class SSHBackend:
@@ -31,7 +29,7 @@ class SSHBackend:
             rows = []
         except ValueError as error:
             raise BackendError(f"{path} cannot be read", hint="it is written anew when the engine starts: remove it") from error
-        return {name: [row.get(name, "") for row in rows] for name in COLUMNS}
+        return tabulated(rows)
 
     def check(self) -> list[PermissionView]:
         """The hosts that could be used when they were last seen; `%dstack fleets` says what is wrong with the others."""

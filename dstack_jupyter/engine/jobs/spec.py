@@ -84,7 +84,7 @@ class JobMaker:
             username=task.registry_auth.username if task.registry_auth else "",
             password=(run.registry_password or "") if task.registry_auth else "",
             shm_size=int(resources.shm_size * GB) if resources.shm_size else 0,
-            cpus=(instance.offer.cpus or 0.0) * share,
+            cpus=(instance.offer.cpus or 0.0) * share,  # 0: no limit
             memory=int((instance.offer.memory_gb or 0.0) * share * GB),
             gpu_vendor=instance.offer.gpu_vendor,
             gpus=tuple(gpus),

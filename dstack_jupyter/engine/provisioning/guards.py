@@ -29,7 +29,7 @@ def guard_of(offer: OfferView, limits: Limits, traits: Traits | None, kept: str 
     """
     limit = limits.max_duration
     ends = f"a timer beside the job ends it after {words(limit)}" if limit else "nothing ends the job but itself or you"
-    if offer.backend in OWN_MACHINES:
+    if offer.is_own:
         costs = "costs nothing; " if offer.price == 0 else ""
         return Guard(kind="host" if limit else "none", text=f"{costs}{ends}; the machine is yours and left alone")
     if idle := limits.keeps:

@@ -18,7 +18,7 @@ from ...models.configurations import AnyRun, notes, runnable, unsupported, witho
 from ...models.errors import BackendNotAvailable, NotSupportedYet
 from ...models.fleets import FleetConfiguration
 from ...models.instances import Guard
-from ...models.offers import OWN_MACHINES, UNAVAILABLE, Missing, OfferView
+from ...models.offers import COLUMNS, OWN_MACHINES, UNAVAILABLE, Missing, OfferView, tabulated
 from ...models.runs import Plan
 from ...models.stored import Limits
 from ...models.yaml_reader import Source
@@ -32,7 +32,6 @@ Result = TypeVar("Result")
 THREADS = 16
 FIRST_ANSWER = 10.0
 """Seconds that a plan without a fitting offer waits for backends that were asked for the first time."""
-HOST_COLUMNS = tuple(OfferView.model_fields)
 
 
 def checked(configuration: dict[str, Any]) -> AnyRun:
@@ -77,8 +76,8 @@ def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Mis
 
     wanted = Requirements.of_fleet(fleet)
     for wait in (0.0, FIRST_ANSWER):
-        found = collect(wanted, {"ssh": {name: [] for name in HOST_COLUMNS}}, seconds=wait)
-        offers = [offer for offer in found.rows.views() if offer.backend not in OWN_MACHINES]
+        found = collect(wanted, {"ssh": {name: [] for name in COLUMNS}}, seconds=wait)
+        offers = [offer for offer in found.rows.views() if not offer.is_own]
         if offers or not found.pending:
             break
     return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN_MACHINES]
@@ -109,21 +108,17 @@ def find(
     return sorted(offers, key=_later), refused + found.missing
 
 
-def _same(offer: OfferView) -> tuple[str, str, str, str, bool]:
-    return offer.backend, offer.region, offer.zone, offer.instance_type, offer.spot
-
-
 def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | None) -> tuple[list[OfferView], list[Missing]]:
     """(offers that the run can use, why the others cannot be had)."""
     refused: list[Missing] = []
-    fleet_s = {_same(offer) for offer in find_for_fleet(grows)[0]} if grows is not None else set()
+    fleet_s = {offer.key for offer in find_for_fleet(grows)[0]} if grows is not None else set()
     if grows is not None:
-        there = [offer for offer in offers if offer.backend in OWN_MACHINES or offer.availability == "idle"]
-        offers = there + [offer for offer in offers if offer not in there and _same(offer) in fleet_s]
-    for backend in sorted({offer.backend for offer in offers} - {"ssh"}):
+        there = [offer for offer in offers if offer.is_own or offer.is_shared]
+        offers = there + [offer for offer in offers if not (offer.is_own or offer.is_shared) and offer.key in fleet_s]
+    for backend in sorted({offer.backend for offer in offers if offer.origin != "host"}):
         reason = _why_not_local(task) if backend == "local" else "" if grows is not None else _why_not_rented(task)
         if reason:
-            offers = [offer for offer in offers if offer.backend != backend or offer.availability == "idle"]
+            offers = [offer for offer in offers if offer.backend != backend or offer.origin == "fleet"]
             refused = [Missing(backend=backend, reason=reason), *refused]
     return offers, refused
 
@@ -131,8 +126,8 @@ def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | N
 def _later(offer: OfferView) -> tuple[bool, bool, float, bool]:
     """The order in which offers are tried: what is there already before what has to be rented, then by price. At the same price
     what is in a fleet comes first: the user set it up for runs."""
-    there = offer.backend in OWN_MACHINES or offer.availability == "idle"
-    return offer.availability in UNAVAILABLE, not there, inf if offer.price is None else offer.price, offer.backend == "local"
+    there = offer.is_own or offer.is_shared
+    return offer.availability in UNAVAILABLE, not there, inf if offer.price is None else offer.price, offer.origin == "local"
 
 
 def _why_not_local(task: AnyRun) -> str:
@@ -162,10 +157,7 @@ def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
     by_backend: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_backend.setdefault(row["backend"], []).append(row)
-    return {
-        backend: {name: [row[name] for row in found] for name in HOST_COLUMNS if name in found[0]}
-        for backend, found in by_backend.items()
-    }
+    return {backend: tabulated(found) for backend, found in by_backend.items()}
 
 
 class Provisioning:
@@ -183,11 +175,11 @@ class Provisioning:
         names = fleet_names(task)
         hosts, idle = [], []
         for row in await self._shared():
-            if row["backend"] == "ssh":
+            if row["origin"] == "host":
                 hosts.append(row)
             elif not names or row["fleet"] in names:
                 idle.append(row)
-        known = {"ssh": {name: [row[name] for row in hosts] for name in HOST_COLUMNS}}
+        known = {"ssh": tabulated(hosts)}
         return await self._blocking(find, task, known, _columns(idle), grows)
 
     async def fleet_offers(self, fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:

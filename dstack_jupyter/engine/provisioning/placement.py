@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
@@ -32,17 +31,24 @@ def needs_container(run: AnyRun) -> bool:
 
 
 def blocks_needed(run: AnyRun, offer: OfferView, blocks: int) -> int:
-    """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not."""
+    """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not.
+
+    A share of what is not known may be all of it.
+    """
     if blocks == 1:
         return 1
     resources = run.resources
     gpu = (resources.gpu.count.min or 0) if resources.gpu is not None else 0
     shares = [gpu / offer.gpu_count if gpu and offer.gpu_count else 0.0]
-    if "cpu" in resources.model_fields_set and resources.cpu.count.min and offer.cpus:
-        shares.append(resources.cpu.count.min / offer.cpus)
-    if "memory" in resources.model_fields_set and resources.memory.min and offer.memory_gb:
-        shares.append(resources.memory.min / offer.memory_gb)
+    if "cpu" in resources.model_fields_set and resources.cpu.count.min:
+        shares.append(_share(resources.cpu.count.min, offer.cpus))
+    if "memory" in resources.model_fields_set and resources.memory.min:
+        shares.append(_share(resources.memory.min, offer.memory_gb))
     return max(1, math.ceil(max(shares) * blocks - 1e-9))
+
+
+def _share(wanted: float, size: float | None) -> float:
+    return wanted / size if size else 1.0
 
 
 def somebody_first(connection: Connection, run: RunRow) -> bool:
@@ -61,16 +67,13 @@ def _turn(configuration: StoredRun, submitted_at: float) -> tuple[int, float]:
 def shared(offers: Sequence[OfferView]) -> list[OfferView]:
     """Those of ``offers`` that are machines of fleets: hosts, and rented ones that are idle. What costs is left out where this
     machine would do."""
-    here = any(offer.backend == "local" and offer.availability not in UNAVAILABLE for offer in offers)
-    return [offer for offer in offers if offer.backend == "ssh" or (offer.availability == "idle" and not here)]
+    here = any(offer.origin == "local" and offer.availability not in UNAVAILABLE for offer in offers)
+    return [offer for offer in offers if offer.origin == "host" or (offer.origin == "fleet" and not here)]
 
 
-def _kind(offer: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        *(offer.get(name) for name in ("backend", "region", "instance_type", "price")),
-        offer.get("zone", ""),
-        bool(offer.get("spot")),
-    )
+def _price(row: InstanceRow) -> float:
+    """A machine whose price is not known comes last."""
+    return math.inf if row.price is None else float(row.price)
 
 
 def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
@@ -80,8 +83,8 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
     in a write transaction.
     """
     task = run.configuration.task
-    fitting = {_kind(offer.model_dump()) for offer in offers}
-    machines = [each for each in bookings.usable_machines(connection, run.project) if _kind(each.instance.offer_json) in fitting]
+    fitting = {offer.instance_id for offer in offers}
+    machines = [each for each in bookings.usable_machines(connection, run.project) if each.instance.id in fitting]
     if task.fleets:
         machines = [each for each in machines if each.fleet in fleet_names(task)]
     rows = [each.instance for each in machines]
@@ -98,8 +101,8 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
             by_fleet.setdefault(row.fleet_id, []).append(row)
     for found in by_fleet.values():
         # The fullest that still has room: big jobs keep finding whole hosts.
-        found.sort(key=lambda row: (row.price or 0.0, len(free[row.id])))
-    for found in sorted(by_fleet.values(), key=lambda found: sum(row.price or 0.0 for row in found[: len(attempt_ids)])):
+        found.sort(key=lambda row: (_price(row), len(free[row.id])))
+    for found in sorted(by_fleet.values(), key=lambda found: sum(map(_price, found[: len(attempt_ids)]))):
         if len(found) >= len(attempt_ids):
             chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
             wishes = [
@@ -107,7 +110,7 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
             ]
             bookings.book(connection, wishes)
             return
-    if all(offer.backend != "ssh" for offer in offers):
+    if all(offer.origin != "host" for offer in offers):
         raise NoCapacity("no idle machine of a fleet is free")
     if not rows:
         raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")

@@ -43,10 +43,10 @@ def want(
     """Store the intent of an instance; None if the run was ended since it was read."""
     if not moves.all_wait(connection, [attempt_id]):
         return None
-    bound = place if offer.backend == "local" else ""
+    bound = place if offer.origin == "local" else ""
     host = bound[:16] or offer.backend
     gpus = _free_gpus(connection, run, offer, host)
-    is_cloud_instance = offer.backend != "local"
+    is_cloud_instance = offer.origin != "local"
     data: dict[str, Any] = guard_times(run.configuration.limits) if is_cloud_instance else {"place": bound} if bound else {}
     moves.want_instance(
         connection,
@@ -101,7 +101,7 @@ def _free_gpus(connection: Connection, run: RunRow, offer: OfferView, host: str)
     """
     gpu = run.configuration.task.resources.gpu
     count = (gpu.count.min or 0) if gpu is not None else 0
-    if offer.backend != "local" or count == 0:
+    if offer.origin != "local" or count == 0:
         return []
     taken = moves.claimed_gpus(connection, host)
     free = [number for number in range(offer.gpu_count) if number not in taken]

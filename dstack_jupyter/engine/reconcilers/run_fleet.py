@@ -161,7 +161,7 @@ class FleetReconciler(FleetHandler):
                     reasons.append(error.message)
             unfinished = {now.id for now in tried if now.state not in ATTEMPT_END}
             tries = [each.tried for each in owned if each.is_cloud and each.attempt_id in unfinished]
-            own = [offer for offer in offers if offer.backend != "ssh" and offer.availability != "idle"]
+            own = [offer for offer in offers if not offer.is_shared]
             if growing is not None and may_grow is not None and may_grow.placement == "cluster":
                 there = await self._database.read(cloud_fleets.place_of, growing.id)
                 own = [offer for offer in own if there in (None, (offer.backend, offer.region))]

@@ -37,26 +37,15 @@ class Choice:
     release: str = ""
 
 
-def _same(one: OfferView, other: OfferView) -> bool:
-    return (one.backend, one.region, one.zone, one.instance_type, one.spot) == (
-        other.backend,
-        other.region,
-        other.zone,
-        other.instance_type,
-        other.spot,
-    )
-
-
 def left(offers: Sequence[OfferView], tries: Sequence[Try]) -> list[OfferView]:
     """What can still be tried. An offer that one node has is good for another; one that failed for any is not."""
     failed = [each for each in tries if not each.alive]
+    gone = {each.offer.key for each in failed}
     closed = {each.offer.backend for each in failed if each.verdict == "account"}
     return [
         offer
         for offer in offers
-        if offer.availability not in UNAVAILABLE
-        and offer.backend not in closed
-        and not any(_same(offer, each.offer) for each in failed)
+        if offer.availability not in UNAVAILABLE and offer.backend not in closed and offer.key not in gone
     ]
 
 

@@ -74,15 +74,17 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
         row, offer, fleet = each.instance, each.instance.offer_json, each.fleet
         if row.backend != "ssh":
             if usable(row) and free[row.id]:
-                found.append({**offer, "availability": "idle", "reason": f"a machine of {each.fleet}", "fleet": fleet})
+                is_free = {"availability": "idle", "reason": f"a machine of {fleet}", "fleet": fleet}
+                found.append({**offer, **is_free, "origin": "fleet", "instance_id": row.id})
             continue
         if not offer:
             continue
         availability, reason = "idle" if free[row.id] else "busy", offer.get("reason", "")
         if row.message or row.state not in USABLE:
             availability, reason = "not_available", row.message
-        blocks = {"blocks": len(free[row.id]), "total_blocks": row.data.blocks}
-        found.append({**offer, **blocks, "availability": availability, "reason": reason, "fleet": fleet})
+        blocks: dict[str, Any] = {"blocks": len(free[row.id]), "total_blocks": row.data.blocks}
+        is_free = {"availability": availability, "reason": reason, "fleet": fleet}
+        found.append({**offer, **blocks, **is_free, "origin": "host", "instance_id": row.id})
     return found
 
 
