@@ -63,7 +63,7 @@ class Column:
 
 
 class OfferView(WireModel):
-    """One row of the offers table, with the column names of the DataFrame (design §4). A number that is not known is None."""
+    """One row of the offers table, with the column names of the DataFrame. A number that is not known is None."""
 
     backend: Annotated[str, Column(stored="machine", group="backend", header="BACKEND")]
     region: Annotated[str, Column(stored="place", group="region")] = ""

@@ -1,4 +1,4 @@
-"""Rows of offers as a plain pandas.DataFrame: the columns of design §4, text columns categorical."""
+"""Rows of offers as a plain pandas.DataFrame: the columns of ``OfferView``, text columns categorical."""
 
 from __future__ import annotations
 

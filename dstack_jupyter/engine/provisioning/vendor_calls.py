@@ -61,7 +61,7 @@ class _Line:
         self._count = 0
 
     @asynccontextmanager
-    async def place(self, ends: bool) -> AsyncIterator[Call]:
+    async def thread_slot(self, ends: bool) -> AsyncIterator[Call]:
         await self._turn(ends)
         try:
             yield self._call
@@ -116,10 +116,10 @@ class Vendors:
 
     async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
         """A vendor's call in the pool of its account (``Cloud.account_id``). ``ends``: it ends something, and goes first."""
-        async with self.place(account, ends=ends) as call:
+        async with self.thread_slot(account, ends=ends) as call:
             return await call(function, *args)
 
-    def place(self, account: str, *, ends: bool = False) -> AbstractAsyncContextManager[Call]:
+    def thread_slot(self, account: str, *, ends: bool = False) -> AbstractAsyncContextManager[Call]:
         """For a call before which something is stored: once inside, a thread is free for it, and what is stored is soon true.
 
         What says that a call was made must not be stored by who still waits in the line: killed there, nobody knows for a long
@@ -128,7 +128,7 @@ class Vendors:
         line = self._lines.get(account)
         if line is None:
             line = self._lines[account] = _Line()
-        return line.place(ends)
+        return line.thread_slot(ends)
 
     async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
         """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.

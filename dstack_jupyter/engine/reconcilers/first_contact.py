@@ -37,7 +37,7 @@ class Meeting:
         self._maker = maker
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def meet(self, rent: CloudInstance) -> dict[str, Any]:
+    async def meet(self, machine: CloudInstance) -> dict[str, Any]:
         """What is kept of a machine that can have jobs. Raises NotYet, FirstBootFailed.
 
         The host key that user-data held is replaced by one that nobody else ever had (D6). Idempotent: it may be repeated from
@@ -46,17 +46,17 @@ class Meeting:
         try:
             with release_slot():
                 async with self._room:
-                    return facts_of(await self._greeted(rent))
+                    return facts_of(await self._greeted(machine))
         except HostKeyChanged:
             raise NotYet("another machine, or a renewed sshd, answers at its address: nothing was sent") from None
         except Unreachable as error:
             raise NotYet(f"waiting for its first log in: {error.message}") from None
 
-    async def _greeted(self, rent: CloudInstance) -> Hello:
-        instance, data = rent.instance, rent.instance.data
+    async def _greeted(self, machine: CloudInstance) -> Hello:
+        instance, data = machine.instance, machine.instance.data
         guest = self._machines.guest(instance)
         if data.next_key and data.host_key == self._maker.host_key(instance.id).public:
-            await self._take_next_key(guest, rent)
+            await self._take_next_key(guest, machine)
         boot, said = await guest.prepared()
         if boot is FirstBoot.FAILED:
             raise FirstBootFailed(f"its first boot {said}")
@@ -71,13 +71,13 @@ class Meeting:
         await guest.heartbeat()
         return hello
 
-    async def _take_next_key(self, guest: Any, rent: CloudInstance) -> None:
+    async def _take_next_key(self, guest: Any, machine: CloudInstance) -> None:
         """An engine died while the key was renewed: whichever of the two the machine shows is the right one."""
         try:
             await guest.prepared()
         except HostKeyChanged:
-            shown = rent.instance.data.next_key
-            await self._database.write(partial(cloud_instances.renewed, instance_id=rent.instance.id, host_key=shown))
+            shown = machine.instance.data.next_key
+            await self._database.write(partial(cloud_instances.renewed, instance_id=machine.instance.id, host_key=shown))
 
 
 def facts_of(hello: Hello) -> dict[str, Any]:

@@ -83,46 +83,46 @@ class InstanceReconciler:
         """Act until there is nothing to do but wait."""
         times = self._times.setdefault(key.id, Times())
         looked = False
-        rent = await self._database.read(cloud_instances.load, key.id)
-        if rent.instance.state == InstanceState.TERMINATED and not rent.resources:
+        machine = await self._database.read(cloud_instances.load, key.id)
+        if machine.instance.state == InstanceState.TERMINATED and not machine.resources:
             self._times.pop(key.id, None)
             return Next()
         try:
-            cloud = self._vendors.cloud(rent.instance.backend, rent.instance.project)
-            if rent.cloud.account not in ("", cloud.account_id):
-                if rent.instance.state == InstanceState.TERMINATED:
+            cloud = self._vendors.cloud(machine.instance.backend, machine.instance.project)
+            if machine.cloud.account not in ("", cloud.account_id):
+                if machine.instance.state == InstanceState.TERMINATED:
                     return Next()  # what stands beside it is the sweeps' business, by whichever key
-                if not await self._is_there(cloud, rent):
+                if not await self._is_there(cloud, machine):
                     return Next(guard=LOOK)
-                rent = await self._database.read(cloud_instances.load, key.id)
+                machine = await self._database.read(cloud_instances.load, key.id)
             for _ in range(ROUNDS):
-                step = steps.next_step(now_of(rent, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
+                step = steps.next_step(now_of(machine, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
-                found = await self._act(cloud, rent, step, times)
+                found = await self._act(cloud, machine, step, times)
                 times.troubles = 0
                 if found is not None:
                     return found
-                rent = await self._database.read(cloud_instances.load, key.id)
+                machine = await self._database.read(cloud_instances.load, key.id)
         except BackendError as error:
             return await self._trouble(key, error, times)
         self._wake(key)
         return Next()
 
-    async def _act(self, cloud: Cloud, rent: CloudInstance, step: steps.Step, times: Times) -> Next | None:
+    async def _act(self, cloud: Cloud, machine: CloudInstance, step: steps.Step, times: Times) -> Next | None:
         """Do a step and store what came of it. None: go on with the next one."""
-        instance = rent.instance
+        instance = machine.instance
         match step:
             case steps.Create(first):
-                return await self._create(cloud, rent, first=first)
+                return await self._create(cloud, machine, first=first)
             case steps.Find():
-                await self._find(cloud, rent)
+                await self._find(cloud, machine)
             case steps.Look():
                 again = partial(self._wake, Key("instance", instance.id))
-                assert rent.cloud.vendor is not None
-                told = await self._vendors.look(cloud, instance.identity, rent.cloud.vendor, again)
-                await self._note(rent, [told] if told is not None else [])
+                assert machine.cloud.vendor is not None
+                told = await self._vendors.look(cloud, instance.identity, machine.cloud.vendor, again)
+                await self._note(machine, [told] if told is not None else [])
             case steps.Meet():
-                return await self._meet(rent)
+                return await self._meet(machine)
             case steps.Heartbeat():
                 times.heartbeat_at = asyncio.get_running_loop().time()
                 try:
@@ -131,27 +131,27 @@ class InstanceReconciler:
                 except Unreachable as error:
                     log.info("%s: %s", instance.identity, error.message)
             case steps.Start():
-                return await self._start(cloud, rent, times)
+                return await self._start(cloud, machine, times)
             case steps.LetGo(why):
-                await self._let_go(rent, why)
+                await self._let_go(machine, why)
             case steps.Delete():
-                return await self._delete(cloud, rent, times)
+                return await self._delete(cloud, machine, times)
             case steps.Gone(why):
-                await self._gone(cloud, rent, why)
+                await self._gone(cloud, machine, why)
             case steps.Detach():
-                await self._detach(cloud, rent)
+                await self._detach(cloud, machine)
             case steps.Wait():
-                return self._pause(rent, times)
+                return self._pause(machine, times)
         return None
 
     # --- making it ------------------------------------------------------------------------------------------------------
 
-    async def _create(self, cloud: Cloud, rent: CloudInstance, *, first: bool) -> Next | None:
-        instance = rent.instance
+    async def _create(self, cloud: Cloud, machine: CloudInstance, *, first: bool) -> Next | None:
+        instance = machine.instance
         order = self._maker.order(instance, first=first)
-        resources = await self._attach(cloud, rent, order)
+        resources = await self._attach(cloud, machine, order)
         try:
-            async with self._vendors.place(cloud.account_id) as call:
+            async with self._vendors.thread_slot(cloud.account_id) as call:
                 wanted = await self._database.write(cloud_instances.ask, instance.id, cloud.account_id)
                 self._wake(Key("sweep", cloud.account_id))
                 if not wanted:
@@ -163,15 +163,15 @@ class InstanceReconciler:
                     cloud_instances.say, instance.id, f"it is not known whether it was made: {words(error)}"
                 )
                 return None
-            await self._database.write(cloud_instances.unasked, instance.id, rent.cloud.create_sent_at)
-            return await self._refused(cloud, rent, error)
+            await self._database.write(cloud_instances.unasked, instance.id, machine.cloud.create_sent_at)
+            return await self._refused(cloud, machine, error)
         await self._database.write(cloud_instances.answered, instance.id, told, self._maker.host_key(instance.id).public)
-        self._changed(rent)
+        self._changed(machine)
         return Next(guard=SOON)
 
-    async def _attach(self, cloud: Cloud, rent: CloudInstance, order: InstanceRequest) -> list[CloudResource]:
+    async def _attach(self, cloud: Cloud, machine: CloudInstance, order: InstanceRequest) -> list[CloudResource]:
         """What the machine needs beside itself, each stored before it is made."""
-        instance = rent.instance
+        instance = machine.instance
         found = []
         for need in cloud.needs(order):
 
@@ -189,17 +189,17 @@ class InstanceReconciler:
                     if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
                         raise
                     await self._gone(
-                        cloud, rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
+                        cloud, machine, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
                     )
                     return []
                 await self._database.write(cloud_instances.made, cloud.account_id, need, resource)
             found.append(resource)
         return found
 
-    async def _refused(self, cloud: Cloud, rent: CloudInstance, error: BackendError) -> Next | None:
+    async def _refused(self, cloud: Cloud, machine: CloudInstance, error: BackendError) -> Next | None:
         """The vendor said no, and surely nothing was made: the next offer is tried, or this one again where time may help."""
-        instance = rent.instance
-        waited = rent.now - instance.created_at
+        instance = machine.instance
+        waited = machine.now - instance.created_at
         if isinstance(error, RateLimited) or (isinstance(error, BackendUnreachable) and waited < PATIENCE):
             raise error
         if isinstance(error, Refused):
@@ -208,24 +208,24 @@ class InstanceReconciler:
                 if need.shared:
                     await self._database.write(cloud_instances.unmade, cloud.account_id, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
-        await self._gone(cloud, rent, words(error), verdict=verdict)
+        await self._gone(cloud, machine, words(error), verdict=verdict)
         return None
 
-    async def _find(self, cloud: Cloud, rent: CloudInstance) -> None:
+    async def _find(self, cloud: Cloud, machine: CloudInstance) -> None:
         """What became of a create. More than one machine of an identity: the oldest is kept."""
         found = sorted(
-            await self._vendors.call(cloud.account_id, cloud.find, rent.instance.identity), key=lambda each: each.created_at
+            await self._vendors.call(cloud.account_id, cloud.find, machine.instance.identity), key=lambda each: each.created_at
         )
         for each in found[1:]:
             # Before the first one is known: then nobody looks for others any more.
-            log.warning("%s: a second machine of this name is ended", rent.instance.identity)
+            log.warning("%s: a second machine of this name is ended", machine.instance.identity)
             await self._vendors.call(cloud.account_id, cloud.terminate, each.data, ends=True)
-        await self._note(rent, found)
+        await self._note(machine, found)
 
-    async def _is_there(self, cloud: Cloud, rent: CloudInstance) -> bool:
+    async def _is_there(self, cloud: Cloud, machine: CloudInstance) -> bool:
         """Whether a machine that was made with another key is in the account of the present one: what is not there may be in the
         other, so its absence says nothing (R12)."""
-        instance, row = rent.instance, rent.cloud
+        instance, row = machine.instance, machine.cloud
         if row.vendor is not None:
             told = await self._vendors.call(cloud.account_id, cloud.get, row.vendor)
             found = [told] if told is not None else []
@@ -234,65 +234,67 @@ class InstanceReconciler:
         found = [each for each in found if each.identity == instance.identity]
         if found:
             await self._database.write(cloud_instances.moved, instance.id, cloud.account_id)
-            await self._note(rent, found)
+            await self._note(machine, found)
         elif instance.message != ANOTHER_KEY:
             await self._database.write(cloud_instances.say, instance.id, ANOTHER_KEY)
             self._bus.publish_all()
         return bool(found)
 
-    async def _note(self, rent: CloudInstance, found: list[Instance]) -> None:
+    async def _note(self, machine: CloudInstance, found: list[Instance]) -> None:
         if not found:
-            await self._database.write(cloud_instances.absent, rent.instance.id)
+            await self._database.write(cloud_instances.absent, machine.instance.id)
             return
-        told, observed = found[0], rent.cloud.observed
+        told, observed = found[0], machine.cloud.observed
         same = all(getattr(observed, name) == getattr(told, name) for name in OBSERVED)
-        known = rent.cloud.vendor == told.data and same
-        if known and rent.cloud.observed_at is not None and rent.cloud.absent_since is None:
+        known = machine.cloud.vendor == told.data and same
+        if known and machine.cloud.observed_at is not None and machine.cloud.absent_since is None:
             return
-        await self._database.write(cloud_instances.saw, rent.instance.id, told, self._maker.host_key(rent.instance.id).public)
+        await self._database.write(
+            cloud_instances.saw, machine.instance.id, told, self._maker.host_key(machine.instance.id).public
+        )
         self._bus.publish_all()
 
     # --- its first boot -------------------------------------------------------------------------------------------------
 
-    async def _meet(self, rent: CloudInstance) -> Next | None:
+    async def _meet(self, machine: CloudInstance) -> Next | None:
         try:
-            facts = await self._meeting.meet(rent)
+            facts = await self._meeting.meet(machine)
         except FirstBootFailed as error:
-            await self._let_go(rent, str(error))
+            await self._let_go(machine, str(error))
             return None
         except NotYet as error:
-            return await self._not_yet(rent, str(error))
-        for attempt_id in await self._database.write(cloud_instances.ready, rent.instance.id, facts):
+            return await self._not_yet(machine, str(error))
+        for attempt_id in await self._database.write(cloud_instances.ready, machine.instance.id, facts):
             self._wake(Key("attempt", attempt_id))
-        self._changed(rent)
+        self._changed(machine)
         return None
 
-    async def _not_yet(self, rent: CloudInstance, what: str) -> Next:
-        if rent.instance.message != what:
-            await self._database.write(cloud_instances.say, rent.instance.id, what)
+    async def _not_yet(self, machine: CloudInstance, what: str) -> Next:
+        if machine.instance.message != what:
+            await self._database.write(cloud_instances.say, machine.instance.id, what)
             self._bus.publish_all()
         return Next(guard=KNOCK)
 
-    async def _let_go(self, rent: CloudInstance, why: str) -> None:
-        await self._database.write(cloud_instances.let_go, rent.instance.id, why)
-        self._changed(rent)
+    async def _let_go(self, machine: CloudInstance, why: str) -> None:
+        await self._database.write(cloud_instances.let_go, machine.instance.id, why)
+        self._changed(machine)
 
     # --- its job's log, when it powered itself off meanwhile -------------------------------------------------------------
 
-    async def _start(self, cloud: Cloud, rent: CloudInstance, times: Times) -> Next | None:
+    async def _start(self, cloud: Cloud, machine: CloudInstance, times: Times) -> Next | None:
         assert isinstance(cloud, Restarts)
-        assert rent.unread is not None
+        assert machine.unread is not None
         times.started = asyncio.get_running_loop().time()
-        if times.started_for != rent.unread:
-            times.started_for, times.starting = rent.unread, times.started
-            await self._database.write(cloud_instances.started, rent)
-            self._changed(rent)
+        if times.started_for != machine.unread:
+            times.started_for, times.starting = machine.unread, times.started
+            await self._database.write(cloud_instances.started, machine)
+            self._changed(machine)
         try:
-            await self._vendors.call(cloud.account_id, cloud.start, rent.cloud.vendor)
+            await self._vendors.call(cloud.account_id, cloud.start, machine.cloud.vendor)
         except Busy as error:
-            log.info("%s: %s", rent.instance.identity, error.message)
+            log.info("%s: %s", machine.instance.identity, error.message)
         except (PermissionMissing, Refused, NotAtVendor) as error:
-            await self._let_go(rent, f"it is off, and what its job left cannot be read: {words(error)}")
+            await self._let_go(machine, f"it is off, and what its job left cannot be read: {words(error)}")
             return None
         except (BackendUnreachable, BadCredentials, RateLimited):
             times.starting = asyncio.get_running_loop().time()  # it was not asked yet
@@ -301,47 +303,47 @@ class InstanceReconciler:
 
     # --- its end --------------------------------------------------------------------------------------------------------
 
-    async def _delete(self, cloud: Cloud, rent: CloudInstance, times: Times) -> Next | None:
+    async def _delete(self, cloud: Cloud, machine: CloudInstance, times: Times) -> Next | None:
         times.deletes += 1
         times.deleted = asyncio.get_running_loop().time()
         try:
-            if await self._vendors.call(cloud.account_id, cloud.terminate, rent.cloud.vendor, ends=True):
-                await self._database.write(cloud_instances.told, rent.instance.id)
+            if await self._vendors.call(cloud.account_id, cloud.terminate, machine.cloud.vendor, ends=True):
+                await self._database.write(cloud_instances.told, machine.instance.id)
         except Busy as error:
-            await self._database.write(cloud_instances.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
+            await self._database.write(cloud_instances.say, machine.instance.id, f"it cannot be ended yet: {words(error)}")
         return None
 
-    async def _gone(self, cloud: Cloud, rent: CloudInstance, why: str, *, verdict: str = "") -> None:
+    async def _gone(self, cloud: Cloud, machine: CloudInstance, why: str, *, verdict: str = "") -> None:
         def store(connection: Any) -> None:
-            cloud_instances.gone(connection, rent.instance.id, why, verdict=verdict)
+            cloud_instances.gone(connection, machine.instance.id, why, verdict=verdict)
 
         await self._database.write(store)
-        await self._machines.leave(rent.instance.id)
+        await self._machines.leave(machine.instance.id)
         try:
             # Before its fleet hears of it and closes: where engines share a store, nobody acts for it then any more.
-            await self._detach(cloud, await self._database.read(cloud_instances.load, rent.instance.id))
+            await self._detach(cloud, await self._database.read(cloud_instances.load, machine.instance.id))
         finally:
-            self._changed(rent)
+            self._changed(machine)
 
-    async def _detach(self, cloud: Cloud, rent: CloudInstance) -> None:
+    async def _detach(self, cloud: Cloud, machine: CloudInstance) -> None:
         """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
-        for row in rent.resources:
+        for row in machine.resources:
             if row.resource_id:
                 await self._vendors.call(cloud.account_id, cloud.detach, cloud_instances.resource_of(row), ends=True)
                 await self._database.write(cloud_instances.detached, row.account, row.kind, row.identity)
 
     # --- between --------------------------------------------------------------------------------------------------------
 
-    def _pause(self, rent: CloudInstance, times: Times) -> Next:
-        match rent.instance.state:
+    def _pause(self, machine: CloudInstance, times: Times) -> Next:
+        match machine.instance.state:
             case InstanceState.TERMINATED:
-                self._times.pop(rent.instance.id, None)
+                self._times.pop(machine.instance.id, None)
                 return Next()
             case InstanceState.TERMINATING:
                 times.looks += 1
                 return Next(guard=ENDING[min(times.looks, len(ENDING)) - 1])
             case InstanceState.IDLE | InstanceState.BUSY:
-                return Next(guard=SOON if rent.cloud.observed.status in ("stopped", "starting") else LOOK)
+                return Next(guard=SOON if machine.cloud.observed.status in ("stopped", "starting") else LOOK)
             case _:
                 return Next(guard=SOON)
 
@@ -354,8 +356,8 @@ class InstanceReconciler:
         self._bus.publish_all()
         return Next(guard=TROUBLE[min(times.troubles, len(TROUBLE)) - 1])
 
-    def _changed(self, rent: CloudInstance) -> None:
-        for kind, id in rent.concerned:
+    def _changed(self, machine: CloudInstance) -> None:
+        for kind, id in machine.concerned:
             self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()

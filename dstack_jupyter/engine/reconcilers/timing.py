@@ -29,9 +29,9 @@ class Times:
         self.starting = 0.0
 
 
-def now_of(rent: CloudInstance, looked: bool, times: Times, *, restarts: bool) -> steps.Observation:
+def now_of(machine: CloudInstance, looked: bool, times: Times, *, restarts: bool) -> steps.Observation:
     """``looked``: whether the vendor was asked in this round. ``restarts``: whether it is a ``backends.base.Restarts``."""
-    row, state = rent.cloud, rent.instance.state
+    row, state = machine.cloud, machine.instance.state
     loop = asyncio.get_running_loop().time()
     if state is InstanceState.TERMINATING:
         due = loop - times.deleted >= (DELETE_AGAIN[min(times.deletes, len(DELETE_AGAIN)) - 1] if times.deletes else 0.0)
@@ -41,7 +41,7 @@ def now_of(rent: CloudInstance, looked: bool, times: Times, *, restarts: bool) -
         due = loop - times.heartbeat_at >= HEARTBEAT
 
     def since(moment: float | None) -> float | None:
-        return None if moment is None else rent.now - moment
+        return None if moment is None else machine.now - moment
 
     return steps.Observation(
         state=state,
@@ -54,10 +54,10 @@ def now_of(rent: CloudInstance, looked: bool, times: Times, *, restarts: bool) -
         status=row.observed.status,
         raw_status=row.observed.raw_status,
         address=bool(row.observed.address),
-        resources=any(row.resource_id for row in rent.resources),
+        resources=any(row.resource_id for row in machine.resources),
         looked=looked,
         due=due,
         restarts=restarts,
-        unread=bool(rent.unread),
-        since_started=loop - times.starting if rent.unread and rent.unread == times.started_for else None,
+        unread=bool(machine.unread),
+        since_started=loop - times.starting if machine.unread and machine.unread == times.started_for else None,
     )

@@ -108,8 +108,8 @@ class Cleanup:
             why = error.message
         else:
             raise Conflict(f"{name} is not forgotten: its vendor answers", hint="`%dstack stop` ends the run that has it")
-        rent = await self._database.write(cloud_instances.forget, row.id, user, why)
-        for kind, id in rent.concerned:
+        machine = await self._database.write(cloud_instances.forget, row.id, user, why)
+        for kind, id in machine.concerned:
             self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()

@@ -220,17 +220,17 @@ def absent(connection: Connection, instance_id: str) -> None:
     connection.execute(ABSENT, {"b_id": instance_id})
 
 
-def started(connection: Connection, rent: CloudInstance) -> None:
+def started(connection: Connection, machine: CloudInstance) -> None:
     """Note that the vendor is asked from now on to start it, to read what a job left."""
     message = "it is off, and is started again to read what its job left"
-    say(connection, rent.instance.id, message)
+    say(connection, machine.instance.id, message)
     events.record(
         connection,
         actor="engine",
-        project=rent.instance.project,
+        project=machine.instance.project,
         kind="instance",
-        resource_id=rent.instance.id,
-        name=rent.instance.identity,
+        resource_id=machine.instance.id,
+        name=machine.instance.identity,
         action="started",
         message=message,
     )
@@ -289,21 +289,21 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
 
 def forget(connection: Connection, instance_id: str, user: str, why: str) -> CloudInstance:
     """Its end by a user's word: nobody can ask for it any more, and ``why``. Returns it as it stood."""
-    rent = load(connection, instance_id)
-    if rent.instance.state != InstanceState.TERMINATED:
+    machine = load(connection, instance_id)
+    if machine.instance.state != InstanceState.TERMINATED:
         gone(connection, instance_id, f"forgotten by {user}, whether or not it goes on to cost money: {why}")
         events.record(
             connection,
             actor=user,
-            project=rent.instance.project,
+            project=machine.instance.project,
             kind="instance",
             resource_id=instance_id,
             run_id="",
-            name=rent.instance.identity,
+            name=machine.instance.identity,
             action="forgotten",
             message=why,
         )
-    return rent
+    return machine
 
 
 def say(connection: Connection, instance_id: str, message: str) -> None:
