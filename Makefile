@@ -6,9 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-export PYTHONDONTWRITEBYTECODE := 1
+# Compiled modules stay out of the tree, but they are kept: a test starts many a process, and each would compile all of them anew.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
+# Processes that the tests run in, side by side: they wait more than they compute. One at a time: make test WORKERS=0.
+WORKERS ?= 4
+MACHINES ?= 2
 
-.PHONY: help setup demo lab test test-machines mutants soak bench screenshot docs prices lock clean
+.PHONY: help setup demo lab lint test test-quick test-machines mutants soak bench screenshot docs prices lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,15 +32,22 @@ demo: $(READY) ## run notebooks/quickstart.ipynb headless; print offers, the run
 lab: $(READY) ## open JupyterLab on the quickstart
 	@$(BIN)/jupyter lab notebooks/quickstart.ipynb
 
-test: $(READY) ## lint, types and all tests but those of `test-machines`
+lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not machines"
+
+test: $(READY) ## lint, types and all tests but those of `test-machines`, side by side (WORKERS=4)
+	@$(MAKE) --no-print-directory lint & lint=$$!; \
+	$(BIN)/python -m pytest -m "not machines" -n $(WORKERS) --dist worksteal; tests=$$?; \
+	wait $$lint || { echo "lint or types are wrong: see above"; exit 1; }; exit $$tests
+
+test-quick: $(READY) ## for the inner loop, at most 90 s: lint, types, the tests that your change touches
+	@$(BIN)/python tools/quick.py -n $(WORKERS)
 
 test-machines: $(READY) tools/node_modules/.ready ## real hosts (sshd, Docker) and JupyterLab in a real browser; as root on Debian: `.ci/run` installs what it needs
 	@tools/ensure-chromium
-	$(BIN)/python -m pytest -m machines
+	$(BIN)/python -m pytest -m machines -n $(MACHINES) --dist worksteal
 
 mutants: $(READY) ## plant each known defect of tests/mutants in a copy of the tree and show which test catches it (PATCH=file: yours, or --machines)
 	@$(BIN)/python tools/mutants.py $(PATCH)

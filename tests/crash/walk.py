@@ -115,9 +115,9 @@ class Walk:
             self.count["crashes"] += 1
         return chosen
 
-    def pairs(self, chosen: dict[str, list[int]], wanted: int | None) -> None:
+    def pairs(self, chosen: dict[str, list[int]], wanted: int | None, seed: int) -> None:
         """Crash twice: ``wanted`` times at places of the dice; None: at each class of the second life after each of the first."""
-        dice = random.Random(self.seed)
+        dice = random.Random(seed)
         if wanted is None:
             for story in self.stories:
                 for first in chosen[story.name]:
@@ -158,6 +158,7 @@ def main() -> int:
     parser.add_argument("--rented", type=int, help="only so many effects of each story of rented machines")
     parser.add_argument("--pairs", default="0", help="a number, or `all`")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--pairs-seed", type=int, help="draws other pairs; what happens in a trial is the seed's alone")
     parser.add_argument("--only", default="", help="one story")
     parser.add_argument("--fail-fast", action="store_true", help="end with the first breach")
     parser.add_argument("--crash", default="", help="only this: the point of each life, `17,40`")
@@ -176,7 +177,8 @@ def main() -> int:
                 walk.live(story, *map(int, given.crash.split(",")))
             return 1 if walk.breaches else 0
         chosen = walk.singles(given.singles, given.rented)
-        walk.pairs(chosen, None if given.pairs == "all" else int(given.pairs))
+        drawn = given.seed if given.pairs_seed is None else given.pairs_seed
+        walk.pairs(chosen, None if given.pairs == "all" else int(given.pairs), drawn)
     finally:
         store.remove()
         if server is not None:
@@ -194,6 +196,7 @@ def main() -> int:
         "breaches": len(walk.breaches),
         "wrong": len(wrong),
         "seed": given.seed,
+        "pairs' seed": drawn,
         "database": given.database,
         "seconds": round(time.monotonic() - began, 1),
     }

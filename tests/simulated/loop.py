@@ -12,6 +12,7 @@ import heapq
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, event
@@ -236,6 +237,21 @@ _listening = threading.Lock()
 _attached = False
 
 
+@cache
+def no_network() -> None:
+    """A virtual loop cannot wait for a socket. Said before there is one: the server makes a process for each that knocks."""
+    import psycopg
+
+    connect = psycopg.AsyncConnection.connect
+
+    async def refuse(*args: Any, **given: Any) -> Any:
+        if current() is not None:
+            raise psycopg.OperationalError("a virtual loop has no network")
+        return await connect(*args, **given)
+
+    psycopg.AsyncConnection.connect = refuse  # type: ignore[assignment]
+
+
 def attach() -> None:
     """Give databases that are opened from a virtual loop its time, and make their commits points. Other engines see nothing."""
     global _attached  # noqa: PLW0603
@@ -255,6 +271,11 @@ def attach() -> None:
         if current() is not None:
             store = str(connection.engine.url)
             connection.engine._compiled_cache = STATEMENTS.setdefault(store, Statements(2000))  # type: ignore[assignment]
+
+    @event.listens_for(Engine, "do_connect")
+    def do_connect(dialect: Any, *_: Any) -> None:
+        if current() is not None and dialect.name == "postgresql":
+            no_network()
 
     @event.listens_for(Engine, "begin")
     def begin(connection: Connection) -> None:

@@ -1,0 +1,130 @@
+"""What concerns a run of the tests as a whole: the long ones first, what a vendor's tests may cost, what tests have to tell.
+
+The tests run side by side in processes (pytest-xdist, ``WORKERS`` of the Makefile). Each process has a PostgreSQL server, hosts,
+images and ports of its own; the hooks below run in each of them, and those that judge or print in the one that leads.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from functools import cache
+
+import pytest
+
+from tests.clouds.fixtures import OFFERS
+
+SECONDS = {"make test": 20.0, "make test-machines": 90.0}
+"""What the tests of one vendor may take: each vendor to come has as much, and the suites must keep their room."""
+OWN = re.compile(r"tests/backends/(?P<folder>\w+)/|tests/clouds/.*\[(?P<words>.*)\]$")
+"""Whose tests these are: a folder of its own, or its name among a test's parameters."""
+LENT = 0.05
+"""Seconds of work by which a process learns what share of a core it has."""
+
+
+def vendor_of(nodeid: str) -> str:
+    found = OWN.match(nodeid)
+    if found is None or found["folder"]:
+        return found["folder"] if found else ""
+    return next((word for word in found["words"].split("-") if word in OFFERS), "")
+
+
+class Budget:
+    """Adds up what the tests of each vendor took, and says who took too much."""
+
+    def __init__(self) -> None:
+        self._took: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+
+    def add(self, vendor: str, suite: str, nodeid: str, seconds: float) -> None:
+        self._took[vendor, suite][nodeid] += seconds
+
+    def lines(self) -> list[str]:
+        """For each vendor and suite: what it took of what it has."""
+        return [
+            f"{vendor}: {sum(tests.values()):.1f} s of the {SECONDS[suite]:g} s a vendor has of `{suite}`"
+            for (vendor, suite), tests in sorted(self._took.items())
+        ]
+
+    def over(self) -> list[str]:
+        """A line for each vendor that took more than it has, with its slowest tests."""
+        found = []
+        for (vendor, suite), tests in sorted(self._took.items()):
+            if sum(tests.values()) > SECONDS[suite]:
+                slowest = sorted(tests.items(), key=lambda each: -each[1])[:3]
+                named = ", ".join(f"{nodeid} {seconds:.1f} s" for nodeid, seconds in slowest)
+                found.append(
+                    f"{vendor}'s tests take {sum(tests.values()):.1f} s, a vendor has {SECONDS[suite]:g} s of `{suite}`: {named}"
+                )
+        return found
+
+
+@cache
+def share(_: str) -> float:
+    """How much of a core this process has now, once for each file of tests: 1 alone, less on a busy machine.
+
+    A vendor is charged for what its tests would take on a machine that is theirs, not for its neighbours.
+    """
+    began, worked = time.perf_counter(), time.thread_time()
+    while time.thread_time() - worked < LENT:
+        pass
+    return min(1.0, LENT / (time.perf_counter() - began))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Leader(), "dstack-jupyter-leader")
+
+
+@pytest.hookimpl(trylast=True)  # after the shuffle
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, each at the head of another process's share: the others help with the rest of it (`worksteal`)."""
+    longest = [item for item in items if item.get_closest_marker("first")]
+    if longest:
+        rest = [item for item in items if item not in longest]
+        part = max(1, len(items) // workers(items[0].config))
+        for number, item in enumerate(longest):
+            rest.insert(number * part, item)
+        items[:] = rest
+
+
+def workers(config: pytest.Config) -> int:
+    """How many processes run these tests."""
+    found = getattr(config, "workerinput", {}).get("workercount", 1)
+    return int(found)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if vendor := vendor_of(item.nodeid):
+        suite = "make_test-machines" if item.get_closest_marker("machines") else "make_test"
+        item.user_properties.append(("vendor", f"{vendor} {suite} {share(str(item.path)):.3f}"))
+    return (yield)
+
+
+class Leader:
+    """Hears every report, in the process that leads."""
+
+    def __init__(self) -> None:
+        self._budget = Budget()
+        self._told: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties:
+            if name == "vendor":
+                vendor, suite, part = str(value).split()
+                self._budget.add(vendor, suite.replace("_", " "), report.nodeid, report.duration * float(part))
+            elif name == "told" and report.when == "call":
+                self._told.append(str(value))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._budget.over() and not session.exitstatus:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in [*self._told, *self._budget.lines()]:
+            terminalreporter.write_line(line)
+        for line in self._budget.over():
+            terminalreporter.write_line(f"FAILED {line}", red=True)
