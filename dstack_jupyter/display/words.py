@@ -71,8 +71,8 @@ def plan_line(plan: Plan) -> str:
     first = plan.offers[0]
     gpu = f", {first.gpu_count} × {first.gpu_name}" if first.gpu_count else ""
     where = first.backend if first.instance_type in ("", first.backend) else f"{first.backend} {first.instance_type}"
-    if (nodes := plan.configuration.get("nodes") or 1) > 1:
-        where = f"{nodes} × {where}"
+    if plan.nodes > 1:
+        where = f"{plan.nodes} × {where}"
     return (
         f"{plan.run_name}: {where} ({number(first.cpus)} CPUs, {number(first.memory_gb)} GB{gpu}), "
         f"{price(plan.price)}; guard: {plan.guard.text}"

@@ -245,7 +245,7 @@ def _confirm(plan: Plan, frontend: Frontend, *, yes: bool) -> None:
         frontend.say(note)
     if plan.price == 0:
         return
-    each = " each" if (plan.configuration.get("nodes") or 1) > 1 else ""
+    each = " each" if plan.nodes > 1 else ""
     for offer in plan.offers:
         spot = " spot" if offer.spot else ""
         frontend.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}{each}")

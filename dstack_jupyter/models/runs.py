@@ -53,6 +53,11 @@ class Plan(WireModel):
     active_run: str = ""
     """Id of the active run that already has this name; then ``apply`` would be refused."""
 
+    @property
+    def nodes(self) -> int:
+        """Machines that the run takes at once."""
+        return int(self.configuration.get("nodes") or 1)
+
 
 class ApplyRequest(WireModel):
     configuration: dict[str, Any]
@@ -151,3 +156,8 @@ class RunView(WireModel):
     @property
     def ended(self) -> bool:
         return self.state in RUN_END
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether a running job of it offers a port or a login."""
+        return self.type == "dev-environment" or bool(self.configuration.get("ports"))

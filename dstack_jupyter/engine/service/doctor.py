@@ -17,14 +17,13 @@ from sqlalchemy.exc import DatabaseError
 from ...models.errors import DstackJupyterError
 from ...models.findings import Finding, age, finding
 from ...models.home import Home
-from ...models.states import InstanceState
 from ..keys.identity_files import path_of
 from ..keys.vault import Vault
 from ..runtime import location
-from ..store import accounts, leases, migrate, sealed
+from ..store import accounts, hosts, leases, migrate, sealed
 from ..store.columns import now
 from ..store.database import Database
-from ..store.schema import SEALED_TABLES, instances
+from ..store.schema import SEALED_TABLES
 from ..store.schema import leases as table
 
 CLOCK = 5.0
@@ -144,8 +143,8 @@ def _clocks(connection: Connection) -> list[Finding]:
     fault = abs(ahead) > CLOCK
     hint = "set the clocks by NTP: timedatectl set-ntp true"
     found = [finding("clock", not fault, f"{_off(ahead)} the database's" if fault else "agrees with the database's", hint)]
-    for row in _living(connection):
-        off = float(row.data.get("clock_ahead") or 0)
+    for row in hosts.living(connection):
+        off = row.data.clock_ahead
         if abs(off) > CLOCK:
             found.append(finding("clock", False, f"{row.instance_type}: {_off(off)} this machine's", hint))
     return found
@@ -155,17 +154,11 @@ def _off(ahead: float) -> str:
     return f"{age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
 
 
-def _living(connection: Connection) -> Sequence[Any]:
-    return connection.execute(
-        select(instances).where(instances.c.backend == "ssh", instances.c.state.not_in([InstanceState.TERMINATED]))
-    ).all()
-
-
 async def _hosts(database: Database, home: Home) -> list[Finding]:
     """Hosts that cannot be used, and key files of theirs that others can read."""
-    rows = await database.read_aside(_living)
+    rows = await database.read_aside(hosts.living)
     found = [finding("hosts", False, f"{row.instance_type}: {row.message}", _hint(row)) for row in rows if row.message]
-    files = {path_of(row.data.get("address", {}).get("identity_file", ""), home) for row in rows} - {""}
+    files = {path_of(row.data.address["identity_file"], home) for row in rows if row.data.address is not None} - {""}
     found += await asyncio.to_thread(_key_files, sorted(files))
     return found or [finding("hosts", True, f"{len(rows)} of {len(rows)} can be used" if rows else "there are none")]
 

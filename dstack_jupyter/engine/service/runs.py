@@ -230,8 +230,7 @@ class Service:
                 run_of[row.attempt_id].conditions.append(known)
         for run_id, there in (await self._parts.database.read(leases.acting, list(by_id))).items():
             view = by_id[run_id]
-            offers = view.type == "dev-environment" or view.configuration.get("ports")
-            if view.attachment is None and offers and _running(view) is not None:
+            if view.attachment is None and view.is_reachable and _running(view) is not None:
                 text = (
                     f"its ports and its login are on {location.name_of(there)}: "
                     "attach from a notebook of the Jupyter server there"

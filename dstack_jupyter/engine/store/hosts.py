@@ -182,6 +182,12 @@ def load_host(connection: Connection, instance_id: str) -> tuple[InstanceRow, Fl
     return row, fleet_row(connection.execute(select(fleets).where(fleets.c.id == row.fleet_id)).one())
 
 
+def living(connection: Connection) -> list[InstanceRow]:
+    """Every host that has not been given back."""
+    query = select(instances).where(instances.c.backend == "ssh", LIVING)
+    return [instance_row(row) for row in connection.execute(query)]
+
+
 def is_gone(connection: Connection, instance_id: str) -> bool:
     """Whether a host of this store was given back. One that the store does not know was not: its claim may be a copy's of it."""
     return connection.execute(select(instances.c.state).where(instances.c.id == instance_id)).scalar() == InstanceState.TERMINATED
