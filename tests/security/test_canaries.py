@@ -56,7 +56,7 @@ CELLS = [
     "%dstack doctor",
     "%dstack ps -a",
     "%dstack doctor --rotate-key",
-    "from dstack_jupyter.backends.configured import configured\nconfigured().current()",
+    "from dstack_jupyter.backends.config.configured import configured\nconfigured().current()",
     "repr(configured().current().backends), configured().current().backends",
     "import json\njson.dumps(configured().current().backends, default=str)",
     "import pickle\npickle.dumps(configured().current().backends)",
