@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# Compiled modules stay out of the tree, but they are kept: a test starts many a process, and each would compile all of them anew.
-export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 # Processes that the tests run in, side by side: they wait more than they compute. One at a time: make test WORKERS=0.
 WORKERS ?= 4
 MACHINES ?= 2

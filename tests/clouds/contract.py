@@ -128,12 +128,23 @@ class Exchange:
         self.query_names = set(query)
 
 
+@cache
+def _strict_once() -> None:
+    """openapi-core makes a class of its own for each schema it looks at, always the same: more than half of a fake's time."""
+    from openapi_core.validation.schemas import factories
+
+    factories.build_forbid_unspecified_additional_properties_validator = cache(
+        factories.build_forbid_unspecified_additional_properties_validator
+    )
+
+
 class Contract:
     """``request`` and ``answer`` return what breaks the file, '' if nothing does."""
 
     def __init__(self, document: dict[str, Any], base: str) -> None:
         from openapi_core import Config, OpenAPI
 
+        _strict_once()
         self.document = document
         document["servers"] = [{"url": base}]
         config = Config(spec_validator_cls=None, additional_properties_default_policy="forbid")
