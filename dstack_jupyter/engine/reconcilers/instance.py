@@ -157,9 +157,7 @@ class InstanceReconciler:
                 told = await call(cloud.create, replace(order, resources=tuple(resources)))
         except BackendError as error:
             if not error.nothing_made:
-                await self._database.write(
-                    cloud_instances.say, instance.id, f"it is not known whether it was made: {words(error)}"
-                )
+                await self._database.write(cloud_instances.say, instance.id, f"it is not known whether it was made: {error.text}")
                 return None
             await self._database.write(cloud_instances.unasked, instance.id, rent.cloud.create_sent_at)
             return await self._refused(cloud, rent, error)
@@ -187,7 +185,7 @@ class InstanceReconciler:
                     if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
                         raise
                     await self._gone(
-                        cloud, rent, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
+                        cloud, rent, error.text, verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
                     )
                     return []
                 await self._database.write(cloud_instances.made, cloud.account_id, need, resource)
@@ -206,7 +204,7 @@ class InstanceReconciler:
                 if need.shared:
                     await self._database.write(cloud_instances.unmade, cloud.account_id, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
-        await self._gone(cloud, rent, words(error), verdict=verdict)
+        await self._gone(cloud, rent, error.text, verdict=verdict)
         return None
 
     async def _find(self, cloud: Cloud, rent: CloudInstance) -> None:
@@ -290,7 +288,7 @@ class InstanceReconciler:
         except Busy as error:
             log.info("%s: %s", rent.instance.identity, error.message)
         except (PermissionMissing, Refused, NotAtVendor) as error:
-            await self._let_go(rent, f"it is off, and what its job left cannot be read: {words(error)}")
+            await self._let_go(rent, f"it is off, and what its job left cannot be read: {error.text}")
             return None
         except (BackendUnreachable, BadCredentials, RateLimited):
             times.starting = asyncio.get_running_loop().time()  # it was not asked yet
@@ -306,7 +304,7 @@ class InstanceReconciler:
             if await self._vendors.call(cloud.account_id, cloud.terminate, rent.cloud.vendor, ends=True):
                 await self._database.write(cloud_instances.told, rent.instance.id)
         except Busy as error:
-            await self._database.write(cloud_instances.say, rent.instance.id, f"it cannot be ended yet: {words(error)}")
+            await self._database.write(cloud_instances.say, rent.instance.id, f"it cannot be ended yet: {error.text}")
         return None
 
     async def _gone(self, cloud: Cloud, rent: CloudInstance, why: str, *, verdict: str = "") -> None:
@@ -348,7 +346,7 @@ class InstanceReconciler:
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
         times.troubles += 1
-        await self._database.write(cloud_instances.say, key.id, words(error))
+        await self._database.write(cloud_instances.say, key.id, error.text)
         self._bus.publish_all()
         return Next(guard=TROUBLE[min(times.troubles, len(TROUBLE)) - 1])
 
@@ -357,7 +355,3 @@ class InstanceReconciler:
             self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()
-
-
-def words(error: BackendError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
