@@ -60,6 +60,11 @@ class DstackJupyterError(Exception):
         self.hint = hint
         self.request_id = request_id
 
+    @property
+    def text(self) -> str:
+        """What is wrong and how to mend it on one line, for messages that are stored or shown in a table."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
     def details(self) -> dict[str, Any]:
         """What a subclass carries beyond the envelope, as JSON. Called by whoever sends the error over a wire."""
         return {}

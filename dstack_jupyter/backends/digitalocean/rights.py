@@ -57,7 +57,7 @@ def rows(rest: Rest, permissions: tuple[Permission, ...], project_name: str | No
         login = row("log in", *_who(account), "everything")
     except BadCredentials as error:
         unasked = [row(each.name, "unknown", "the key is not known", each.purpose, each.level) for each in permissions]
-        return [row("log in", "missing", f"{error.message}; {error.hint}", "everything"), *unasked]
+        return [row("log in", "missing", error.text, "everything"), *unasked]
     except PermissionMissing:
         login = row("log in", "granted", "who it is, only the scope account:read would tell", "everything")
     found = [login]

@@ -227,7 +227,7 @@ class EngineHost:
                 except DstackJupyterError as error:
                     if isinstance(error, StoreUnavailable) and self._lease.displaced:
                         error.hint = f"let the process go on that stands still: `kill -CONT {self._lease.displaced}`"
-                    self._problem = f"{error.message}; {error.hint}" if error.hint else error.message
+                    self._problem = error.text
                     await engine.stop()
                     raise
                 self._problem = ""

@@ -199,7 +199,7 @@ class AttemptReconciler:
         try:
             await self._machine(instance).launch(await self._spec(attempt, run, instance, siblings, blocks))
         except ConfigurationError as error:
-            self._refused[key.id] = f"{error.message}; {error.hint}" if error.hint else error.message
+            self._refused[key.id] = error.text
             self._wake(key)
             return
         self._watch(key, instance)

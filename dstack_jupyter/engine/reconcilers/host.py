@@ -68,7 +68,7 @@ class HostReconciler:
             problem = "; ".join(hello.problems)
             await self._database.write(_note, row, hello, problem)
         except DstackJupyterError as error:
-            problem = f"{error.message}; {error.hint}" if error.hint else error.message
+            problem = error.text
             await self._database.write(_trouble, row.id, problem)
         after, _ = await self._database.read(hosts.load_host, key.id)
         if (after.state, after.message, after.offer_json) != before:

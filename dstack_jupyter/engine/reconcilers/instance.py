@@ -159,9 +159,7 @@ class InstanceReconciler:
                 told = await call(cloud.create, replace(order, resources=tuple(resources)))
         except BackendError as error:
             if not error.nothing_made:
-                await self._database.write(
-                    cloud_instances.say, instance.id, f"it is not known whether it was made: {words(error)}"
-                )
+                await self._database.write(cloud_instances.say, instance.id, f"it is not known whether it was made: {error.text}")
                 return None
             await self._database.write(cloud_instances.unasked, instance.id, machine.cloud.create_sent_at)
             return await self._refused(cloud, machine, error)
@@ -189,7 +187,7 @@ class InstanceReconciler:
                     if not error.nothing_made or isinstance(error, RateLimited | BackendUnreachable):
                         raise
                     await self._gone(
-                        cloud, machine, words(error), verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
+                        cloud, machine, error.text, verdict="account" if isinstance(error, (*ACCOUNT, Refused)) else "offer"
                     )
                     return []
                 await self._database.write(cloud_instances.made, cloud.account_id, need, resource)
@@ -208,7 +206,7 @@ class InstanceReconciler:
                 if need.shared:
                     await self._database.write(cloud_instances.unmade, cloud.account_id, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
-        await self._gone(cloud, machine, words(error), verdict=verdict)
+        await self._gone(cloud, machine, error.text, verdict=verdict)
         return None
 
     async def _find(self, cloud: Cloud, machine: CloudInstance) -> None:
@@ -294,7 +292,7 @@ class InstanceReconciler:
         except Busy as error:
             log.info("%s: %s", machine.instance.identity, error.message)
         except (PermissionMissing, Refused, NotAtVendor) as error:
-            await self._let_go(machine, f"it is off, and what its job left cannot be read: {words(error)}")
+            await self._let_go(machine, f"it is off, and what its job left cannot be read: {error.text}")
             return None
         except (BackendUnreachable, BadCredentials, RateLimited):
             times.starting = asyncio.get_running_loop().time()  # it was not asked yet
@@ -310,7 +308,7 @@ class InstanceReconciler:
             if await self._vendors.call(cloud.account_id, cloud.terminate, machine.cloud.vendor, ends=True):
                 await self._database.write(cloud_instances.told, machine.instance.id)
         except Busy as error:
-            await self._database.write(cloud_instances.say, machine.instance.id, f"it cannot be ended yet: {words(error)}")
+            await self._database.write(cloud_instances.say, machine.instance.id, f"it cannot be ended yet: {error.text}")
         return None
 
     async def _gone(self, cloud: Cloud, machine: CloudInstance, why: str, *, verdict: str = "") -> None:
@@ -352,7 +350,7 @@ class InstanceReconciler:
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
         times.troubles += 1
-        await self._database.write(cloud_instances.say, key.id, words(error))
+        await self._database.write(cloud_instances.say, key.id, error.text)
         self._bus.publish_all()
         return Next(guard=TROUBLE[min(times.troubles, len(TROUBLE)) - 1])
 
@@ -361,7 +359,3 @@ class InstanceReconciler:
             self._wake(Key(kind, id))
         self._bus.publish_events()
         self._bus.publish_all()
-
-
-def words(error: BackendError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message

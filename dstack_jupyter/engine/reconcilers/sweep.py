@@ -89,7 +89,7 @@ class Sweeps:
     async def _trouble(self, account_id: str, error: BackendError) -> Next:
         """Nothing is concluded from a list that failed (R12)."""
         times = self._troubles[account_id] = self._troubles.get(account_id, 0) + 1
-        await self._database.write(accounts.failed, account_id, problem(error))
+        await self._database.write(accounts.failed, account_id, error.text)
         if isinstance(error, BackendNotAvailable):
             return Next(guard=SELDOM)
         wait = max(1.0, error.delay) if isinstance(error, RateLimited) else TROUBLE[min(times, len(TROUBLE)) - 1]
@@ -184,7 +184,3 @@ def interval(state: accounts.State) -> float:
         return SOON
     late = state.asked is not None and state.asked < SELDOM
     return EVERY if state.renting or state.orphans or late else SELDOM
-
-
-def problem(error: BackendError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message

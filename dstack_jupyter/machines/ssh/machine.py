@@ -118,7 +118,7 @@ class SSHMachine:
             if isinstance(error, Unreachable):
                 del self._refused[attempt_id]
                 raise error
-            return JobReport(started=False, refused=f"{error.message}; {error.hint}" if error.hint else error.message)
+            return JobReport(started=False, refused=error.text)
         line, data = await self.host.ask(f"look {attempt_id} {offset} {limit}")
         head, _, dropped = line.partition(" | ")
         started, live, _, *exit_words = head.split()
