@@ -53,13 +53,13 @@ class HostFacts:
 
 def parse_nvidia_smi(text: str) -> list[GPUFacts]:
     """Output of ``nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`` (MiB)."""
-    found = []
+    gpus = []
     for row in csv.reader(io.StringIO(text), skipinitialspace=True):
         if len(row) == 2:
             name, reported = short_name(row[0]), row[1].strip()
             memory = sold_memory(name, int(reported) / 1024) if reported.isdigit() else 0.0
-            found.append(GPUFacts("nvidia", name, memory))
-    return found
+            gpus.append(GPUFacts("nvidia", name, memory))
+    return gpus
 
 
 def parse_utilization(text: str) -> list[int]:
@@ -76,13 +76,13 @@ def parse_amd_smi(text: str) -> list[GPUFacts]:
     cards = data.get("gpu_data") if isinstance(data, dict) else data
     if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
         raise ValueError("expected a list of GPUs")
-    found = []
+    gpus = []
     for card in cards:
         product = str(_inner(card, "asic", "market_name") or "AMD GPU")
         size = _inner(card, "vram", "size")
         megabytes = str(size.get("value") if isinstance(size, dict) else size).removesuffix("MB").strip()
-        found += _amd(product, int(megabytes) / 1024 if megabytes.isdigit() else 0.0)
-    return found
+        gpus += _amd(product, int(megabytes) / 1024 if megabytes.isdigit() else 0.0)
+    return gpus
 
 
 def parse_rocm_smi(text: str) -> list[GPUFacts]:
@@ -93,24 +93,24 @@ def parse_rocm_smi(text: str) -> list[GPUFacts]:
     data: Any = json.loads(text)
     if not isinstance(data, dict):
         raise TypeError("expected an object of cards")
-    found = []
+    gpus = []
     numbered = [(int(name[4:]), card) for name, card in data.items() if re.fullmatch(r"card\d+", name)]
     for _, card in sorted(numbered, key=lambda item: item[0]):
         total = str(_inner(card, "VRAM Total Memory (B)"))
         product = _inner(card, "Card Series") or _inner(card, "Card series") or "AMD GPU"
-        found += _amd(str(product), int(total) / GB if total.isdigit() else 0.0)
-    return found
+        gpus += _amd(str(product), int(total) / GB if total.isdigit() else 0.0)
+    return gpus
 
 
 def parse_hl_smi(text: str) -> list[GPUFacts]:
     """Output of ``hl-smi -Q index,name,memory.total -f csv,noheader``: ``0, HL-225, 98304 MiB`` a line (Intel Gaudi)."""
-    found = []
+    gpus = []
     for row in csv.reader(io.StringIO(text), skipinitialspace=True):
         if len(row) == 3 and row[0].strip().isdigit():
             name = GAUDI.get(row[1].strip().upper()[:5], "Gaudi")
             size = row[2].strip().removesuffix("MiB").strip()
-            found.append(GPUFacts("intel", name, sold_memory(name, int(size) / 1024) if size.isdigit() else 0.0))
-    return found
+            gpus.append(GPUFacts("intel", name, sold_memory(name, int(size) / 1024) if size.isdigit() else 0.0))
+    return gpus
 
 
 GAUDI = {"HL-20": "Gaudi", "HL-22": "Gaudi2", "HL-32": "Gaudi3", "HL-33": "Gaudi3"}
@@ -128,12 +128,12 @@ def parse_tt_smi(text: str) -> list[GPUFacts]:
     devices = _inner(data, "device_info")
     if not isinstance(devices, list):
         raise TypeError("expected device_info")
-    found = []
+    gpus = []
     for device in devices:
         words = str(_inner(device, "board_info", "board_type") or "").lower().split()
         if words and not (len(words) > 1 and words[1] == "r"):
-            found.append(GPUFacts("tenstorrent", words[0], TENSTORRENT.get(words[0].rstrip("abc"), 0.0)))
-    return found
+            gpus.append(GPUFacts("tenstorrent", words[0], TENSTORRENT.get(words[0].rstrip("abc"), 0.0)))
+    return gpus
 
 
 def _inner(value: Any, *keys: str) -> Any:
@@ -194,14 +194,14 @@ def run_tool(*command: str, timeout: float = TOOL_TIMEOUT) -> tuple[str, str]:
     except OSError as error:
         return "", f"{command[0]} cannot be run: {error.strerror}"
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0][:200]
-        return "", f"{command[0]} failed with exit code {done.returncode}: {said}"
+        complaint = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0][:200]
+        return "", f"{command[0]} failed with exit code {done.returncode}: {complaint}"
     return done.stdout, ""
 
 
 def gpus_of_tools() -> tuple[list[GPUFacts], list[str]]:
     """(GPUs that the installed tools report, NVIDIA's first; notes on tools that failed)."""
-    found: list[GPUFacts] = []
+    gpus: list[GPUFacts] = []
     notes: list[str] = []
 
     def ask(parse: Callable[[str], list[GPUFacts]], *command: str) -> bool:
@@ -210,14 +210,14 @@ def gpus_of_tools() -> tuple[list[GPUFacts], list[str]]:
             cards = parse(output) if output else []
         except (TypeError, ValueError):
             cards, note = [], f"{command[0]} answered in a form that is not known"
-        found.extend(cards)
+        gpus.extend(cards)
         notes.extend([note] if note else [])
         return bool(cards)
 
     ask(parse_nvidia_smi, "nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
     if not ask(parse_amd_smi, "amd-smi", "static", "--asic", "--vram", "--json"):
         ask(parse_rocm_smi, "rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
-    return found, notes
+    return gpus, notes
 
 
 def local_facts(folder: Path) -> HostFacts:

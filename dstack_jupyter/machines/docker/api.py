@@ -152,10 +152,10 @@ def _check(status: int, content: bytes) -> None:
 
 
 def _progress(line: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(line)
-    if "error" in found:
-        raise DockerError(500, str(found["error"]))
-    return found
+    progress: dict[str, Any] = json.loads(line)
+    if "error" in progress:
+        raise DockerError(500, str(progress["error"]))
+    return progress
 
 
 def _quoted(text: str) -> str:

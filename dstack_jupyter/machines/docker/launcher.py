@@ -68,8 +68,8 @@ class DockerLauncher:
 
             words = [*words, spec.shell, "-c", job_folder.command_script(spec.commands)]
         elif not spec.commands:
-            said = image.get("Config") or {}
-            words = words or [*(said.get("Entrypoint") or []), *(said.get("Cmd") or [])]
+            config = image.get("Config") or {}
+            words = words or [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
             if not words:
                 raise ConfigurationError(f"image {container.image} says nothing to run", hint="give commands")
         extra = {"image": container.image + "\n"}
@@ -81,8 +81,8 @@ class DockerLauncher:
     async def _image(self, docker: Docker, attempt_id: str, container: Container) -> dict[str, Any]:
         path = f"/images/{quote(container.image, safe='/:@')}/json"
         try:
-            found: dict[str, Any] = await docker.call("GET", path)
-            return found
+            details: dict[str, Any] = await docker.call("GET", path)
+            return details
         except DockerError as error:
             if error.http_status != 404:
                 raise
@@ -131,8 +131,8 @@ class DockerLauncher:
             return None
         async with self._docker(hello) as docker:
             try:
-                found: dict[str, Any] = await docker.call("GET", f"/containers/{name_of(attempt_id)}/json")
-                return found
+                details: dict[str, Any] = await docker.call("GET", f"/containers/{name_of(attempt_id)}/json")
+                return details
             except DockerError as error:
                 if error.http_status == 404:
                     return None
@@ -140,10 +140,10 @@ class DockerLauncher:
 
     async def lost(self, attempt_id: str, hello: Hello) -> str | None:
         """Why a job without a living supervisor is lost; None if its container runs after all, '' if it has none."""
-        found = await self._inspect(attempt_id, hello)
-        if found is None:
+        details = await self._inspect(attempt_id, hello)
+        if details is None:
             return ""
-        state = found["State"]
+        state = details["State"]
         if state.get("Running"):
             await self._note_pid(attempt_id, int(state.get("Pid") or 0))
             return None
@@ -156,8 +156,8 @@ class DockerLauncher:
 
     async def signal(self, attempt_id: str, number: str, hello: Hello) -> bool:
         """Signal the supervisor of a running container; False where there is none."""
-        found = await self._inspect(attempt_id, hello)
-        if found is None or not found["State"].get("Running"):
+        details = await self._inspect(attempt_id, hello)
+        if details is None or not details["State"].get("Running"):
             return False
         async with self._docker(hello) as docker:
             try:
@@ -167,8 +167,8 @@ class DockerLauncher:
         return True
 
     async def ports(self, attempt_id: str, hello: Hello) -> dict[int, int]:
-        found = await self._inspect(attempt_id, hello)
-        published = ((found or {}).get("NetworkSettings") or {}).get("Ports") or {}
+        details = await self._inspect(attempt_id, hello)
+        published = ((details or {}).get("NetworkSettings") or {}).get("Ports") or {}
         return {int(inner.partition("/")[0]): int(outer[0]["HostPort"]) for inner, outer in published.items() if outer}
 
     async def remove(self, attempt_id: str, hello: Hello) -> None:

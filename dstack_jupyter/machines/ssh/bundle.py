@@ -34,7 +34,7 @@ def texts(spec: JobSpec, folder: str, work: str, env: dict[str, str]) -> dict[st
     working_dir = spec.working_dir if os.path.isabs(spec.working_dir) else os.path.join(work, spec.working_dir).rstrip("/")
     # In the job's own session, so that what it starts ends with the job.
     prepare = f'folder={shlex.quote(folder)}\n. "$folder/prepare.sh"\n' if spec.prepare else ""
-    found = {
+    contents = {
         "env.sh": job_folder.env_script({**env, **spec.env, "DSTACK_WORKING_DIR": working_dir}),
         "commands": job_folder.commands_file(prepare + job_folder.command_script(spec.commands)),
         "job.sh": job_folder.supervisor_script(),
@@ -42,8 +42,8 @@ def texts(spec: JobSpec, folder: str, work: str, env: dict[str, str]) -> dict[st
         **spec.files,
     }
     if spec.prepare:
-        found["prepare.sh"] = spec.prepare
-    return found
+        contents["prepare.sh"] = spec.prepare
+    return contents
 
 
 async def stream(files: dict[str, str], archives: list[Path]) -> AsyncIterator[bytes]:

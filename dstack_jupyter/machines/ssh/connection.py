@@ -70,10 +70,10 @@ def _usable_key(file: str) -> Path:
     """The file of a private key. Raises ConfigurationError for one that is absent or that others can read (D10)."""
     path = Path(file).expanduser()
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise ConfigurationError(f"the key {path} cannot be read: {error.strerror}", hint="check identity_file") from None
-    if stat.S_IMODE(found.st_mode) & 0o077 and found.st_uid == os.getuid():
+    if stat.S_IMODE(status.st_mode) & 0o077 and status.st_uid == os.getuid():
         raise ConfigurationError(f"others can read the private key {path}", hint=f"chmod 600 {shlex.quote(str(path))}")
     return path
 
@@ -93,9 +93,9 @@ class Connections:
         Raises Unreachable, HostKeyChanged (nothing was sent), ConfigurationError (the key).
         """
         async with self._locks.setdefault(address, asyncio.Lock()):
-            found = self._open.get(address)
-            if found is not None and not found.is_closed():
-                return found
+            connection = self._open.get(address)
+            if connection is not None and not connection.is_closed():
+                return connection
             tunnel = await self.get(address.proxy) if address.proxy else None
             self._open[address] = await self._connect(address, tunnel)
             return self._open[address]
@@ -158,9 +158,9 @@ class Connections:
 
     async def forget(self, address: Address) -> None:
         """Close a connection; the next ``get`` makes a new one."""
-        found = self._open.pop(address, None)
-        if found is not None:
-            found.abort()
+        connection = self._open.pop(address, None)
+        if connection is not None:
+            connection.abort()
 
     async def close(self) -> None:
         for connection in self._open.values():

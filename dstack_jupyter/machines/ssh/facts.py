@@ -117,17 +117,17 @@ def _docker_problem(values: dict[str, str]) -> str:
 
 
 def _gpus(tools: dict[str, tuple[str, int]]) -> tuple[list[GPUFacts], list[str]]:
-    found: list[GPUFacts] = []
+    gpus: list[GPUFacts] = []
     notes: list[str] = []
     for name, (output, code) in tools.items():
-        if name == "rocm-smi" and any(gpu.vendor == "amd" for gpu in found):
+        if name == "rocm-smi" and any(gpu.vendor == "amd" for gpu in gpus):
             continue
         if code:
-            said = next((line for line in output.splitlines() if line.strip()), "")[:200]
-            notes.append(f"{name} did not answer in 10 s" if code == 124 else f"{name} failed with exit code {code}: {said}")
+            complaint = next((line for line in output.splitlines() if line.strip()), "")[:200]
+            notes.append(f"{name} did not answer in 10 s" if code == 124 else f"{name} failed with exit code {code}: {complaint}")
             continue
         try:
-            found += PARSERS[name](output)
+            gpus += PARSERS[name](output)
         except (KeyError, TypeError, ValueError):
             notes.append(f"{name} answered in a form that is not known")
-    return found, notes
+    return gpus, notes

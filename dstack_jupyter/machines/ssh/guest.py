@@ -55,6 +55,6 @@ class Guest:
         root = self._host.address.user == "root"
         code, output, errors = await self._host.run(shell(text) if root else shell('sudo -n sh -c "$1"', text))
         if code:
-            said = (errors.strip() or f"exit code {code}").splitlines()[-1]
-            raise Unreachable(f"{self._host.address.hostname}: {said}")
+            complaint = (errors.strip() or f"exit code {code}").splitlines()[-1]
+            raise Unreachable(f"{self._host.address.hostname}: {complaint}")
         return output

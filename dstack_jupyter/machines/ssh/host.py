@@ -84,9 +84,9 @@ class Host:
     async def session(self) -> Session:
         """The living session, made if there is none. Raises Unreachable, HostKeyChanged, ConfigurationError."""
         async with self._opening:
-            found = self._session
-            if found is not None and not found.connection.is_closed():
-                return found
+            living = self._session
+            if living is not None and not living.connection.is_closed():
+                return living
             connection = await self._connections.get(self.address)
             self._session = await self._open(connection)
             self.boot = self._session.hello.boot
@@ -99,17 +99,17 @@ class Host:
         hello = await self._greet(connection)
         try:
             serve = await connection.create_process(command("serve.sh", hello.root, int(hello.dd)), encoding=None)
-            told = await connection.create_process(command("watch.sh", hello.root, int(hello.naps)), encoding=None)
+            watcher = await connection.create_process(command("watch.sh", hello.root, int(hello.naps)), encoding=None)
             await asyncio.wait_for(begun(serve.stdout), ANSWER)
         except (OSError, asyncssh.Error, asyncio.IncompleteReadError, TimeoutError) as error:
             raise Unreachable(f"{self.address.hostname}: the link broke: {error}") from error
-        return Session(connection, hello, serve, asyncio.get_running_loop().create_task(self._listen(told)))
+        return Session(connection, hello, serve, asyncio.get_running_loop().create_task(self._listen(watcher)))
 
     async def _greet(self, connection: asyncssh.SSHClientConnection) -> Hello:
         code, output, errors = await self._run(connection, command("hello.sh"))
         if code:
-            said = errors.strip().partition("\n")[0]
-            raise Unreachable(f"{self.address.hostname} cannot be used: {said or f'exit code {code}'}")
+            complaint = errors.strip().partition("\n")[0]
+            raise Unreachable(f"{self.address.hostname} cannot be used: {complaint or f'exit code {code}'}")
         self._greeted = time.monotonic()
         hello = parse_hello(output)
         return replace(hello, clock_ahead=hello.time - time.time()) if hello.time else hello
@@ -121,8 +121,8 @@ class Host:
     async def _run(self, connection: asyncssh.SSHClientConnection, line: str) -> tuple[int, str, str]:
         async with self._channels:
             code, output, errors = await run(connection, line)
-        _, _, said = output.decode("utf-8", "replace").partition(f"{BEGINS}\n")
-        return code, said, errors.decode("utf-8", "replace")
+        _, _, answer = output.decode("utf-8", "replace").partition(f"{BEGINS}\n")
+        return code, answer, errors.decode("utf-8", "replace")
 
     async def look_around(self) -> Hello:
         """Facts of the host, asked again where something was missing or the answer is old. Raises Unreachable."""
@@ -132,12 +132,12 @@ class Host:
             session.hello = await self._greet(session.connection)
         return session.hello
 
-    async def _listen(self, told: Any) -> None:
+    async def _listen(self, watcher: Any) -> None:
         """Pass on what the watcher tells; when it falls silent, drop the connection and come back."""
         import asyncssh
 
         try:
-            while line := await asyncio.wait_for(told.stdout.readline(), QUIET):
+            while line := await asyncio.wait_for(watcher.stdout.readline(), QUIET):
                 name = line.decode("ascii", "replace").strip()
                 self.tell(name)
         except (OSError, asyncssh.Error, TimeoutError):
@@ -220,14 +220,14 @@ class Host:
         if code == 0:
             return bytes(output or b"").decode("utf-8", "replace")
         complaints = bytes(errors or b"").decode("utf-8", "replace").strip()
-        said = (complaints or f"exit code {code}").splitlines()[-1]
+        complaint = (complaints or f"exit code {code}").splitlines()[-1]
         if "No space left" in complaints or "quota" in complaints.lower():
             raise StorageFull(
                 f"the disk of {self.address.hostname} is full", hint="free some space; the run starts by itself then"
             )
         if code in (74, 75, 76):
-            raise ConfigurationError(f"{self.address.hostname}: {said}")
-        raise Unreachable(f"{self.address.hostname}: {said}")
+            raise ConfigurationError(f"{self.address.hostname}: {complaint}")
+        raise Unreachable(f"{self.address.hostname}: {complaint}")
 
     async def receive(self, line: str) -> AsyncIterator[bytes]:
         """The output of a command, piece by piece. Raises NotFound, ConfigurationError by its exit code, Unreachable."""

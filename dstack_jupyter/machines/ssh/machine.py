@@ -50,17 +50,17 @@ class SSHMachine:
         ``gone`` tells of another instance of this installation whether it was given back: what it left is taken away. Raises
         Conflict with the owner's name where the host is another's, or where ``instance`` itself was given back before.
         """
-        said, owner, fleet, who, holder = await self._claim("claim", instance)
-        if said == "theirs" and owner == self._installation and await gone(holder):
+        verdict, owner, fleet, who, holder = await self._claim("claim", instance)
+        if verdict == "theirs" and owner == self._installation and await gone(holder):
             await self.unclaim(holder)
-            said, owner, fleet, who, _ = await self._claim("claim", instance)
-        if said == "theirs":
+            verdict, owner, fleet, who, _ = await self._claim("claim", instance)
+        if verdict == "theirs":
             whose = f"fleet {fleet}" + ("" if owner == self._installation else f" of installation {owner} ({who})")
             raise Conflict(
                 f"{self.host.address.hostname} belongs to {whose}",
                 hint=f"delete that fleet there first; if it is gone for good, remove {CLAIM} on the host",
             )
-        if said == "late":
+        if verdict == "late":
             raise Conflict(f"{self.host.address.hostname} was given back", hint="apply the fleet again to use it")
 
     async def unclaim(self, instance: str) -> None:
