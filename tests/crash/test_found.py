@@ -11,7 +11,7 @@ from dstack_jupyter.engine.reconcilers.host import internal_ip
 from dstack_jupyter.engine.store import hosts, moves, runs, work
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.rows import InstanceData
-from dstack_jupyter.engine.store.schema import attempts, bookings
+from dstack_jupyter.engine.store.schema import attempts, bookings, instances
 from dstack_jupyter.engine.store.schema import runs as runs_table
 from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.states import AttemptState, Reason, RunState
@@ -49,6 +49,11 @@ async def rows(database: Database, table: Any) -> list[Any]:
     return await database.read(lambda connection: connection.execute(table.select()).all())
 
 
+async def offered(database: Database) -> OfferView:
+    (host,) = await rows(database, instances)
+    return OfferView(**OFFER, instance_id=host.id)
+
+
 async def test_a_run_that_was_stopped_between_two_tries_is_work_for_the_next_engine(database: Database) -> None:
     new = submission(retry={"on_events": ["no-capacity"], "duration": "1h"})
     await database.write(runs.submit, new)
@@ -66,7 +71,7 @@ async def test_nothing_is_booked_for_an_attempt_that_ended_meanwhile(database: D
     _, run, _, _ = await database.read(moves.load_fleet, new.fleet_id)
     # The fleet reconciler has read the run; then it is stopped and its attempt ends.
     await database.write(runs.ask_to_end, new.run_id, "ada", False)
-    await database.write(intents.book, run, new.attempt_ids, [OfferView(**OFFER)])
+    await database.write(intents.book, run, new.attempt_ids, [await offered(database)])
     assert await rows(database, bookings) == []
 
 
@@ -75,7 +80,7 @@ async def test_who_waits_is_booked(database: Database) -> None:
     new = submission()
     await database.write(runs.submit, new)
     _, run, _, _ = await database.read(moves.load_fleet, new.fleet_id)
-    await database.write(intents.book, run, new.attempt_ids, [OfferView(**OFFER)])
+    await database.write(intents.book, run, new.attempt_ids, [await offered(database)])
     assert [row.attempt_id for row in await rows(database, bookings)] == new.attempt_ids
 
 

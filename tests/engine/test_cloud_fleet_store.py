@@ -86,8 +86,10 @@ async def one(database: Database, table: Any, **values: Any) -> Any:
 
 
 async def book(database: Database, run: Any, attempts: list[str]) -> bool:
+    made = await database.read(lambda connection: connection.execute(select(instances.c.id)).scalars().all())
+    offers = [IDLE.model_copy(update={"origin": "fleet", "instance_id": each}) for each in made]
     try:
-        await database.write(intents.book, run, attempts, [IDLE])
+        await database.write(intents.book, run, attempts, offers)
     except NoCapacity:
         return False
     return True
