@@ -213,13 +213,13 @@ class Engine:
         if Key("fleet", fleet_id) in keys:
             self._open.add(fleet_id)
 
-    def _taken(self, found: Sequence[work.Work]) -> None:
+    def _taken(self, todo: Sequence[work.Work]) -> None:
         """We act for these from now on."""
-        for each in found:
+        for each in todo:
             if each.kind == "fleet":
                 self._open.add(each.id)
             self._queue.add(Key(each.kind, each.id))
-        self._problems.recall([each.id for each in found if each.kind == "attempt"], self._queue.add)
+        self._problems.recall([each.id for each in todo if each.kind == "attempt"], self._queue.add)
 
     def _dropped(self, fleet_id: str, keys: Sequence[Key]) -> None:
         """Another engine acts for a fleet now: nothing of it is looked at or held open here."""
@@ -263,9 +263,9 @@ class Engine:
     async def _reconcile(self, key: Key) -> Next:
         """Every call of a reconciler, under the fence of what it is for; a key of another engine's is told, not handled."""
         if key.kind in OWN:
-            found = await self._reconcilers[key.kind](key)
+            after = await self._reconcilers[key.kind](key)
             await self._problems.clear(key)
-            return found
+            return after
         fence = await self._leases.of(key)
         if fence is None:
             if key not in self._told:
@@ -273,9 +273,9 @@ class Engine:
             self._told.discard(key)
             return Next()
         self._told.discard(key)
-        mark = acting.set(fence)
+        token = acting.set(fence)
         try:
-            found = await self._reconcilers[key.kind](key)
+            after = await self._reconcilers[key.kind](key)
             await self._problems.clear(key)
         except LostLease:
             self._leases.lose(fence)
@@ -284,8 +284,8 @@ class Engine:
             await self._problems.keep(key, error)
             raise
         finally:
-            acting.reset(mark)
-        return found
+            acting.reset(token)
+        return after
 
     async def _spec(
         self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, siblings: Siblings, blocks: list[int]

@@ -73,8 +73,8 @@ class Archives:
 
 
 def _chunk(connection: Connection, sha256: str, number: int) -> bytes | None:
-    found: Any = connection.execute(CHUNK, {"sha256": sha256, "number": number}).scalar()
-    return None if found is None else bytes(found)
+    chunk: Any = connection.execute(CHUNK, {"sha256": sha256, "number": number}).scalar()
+    return None if chunk is None else bytes(chunk)
 
 
 def _put(connection: Connection, sha256: str, path: Path) -> None:

@@ -16,8 +16,8 @@ def traits_of(backend: str, project: str = "main") -> Traits | None:
     if backend in OWN_MACHINES:
         return None
     try:
-        found = registry.load(backend)
-        return found.cloud(project).traits if isinstance(found, Clouds) else None
+        loaded = registry.load(backend)
+        return loaded.cloud(project).traits if isinstance(loaded, Clouds) else None
     except (BackendError, NotFound):
         return None
 

@@ -76,11 +76,11 @@ def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Mis
 
     wanted = Requirements.of_fleet(fleet)
     for wait in (0.0, FIRST_ANSWER):
-        found = collect(wanted, {"ssh": {name: [] for name in COLUMNS}}, seconds=wait)
-        offers = [offer for offer in found.rows.views() if not offer.is_own]
-        if offers or not found.pending:
+        collected = collect(wanted, {"ssh": {name: [] for name in COLUMNS}}, seconds=wait)
+        offers = [offer for offer in collected.rows.views() if not offer.is_own]
+        if offers or not collected.pending:
             break
-    return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN_MACHINES]
+    return sorted(offers, key=_later), [line for line in collected.missing if line.backend not in OWN_MACHINES]
 
 
 Columns = dict[str, dict[str, list[Any]]]
@@ -101,11 +101,11 @@ def find(
 
     wanted = Requirements.of_task(task)
     for wait in (0.0, FIRST_ANSWER):
-        found = collect(wanted, known, idle, seconds=wait)
-        offers, refused = _usable(task, found.rows.views(), grows)
-        if offers or not found.pending:
+        collected = collect(wanted, known, idle, seconds=wait)
+        offers, refused = _usable(task, collected.rows.views(), grows)
+        if offers or not collected.pending:
             break
-    return sorted(offers, key=_later), refused + found.missing
+    return sorted(offers, key=_later), refused + collected.missing
 
 
 def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | None) -> tuple[list[OfferView], list[Missing]]:
@@ -147,17 +147,17 @@ def _why_not_rented(task: AnyRun) -> str:
 
 
 def _hosts(backend: str) -> Hosts:
-    found = registry.load(backend)
-    if not isinstance(found, Hosts):
+    loaded = registry.load(backend)
+    if not isinstance(loaded, Hosts):
         raise BackendNotAvailable(f"{backend} has no machines that are there already")
-    return found
+    return loaded
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
     by_backend: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_backend.setdefault(row["backend"], []).append(row)
-    return {backend: tabulated(found) for backend, found in by_backend.items()}
+    return {backend: tabulated(of_backend) for backend, of_backend in by_backend.items()}
 
 
 class Provisioning:

@@ -99,12 +99,12 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
     for row in rows:
         if len(free[row.id]) >= wanted[row.id]:
             by_fleet.setdefault(row.fleet_id, []).append(row)
-    for found in by_fleet.values():
+    for candidates in by_fleet.values():
         # The fullest that still has room: big jobs keep finding whole hosts.
-        found.sort(key=lambda row: (_price(row), len(free[row.id])))
-    for found in sorted(by_fleet.values(), key=lambda found: sum(map(_price, found[: len(attempt_ids)]))):
-        if len(found) >= len(attempt_ids):
-            chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
+        candidates.sort(key=lambda row: (_price(row), len(free[row.id])))
+    for candidates in sorted(by_fleet.values(), key=lambda candidates: sum(map(_price, candidates[: len(attempt_ids)]))):
+        if len(candidates) >= len(attempt_ids):
+            chosen = sorted(candidates[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
             wishes = [
                 bookings.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)
             ]
@@ -115,6 +115,6 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
     if not rows:
         raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")
     if len(attempt_ids) > 1:
-        most = max((len(found) for found in by_fleet.values()), default=0)
+        most = max((len(candidates) for candidates in by_fleet.values()), default=0)
         raise NoCapacity(f"ssh: {len(attempt_ids)} free hosts of one fleet are needed, {most} of {len(rows)} are free")
     raise NoCapacity(f"ssh: all {len(rows)} hosts that fit are busy")

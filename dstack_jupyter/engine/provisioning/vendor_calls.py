@@ -109,10 +109,10 @@ class Vendors:
 
     def cloud(self, backend: str, project: str) -> Cloud:
         """The account of a project. Calls nobody. Raises BackendNotAvailable where there is no entry."""
-        found = registry.load(backend)
-        if not isinstance(found, Clouds):
+        loaded = registry.load(backend)
+        if not isinstance(loaded, Clouds):
             raise BackendNotAvailable(f"{backend} rents no machines")
-        return found.cloud(project)
+        return loaded.cloud(project)
 
     async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
         """A vendor's call in the pool of its account (``Cloud.account_id``). ``ends``: it ends something, and goes first."""
@@ -142,10 +142,10 @@ class Vendors:
         account.told[identity] = changed
         while account.asked[0] <= now - AGE:
             account.asked.popleft()
-        found = await self._seen(cloud, account, identity, data, now)
-        if found is None:
+        seen = await self._seen(cloud, account, identity, data, now)
+        if seen is None:
             account.told.pop(identity, None)
-        return found
+        return seen
 
     async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
         if len(account.asked) < MANY:
@@ -161,12 +161,12 @@ class Vendors:
 
     async def _list(self, cloud: Cloud, account: _Watched, began: float) -> None:
         try:
-            found: dict[str, list[Instance]] = {}
+            listed: dict[str, list[Instance]] = {}
             for each in await self.call(cloud.account_id, cloud.list_all, self._installation):
-                found.setdefault(each.identity, []).append(each)
-            known, account.found, account.began = account.found, found, began
+                listed.setdefault(each.identity, []).append(each)
+            known, account.found, account.began = account.found, listed, began
             for identity in known.keys() & account.told.keys():
-                if found.get(identity) != known[identity]:
+                if listed.get(identity) != known[identity]:
                     account.told[identity]()
         finally:
             account.listing = None

@@ -36,37 +36,37 @@ class CloudFleetReconciler(FleetHandler):
     async def reconcile(self, key: Key) -> Next:
         """Store one step after the other until there is nothing to do but wait."""
         while True:
-            found = await self._database.read(store.load, key.id)
-            if found.fleet.kind != "cloud" or found.fleet.state == FleetState.TERMINATED:
+            loaded = await self._database.read(store.load, key.id)
+            if loaded.fleet.kind != "cloud" or loaded.fleet.state == FleetState.TERMINATED:
                 return Next()
-            self._tell(found)
-            fleet = FleetConfiguration.model_validate(found.fleet.configuration)
-            machines = [machine_now(each, found.now) for each in found.machines]
-            match steps.next_step(machines, size_of(fleet), deleted=found.fleet.state != FleetState.ACTIVE):
+            self._tell(loaded)
+            fleet = FleetConfiguration.model_validate(loaded.fleet.configuration)
+            machines = [machine_now(each, loaded.now) for each in loaded.machines]
+            match steps.next_step(machines, size_of(fleet), deleted=loaded.fleet.state != FleetState.ACTIVE):
                 case steps.Want():
-                    if not await self._want(found, fleet):
+                    if not await self._want(loaded, fleet):
                         return Next(guard=AGAIN)
                 case steps.Release(instance_id, why):
                     await self._let_go(instance_id, why)
                 case steps.Wait(seconds):
-                    if found.fleet.message:
-                        await self._database.write(store.say, found.fleet, "")
+                    if loaded.fleet.message:
+                        await self._database.write(store.say, loaded.fleet, "")
                         self._bus.publish_all()
                     return Next() if seconds is None else Next(guard=max(0.05, seconds))
                 case steps.Close():
-                    await self._database.write(store.close, found.fleet)
+                    await self._database.write(store.close, loaded.fleet)
                     self._idle.pop(key.id, None)
                     self._bus.publish_events()
                     self._bus.publish_all()
                     self._closed(key.id)
                     return Next()
 
-    def _tell(self, found: store.Loaded) -> None:
+    def _tell(self, loaded: store.Loaded) -> None:
         idle = frozenset(
-            each.instance.id for each in found.machines if each.instance.state == InstanceState.IDLE and not each.taken
+            each.instance.id for each in loaded.machines if each.instance.state == InstanceState.IDLE and not each.taken
         )
-        if idle != self._idle.get(found.fleet.id, frozenset()):
-            self._idle[found.fleet.id] = idle
+        if idle != self._idle.get(loaded.fleet.id, frozenset()):
+            self._idle[loaded.fleet.id] = idle
             self._hosts_changed()
 
     async def _let_go(self, instance_id: str, why: str, *, spared: bool = True) -> None:
@@ -75,33 +75,33 @@ class CloudFleetReconciler(FleetHandler):
         self._wake(Key("instance", instance_id))
         self._bus.publish_events()
 
-    async def _want(self, found: store.Loaded, fleet: FleetConfiguration) -> bool:
+    async def _want(self, loaded: store.Loaded, fleet: FleetConfiguration) -> bool:
         """Store the intent of one more machine, of the next offer; False where none can be had for now."""
         offers, missing = await self._provisioning.fleet_offers(fleet)
-        tries = [_tried(each) for each in found.machines if each.instance.state not in INSTANCE_ENDING or _failed(each.instance)]
+        tries = [_tried(each) for each in loaded.machines if each.instance.state not in INSTANCE_ENDING or _failed(each.instance)]
         choice = chosen(offers, tries, fleet)
         if choice.release:
-            for each in found.machines:
+            for each in loaded.machines:
                 if each.instance.state not in INSTANCE_ENDING:
                     await self._let_go(each.instance.id, choice.release, spared=False)
             return True
         if choice.offer is None:
             reasons = [f"{line.backend}: {line.reason}" for line in missing if line.reason != NOT_AVAILABLE_YET]
             why = nothing_left([each for each in tries if not each.alive], reasons)
-            if why != found.fleet.message:
-                await self._database.write(store.say, found.fleet, why)
+            if why != loaded.fleet.message:
+                await self._database.write(store.say, loaded.fleet, why)
                 self._bus.publish_events()
                 self._bus.publish_all()
             return False
         instance_id = new_id()
         name = identity(self._installation, instance_id)
         offer = choice.offer
-        guard = guard_of_fleet(fleet, offer, found.fleet.project)
+        guard = guard_of_fleet(fleet, offer, loaded.fleet.project)
 
         def write(connection: Any) -> bool:
             return store.want(
                 connection,
-                found.fleet,
+                loaded.fleet,
                 instance_id=instance_id,
                 identity=name,
                 offer=offer,

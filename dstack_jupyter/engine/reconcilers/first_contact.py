@@ -57,9 +57,9 @@ class Meeting:
         guest = self._machines.guest(instance)
         if data.next_key and data.host_key == self._maker.host_key(instance.id).public:
             await self._take_next_key(guest, machine)
-        boot, said = await guest.prepared()
+        boot, detail = await guest.prepared()
         if boot is FirstBoot.FAILED:
-            raise FirstBootFailed(f"its first boot {said}")
+            raise FirstBootFailed(f"its first boot {detail}")
         if boot is not FirstBoot.OK:
             raise NotYet("its first boot goes on")
         if data.host_key == self._maker.host_key(instance.id).public:

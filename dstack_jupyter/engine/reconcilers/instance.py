@@ -98,10 +98,10 @@ class InstanceReconciler:
             for _ in range(ROUNDS):
                 step = steps.next_step(now_of(machine, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
-                found = await self._act(cloud, machine, step, times)
+                after = await self._act(cloud, machine, step, times)
                 times.troubles = 0
-                if found is not None:
-                    return found
+                if after is not None:
+                    return after
                 machine = await self._database.read(cloud_instances.load, key.id)
         except BackendError as error:
             return await self._trouble(key, error, times)
@@ -119,8 +119,8 @@ class InstanceReconciler:
             case steps.Look():
                 again = partial(self._wake, Key("instance", instance.id))
                 assert machine.cloud.vendor is not None
-                told = await self._vendors.look(cloud, instance.identity, machine.cloud.vendor, again)
-                await self._note(machine, [told] if told is not None else [])
+                seen = await self._vendors.look(cloud, instance.identity, machine.cloud.vendor, again)
+                await self._note(machine, [seen] if seen is not None else [])
             case steps.Meet():
                 return await self._meet(machine)
             case steps.Heartbeat():
@@ -148,15 +148,15 @@ class InstanceReconciler:
 
     async def _create(self, cloud: Cloud, machine: CloudInstance, *, first: bool) -> Next | None:
         instance = machine.instance
-        order = self._maker.order(instance, first=first)
-        resources = await self._attach(cloud, machine, order)
+        request = self._maker.order(instance, first=first)
+        resources = await self._attach(cloud, machine, request)
         try:
             async with self._vendors.thread_slot(cloud.account_id) as call:
                 wanted = await self._database.write(cloud_instances.ask, instance.id, cloud.account_id)
                 self._wake(Key("sweep", cloud.account_id))
                 if not wanted:
                     return None
-                told = await call(cloud.create, replace(order, resources=tuple(resources)))
+                created = await call(cloud.create, replace(request, resources=tuple(resources)))
         except BackendError as error:
             if not error.nothing_made:
                 await self._database.write(
@@ -165,15 +165,15 @@ class InstanceReconciler:
                 return None
             await self._database.write(cloud_instances.unasked, instance.id, machine.cloud.create_sent_at)
             return await self._refused(cloud, machine, error)
-        await self._database.write(cloud_instances.answered, instance.id, told, self._maker.host_key(instance.id).public)
+        await self._database.write(cloud_instances.answered, instance.id, created, self._maker.host_key(instance.id).public)
         self._changed(machine)
         return Next(guard=SOON)
 
-    async def _attach(self, cloud: Cloud, machine: CloudInstance, order: InstanceRequest) -> list[CloudResource]:
+    async def _attach(self, cloud: Cloud, machine: CloudInstance, request: InstanceRequest) -> list[CloudResource]:
         """What the machine needs beside itself, each stored before it is made."""
         instance = machine.instance
-        found = []
-        for need in cloud.needs(order):
+        attached = []
+        for need in cloud.needs(request):
 
             def store(connection: Any, need: Any = need) -> Any:
                 where = {"backend": instance.backend, "project": instance.project, "instance_id": instance.id}
@@ -193,8 +193,8 @@ class InstanceReconciler:
                     )
                     return []
                 await self._database.write(cloud_instances.made, cloud.account_id, need, resource)
-            found.append(resource)
-        return found
+            attached.append(resource)
+        return attached
 
     async def _refused(self, cloud: Cloud, machine: CloudInstance, error: BackendError) -> Next | None:
         """The vendor said no, and surely nothing was made: the next offer is tried, or this one again where time may help."""
@@ -213,44 +213,44 @@ class InstanceReconciler:
 
     async def _find(self, cloud: Cloud, machine: CloudInstance) -> None:
         """What became of a create. More than one machine of an identity: the oldest is kept."""
-        found = sorted(
+        instances = sorted(
             await self._vendors.call(cloud.account_id, cloud.find, machine.instance.identity), key=lambda each: each.created_at
         )
-        for each in found[1:]:
+        for each in instances[1:]:
             # Before the first one is known: then nobody looks for others any more.
             log.warning("%s: a second machine of this name is ended", machine.instance.identity)
             await self._vendors.call(cloud.account_id, cloud.terminate, each.data, ends=True)
-        await self._note(machine, found)
+        await self._note(machine, instances)
 
     async def _is_there(self, cloud: Cloud, machine: CloudInstance) -> bool:
         """Whether a machine that was made with another key is in the account of the present one: what is not there may be in the
         other, so its absence says nothing (R12)."""
         instance, row = machine.instance, machine.cloud
         if row.vendor is not None:
-            told = await self._vendors.call(cloud.account_id, cloud.get, row.vendor)
-            found = [told] if told is not None else []
+            seen = await self._vendors.call(cloud.account_id, cloud.get, row.vendor)
+            instances = [seen] if seen is not None else []
         else:
-            found = await self._vendors.call(cloud.account_id, cloud.find, instance.identity)
-        found = [each for each in found if each.identity == instance.identity]
-        if found:
+            instances = await self._vendors.call(cloud.account_id, cloud.find, instance.identity)
+        instances = [each for each in instances if each.identity == instance.identity]
+        if instances:
             await self._database.write(cloud_instances.moved, instance.id, cloud.account_id)
-            await self._note(machine, found)
+            await self._note(machine, instances)
         elif instance.message != ANOTHER_KEY:
             await self._database.write(cloud_instances.say, instance.id, ANOTHER_KEY)
             self._bus.publish_all()
-        return bool(found)
+        return bool(instances)
 
-    async def _note(self, machine: CloudInstance, found: list[Instance]) -> None:
-        if not found:
+    async def _note(self, machine: CloudInstance, instances: list[Instance]) -> None:
+        if not instances:
             await self._database.write(cloud_instances.absent, machine.instance.id)
             return
-        told, observed = found[0], machine.cloud.observed
-        same = all(getattr(observed, name) == getattr(told, name) for name in OBSERVED)
-        known = machine.cloud.vendor == told.data and same
+        seen, observed = instances[0], machine.cloud.observed
+        same = all(getattr(observed, name) == getattr(seen, name) for name in OBSERVED)
+        known = machine.cloud.vendor == seen.data and same
         if known and machine.cloud.observed_at is not None and machine.cloud.absent_since is None:
             return
         await self._database.write(
-            cloud_instances.saw, machine.instance.id, told, self._maker.host_key(machine.instance.id).public
+            cloud_instances.saw, machine.instance.id, seen, self._maker.host_key(machine.instance.id).public
         )
         self._bus.publish_all()
 

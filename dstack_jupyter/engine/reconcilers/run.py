@@ -53,8 +53,8 @@ def _end(connection: Connection, run_id: str) -> bool:
         return False
     abort = run.desired == Desired.ABORTED
     reason = Reason.ABORTED_BY_USER if abort else Reason.STOPPED_BY_USER
-    found = RunNow(RunState.TERMINATED, reason, f"{'aborted' if abort else 'stopped'} by the user")
-    moves.move_run(connection, run_id, found, project=run.project, name=run.name)
+    ended = RunNow(RunState.TERMINATED, reason, f"{'aborted' if abort else 'stopped'} by the user")
+    moves.move_run(connection, run_id, ended, project=run.project, name=run.name)
     return True
 
 

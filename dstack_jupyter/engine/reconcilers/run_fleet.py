@@ -62,12 +62,12 @@ class FleetReconciler(FleetHandler):
             owned |= {row.id: _Owned.of(row) for row in made}
         idle = run.configuration.limits.keeps
         while True:
-            now = [found.now(fleet.id, keeps=idle > 0) for found in owned.values()]
+            now = [instance.now(fleet.id, keeps=idle > 0) for instance in owned.values()]
             match steps.next_step(tried, now, run.desired, run_ended=run.state in RUN_END):
                 case steps.Wait():
                     return (
                         await self._let_idle_go(fleet, idle)
-                        if any(found.shared(fleet.id) for found in owned.values())
+                        if any(instance.shared(fleet.id) for instance in owned.values())
                         else Next()
                     )
                 case steps.Want(attempt_id):
@@ -90,28 +90,28 @@ class FleetReconciler(FleetHandler):
                 case steps.Keep(instance_id):
                     await self._keep(owned[instance_id])
                 case steps.Terminate(instance_id):
-                    found = owned[instance_id]
-                    await self._provisioning.terminate(found.backend, found.identity, found.data)
-                    await self._move(found, InstanceState.TERMINATED)
+                    instance = owned[instance_id]
+                    await self._provisioning.terminate(instance.backend, instance.identity, instance.data)
+                    await self._move(instance, InstanceState.TERMINATED)
                     self._bus.publish_events()
                 case steps.Close():
                     await self._database.write(moves.close_fleet, key.id)
                     self._closed(key.id)
                     return Next()
 
-    async def _release(self, found: _Owned, why: str = "its job has ended") -> None:
-        if found.is_cloud:
-            await self._database.write(cloud_instances.let_go, found.id, why)
-            found.state = InstanceState.TERMINATING
-            self._wake(Key("instance", found.id))
+    async def _release(self, instance: _Owned, why: str = "its job has ended") -> None:
+        if instance.is_cloud:
+            await self._database.write(cloud_instances.let_go, instance.id, why)
+            instance.state = InstanceState.TERMINATING
+            self._wake(Key("instance", instance.id))
         else:
-            await self._move(found, InstanceState.TERMINATING)
+            await self._move(instance, InstanceState.TERMINATING)
 
-    async def _keep(self, found: _Owned) -> None:
-        assert found.attempt_id is not None
-        await self._database.write(cloud_fleets.keep, found.id, found.attempt_id)
-        found.attempt_id = None
-        self._wake(Key("fleet", found.fleet_id))
+    async def _keep(self, instance: _Owned) -> None:
+        assert instance.attempt_id is not None
+        await self._database.write(cloud_fleets.keep, instance.id, instance.attempt_id)
+        instance.attempt_id = None
+        self._wake(Key("fleet", instance.fleet_id))
         self._bus.publish_events()
         self._hosts_changed()
 
@@ -128,9 +128,9 @@ class FleetReconciler(FleetHandler):
             case Wait(seconds):
                 return Next() if seconds is None else Next(guard=max(0.05, seconds))
 
-    async def _move(self, found: _Owned, state: InstanceState) -> None:
-        await self._database.write(moves.move_instance, found.id, state)
-        found.state = state
+    async def _move(self, instance: _Owned, state: InstanceState) -> None:
+        await self._database.write(moves.move_instance, instance.id, state)
+        instance.state = state
 
     async def _find_machine(
         self, fleet: FleetRow, run: RunRow, attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
@@ -167,13 +167,13 @@ class FleetReconciler(FleetHandler):
                 own = [offer for offer in own if there in (None, (offer.backend, offer.region))]
             choice = choose(own, tries, nodes=len(unfinished))
             if choice.release:
-                for found in owned:
-                    if found.is_cloud and found.attempt_id in unfinished and found.state not in INSTANCE_ENDING:
-                        await self._release(found, choice.release)
+                for instance in owned:
+                    if instance.is_cloud and instance.attempt_id in unfinished and instance.state not in INSTANCE_ENDING:
+                        await self._release(instance, choice.release)
                 return None
             if choice.offer is None:
-                told = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
-                reasons += [f"{line.backend}: {line.reason}" for line in told]
+                explained = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
+                reasons += [f"{line.backend}: {line.reason}" for line in explained]
                 raise NoCapacity(nothing_left(tries, reasons))
             offer = choice.offer
             instance_id = new_id()
@@ -204,14 +204,14 @@ class FleetReconciler(FleetHandler):
             each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in INSTANCE_ENDING
         }
         nodes = len(waiting) - len(begun)
-        found = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
-        return next((row for row in found if not begun or row.id in begun.values()), None)
+        growable = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
+        return next((row for row in growable if not begun or row.id in begun.values()), None)
 
-    async def _create(self, found: _Owned) -> None:
-        data = await self._provisioning.create(found.backend, found.identity, found.offer)
-        await self._database.write(intents.created, found.id, {**found.data, **data})
-        if found.attempt_id is not None:
-            self._wake(Key("attempt", found.attempt_id))
+    async def _create(self, instance: _Owned) -> None:
+        data = await self._provisioning.create(instance.backend, instance.identity, instance.offer)
+        await self._database.write(intents.created, instance.id, {**instance.data, **data})
+        if instance.attempt_id is not None:
+            self._wake(Key("attempt", instance.attempt_id))
 
 
 @dataclass(slots=True)

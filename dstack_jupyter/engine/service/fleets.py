@@ -144,8 +144,8 @@ class FleetService:
 
     async def get(self, name: str, *, project: str) -> FleetView:
         """One fleet by name or id. Raises NotFound."""
-        found = await self._database.read(hosts.find_fleet, name, project)
-        return next(view for view in await self.list(project=project) if view.id == found.id)
+        fleet = await self._database.read(hosts.find_fleet, name, project)
+        return next(view for view in await self.list(project=project) if view.id == fleet.id)
 
     async def delete(self, name: str, *, project: str, user: str) -> None:
         """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
@@ -201,10 +201,10 @@ def checked(configuration: dict[str, Any]) -> FleetConfiguration:
 def address_of(params: SSHParams, host: SSHHost, key: KeyFile) -> Address:
     """Where a host is reached, the fleet's defaults filled in; ``key`` makes what a row keeps of an ``identity_file``."""
 
-    def jump(found: ProxyJump | None) -> Address | None:
-        if found is None:
+    def jump(proxy: ProxyJump | None) -> Address | None:
+        if proxy is None:
             return None
-        return Address(found.hostname, found.port, found.user, key(found.identity_file or params.identity_file))
+        return Address(proxy.hostname, proxy.port, proxy.user, key(proxy.identity_file or params.identity_file))
 
     return Address(
         host.hostname,

@@ -60,8 +60,8 @@ class Service:
         names = fleet_names(task)
         if not names or task.creation_policy == "reuse":
             return None
-        found = await self._parts.database.read(cloud_fleets.growable, project, names, task.node_count)
-        return FleetConfiguration.model_validate(found[0].configuration) if found else None
+        growable = await self._parts.database.read(cloud_fleets.growable, project, names, task.node_count)
+        return FleetConfiguration.model_validate(growable[0].configuration) if growable else None
 
     async def apply(self, request: ApplyRequest, *, user: str) -> RunView:
         """Store the run and begin with it. The same ``request_key`` again gives the same run (R15).
@@ -107,9 +107,9 @@ class Service:
         def read(connection: Connection) -> list[RunView]:
             return runs.views(connection, project=project, active=not all and last is None, last=last)
 
-        found = [self._with_conditions(view) for view in await self._parts.database.read_aside(read)]
-        await self._say_elsewhere([view for view in found if not view.ended])
-        return found
+        views = [self._with_conditions(view) for view in await self._parts.database.read_aside(read)]
+        await self._say_elsewhere([view for view in views if not view.ended])
+        return views
 
     async def machines(self, *, project: str, all: bool = False) -> list[InstanceView]:
         """The rented machines, oldest first: those that have not ended, with ``all`` those of the last day too."""
@@ -237,10 +237,10 @@ class Service:
                     "attach from a notebook of the Jupyter server there"
                 )
                 view.attachment = Attachment(notes=[text])
-        for found in await self._parts.database.read(leases.absent, list(by_id)):
-            name = location.name_of(found.place)
+        for absent in await self._parts.database.read(leases.absent, list(by_id)):
+            name = location.name_of(absent.place)
             text = f"it runs on {name}, and no engine runs there: start a Jupyter server there to go on"
-            by_id[found.run_id].conditions.append(Condition(type="unreachable", since=found.since, message=text))
+            by_id[absent.run_id].conditions.append(Condition(type="unreachable", since=absent.since, message=text))
 
     def _with_conditions(self, view: RunView) -> RunView:
         view.conditions = self._parts.problems.of(view)
@@ -257,10 +257,10 @@ def _running(view: RunView) -> AttemptView | None:
 
 def _attempt_of(view: RunView, job: int) -> str:
     """The newest attempt of a job. Raises NotFound."""
-    found = next((attempt.id for attempt in reversed(view.attempts) if attempt.job == job), None)
-    if found is None:
+    attempt_id = next((attempt.id for attempt in reversed(view.attempts) if attempt.job == job), None)
+    if attempt_id is None:
         raise NotFound(f"run {view.name!r} has no job {job}" if view.attempts else f"run {view.name!r} has not started yet")
-    return found
+    return attempt_id
 
 
 def _now(connection: Connection) -> float:

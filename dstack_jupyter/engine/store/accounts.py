@@ -82,8 +82,8 @@ def left(connection: Connection, account_id: str) -> int:
 
 def renting(connection: Connection, account: AccountRow) -> int:
     """How many rented machines of an account have not ended."""
-    found = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
-    return connection.execute(select(func.count()).select_from(found).where(_living_of(account))).scalar_one()
+    cloud = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
+    return connection.execute(select(func.count()).select_from(cloud).where(_living_of(account))).scalar_one()
 
 
 def _living_of(account: AccountRow) -> ColumnElement[bool]:
@@ -183,12 +183,12 @@ def known(connection: Connection, account: AccountRow, listed: Sequence[str], re
             owners[row.identity] = steps.Owner(row.id, ended, row.vendor, row.price)
     rows = connection.execute(LIVING.where(_living_of(account)))
     living = [LivingMachine.of(tuple(row)) for row in rows]
-    found = connection.execute(select(orphans).where(orphans.c.account == account.account_id))
+    orphan_rows = connection.execute(select(orphans).where(orphans.c.account == account.account_id))
     return Known(
         now=connection.execute(select(now())).scalar_one(),
         owners=owners,
         resources=_things(connection, account.account_id, resources),
-        orphans={(row.kind, row.resource_id): orphan_row(row) for row in found},
+        orphans={(row.kind, row.resource_id): orphan_row(row) for row in orphan_rows},
         living=living,
     )
 
@@ -245,25 +245,25 @@ def store(
         rows[resource.kind, steps.key_of(resource.id)] = {"identity": resource.identity, **values}
     connection.execute(delete(orphans).where(orphans.c.account == account_id))
     current = connection.execute(select(now())).scalar_one()
-    for (kind, thing_key), found in rows.items():
+    for (kind, thing_key), fields in rows.items():
         old = before.get((kind, thing_key))
         if old is None:
-            _orphan(connection, account_id, kind, thing_key, found)
+            _orphan(connection, account_id, kind, thing_key, fields)
         times = {
             "first_seen_at": old.first_seen_at if old else current,
             "delete_accepted_at": old.delete_accepted_at if old else None,
         }
         connection.execute(
-            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, seen_at=current, **times, **found)
+            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, seen_at=current, **times, **fields)
         )
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
     connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem="", **done))
 
 
-def _orphan(connection: Connection, account_id: str, kind: str, key: str, found: dict[str, Any]) -> None:
+def _orphan(connection: Connection, account_id: str, kind: str, key: str, fields: dict[str, Any]) -> None:
     """Something was seen that nobody needs: an event, once."""
     account = account_row(connection.execute(select(accounts).where(accounts.c.account_id == account_id)).one())
-    _event(connection, account, kind, key, found["identity"], "engine", "stray", WORDS[found["verdict"]])
+    _event(connection, account, kind, key, fields["identity"], "engine", "stray", WORDS[fields["verdict"]])
 
 
 WORDS = {

@@ -69,13 +69,13 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
     reason; of rented machines those that are idle, for the others are no offer."""
     machines = _shared(connection, SHARED)
     free = free_blocks(connection, [each.instance for each in machines])
-    found = []
+    offered = []
     for each in machines:
         row, offer, fleet = each.instance, each.instance.offer_json, each.fleet
         if row.backend != "ssh":
             if usable(row) and free[row.id]:
                 is_free = {"availability": "idle", "reason": f"a machine of {fleet}", "fleet": fleet}
-                found.append({**offer, **is_free, "origin": "fleet", "instance_id": row.id})
+                offered.append({**offer, **is_free, "origin": "fleet", "instance_id": row.id})
             continue
         if not offer:
             continue
@@ -84,8 +84,8 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
             availability, reason = "not_available", row.message
         blocks: dict[str, Any] = {"blocks": len(free[row.id]), "total_blocks": row.data.blocks}
         is_free = {"availability": availability, "reason": reason, "fleet": fleet}
-        found.append({**offer, **blocks, **is_free, "origin": "host", "instance_id": row.id})
-    return found
+        offered.append({**offer, **blocks, **is_free, "origin": "host", "instance_id": row.id})
+    return offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def free_blocks(connection: Connection, rows: Sequence[InstanceRow]) -> dict[str
     ids = [row.id for row in rows]
     if not ids:
         return {}
-    for found in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
-        taken.setdefault(found.instance_id, set()).add(found.block)
+    for booking in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
+        taken.setdefault(booking.instance_id, set()).add(booking.block)
     return {row.id: [block for block in range(row.data.blocks) if block not in taken.get(row.id, ())] for row in rows}
 
 

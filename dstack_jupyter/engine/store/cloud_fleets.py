@@ -69,8 +69,8 @@ def growable(connection: Connection, project: str, names: Sequence[str], nodes: 
         fleets.c.state == FleetState.ACTIVE,
         fleets.c.name.in_(names),
     )
-    found = {row.name: fleet_row(row) for row in connection.execute(query)}
-    return [found[name] for name in names if name in found and _has_room(connection, found[name], nodes)]
+    by_name = {row.name: fleet_row(row) for row in connection.execute(query)}
+    return [by_name[name] for name in names if name in by_name and _has_room(connection, by_name[name], nodes)]
 
 
 def _has_room(connection: Connection, fleet: FleetRow, nodes: int) -> bool:

@@ -120,17 +120,17 @@ class CloudInstance:
     @property
     def concerned(self) -> list[tuple[str, str]]:
         """(kind, id) of all that have to look when it has changed: its fleet, that of the run that asked for it, the attempt."""
-        found = [("fleet", self.instance.fleet_id), ("fleet", self.asked_by), ("attempt", self.held_by)]
-        return [(kind, id) for kind, id in dict.fromkeys(found) if id is not None]
+        keys = [("fleet", self.instance.fleet_id), ("fleet", self.asked_by), ("attempt", self.held_by)]
+        return [(kind, id) for kind, id in dict.fromkeys(keys) if id is not None]
 
 
 def load(connection: Connection, instance_id: str) -> CloudInstance:
     """Raises NoResultFound for an instance that is not rented."""
-    found = connection.execute(LOAD, {"id": instance_id}).one()
-    instance, row = BOTH.split(found)
-    rows = connection.execute(RESOURCES, {"id": instance_id}) if found.has_resources else ()
+    loaded = connection.execute(LOAD, {"id": instance_id}).one()
+    instance, row = BOTH.split(loaded)
+    rows = connection.execute(RESOURCES, {"id": instance_id}) if loaded.has_resources else ()
     resources = [cloud_resource_row(row) for row in rows]
-    return CloudInstance(instance, row, found.current, resources, found.held_by, found.asked_by, found.unread)
+    return CloudInstance(instance, row, loaded.current, resources, loaded.held_by, loaded.asked_by, loaded.unread)
 
 
 def want(connection: Connection, instance_id: str) -> None:
@@ -156,43 +156,43 @@ def unasked(connection: Connection, instance_id: str, before: float | None) -> N
     connection.execute(UNASKED, {"b_id": instance_id, "b_create_sent_at": before})
 
 
-def saw(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
+def saw(connection: Connection, instance_id: str, answer: Instance, host_key: str) -> None:
     """Store what the vendor told of an instance when it was asked for it. ``host_key``: as ``answered``."""
-    _tell(connection, SAW, instance_id, told, host_key)
+    _tell(connection, SAW, instance_id, answer, host_key)
 
 
-def answered(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
+def answered(connection: Connection, instance_id: str, answer: Instance, host_key: str) -> None:
     """Store what a create answered, which proves that the machine is there, not that the vendor's other calls know it.
 
     What was only an intent is provisioning from now on. ``host_key`` is what it must show at its first contact: pinned before
     there is one, whatever was known of that address (D6).
     """
-    _tell(connection, ANSWERED, instance_id, told, host_key)
+    _tell(connection, ANSWERED, instance_id, answer, host_key)
 
 
-def _tell(connection: Connection, statement: Update, instance_id: str, told: Instance, host_key: str) -> None:
+def _tell(connection: Connection, statement: Update, instance_id: str, answer: Instance, host_key: str) -> None:
     row = connection.execute(ALONE, {"id": instance_id}).one()
     values = {
         "b_id": instance_id,
-        "b_vendor": dict(told.data),
-        "b_observed": {name: getattr(told, name) for name in OBSERVED},
-        "b_begun": told.created_at if row.created_at <= told.created_at <= row.current else row.create_sent_at or row.current,
+        "b_vendor": dict(answer.data),
+        "b_observed": {name: getattr(answer, name) for name in OBSERVED},
+        "b_begun": answer.created_at if row.created_at <= answer.created_at <= row.current else row.create_sent_at or row.current,
     }
     connection.execute(statement, values)
-    if told.address:
-        _pin(connection, row, told, host_key)
+    if answer.address:
+        _pin(connection, row, answer, host_key)
     if row.state == InstanceState.PENDING:
         moves.move_instance(connection, instance_id, InstanceState.PROVISIONING, message="made; waiting for its address")
 
 
-def _pin(connection: Connection, instance: Row[Any], told: Instance, host_key: str) -> None:
+def _pin(connection: Connection, instance: Row[Any], answer: Instance, host_key: str) -> None:
     """Where it is reached, and the key it must show there."""
     data = instance.data
-    address = {"hostname": told.address, "port": told.port, "user": told.user, "identity_file": "", "proxy": None}
+    address = {"hostname": answer.address, "port": answer.port, "user": answer.user, "identity_file": "", "proxy": None}
     if data.get("address") == address:
         return
-    host_keys.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
-    inside = told.internal_address or told.address
+    host_keys.pin(connection, f"{answer.address}:{answer.port}", data.get("host_key", host_key))
+    inside = answer.internal_address or answer.address
     fresh = {**data, "address": address, "internal_ip_found": inside, "host_key": data.get("host_key", host_key)}
     connection.execute(DATA, {"b_id": instance.id, "b_data": fresh})
 

@@ -54,10 +54,10 @@ def is_collision(error: BaseException) -> bool:
 
 def cause_of(error: BaseException) -> BaseException:
     """What a database said first: a connection that is lost inside a savepoint ends with SQLAlchemy's own words about that."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, DBAPIError):
-        found = found.__context__
-    return found or error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DBAPIError):
+        cause = cause.__context__
+    return cause or error
 
 
 def translated(error: BaseException, where: Path | Secret) -> DstackJupyterError | None:
@@ -76,9 +76,9 @@ def translated(error: BaseException, where: Path | Secret) -> DstackJupyterError
         return None
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state.startswith(AWAY) or (not state and isinstance(error, OperationalError | InterfaceError)):
-        said = redact(str(error.orig)).strip().splitlines()
+        lines = redact(str(error.orig)).strip().splitlines()
         return StoreUnavailable(
-            f"the database does not answer ({said[0] if said else state})",
+            f"the database does not answer ({lines[0] if lines else state})",
             hint="nothing was lost: work goes on by itself when it answers again",
         )
     if state.startswith("22") or isinstance(error, DataError):

@@ -55,16 +55,16 @@ def machines(connection: Connection, project: str, *, all: bool = False) -> list
     query = LISTED.where(wanted)
     if project:
         query = query.where(instances.c.project == project)
-    found = connection.execute(query.order_by(instances.c.created_at, instances.c.id)).all()
+    rows = connection.execute(query.order_by(instances.c.created_at, instances.c.id)).all()
     names: dict[str, list[str]] = {}
-    fleets_of_users = [row.id for row in found if row.run_name is None]
+    fleets_of_users = [row.id for row in rows if row.run_name is None]
     if fleets_of_users:
         for instance_id, name in connection.execute(
             BOOKED.where(bookings.c.instance_id.in_(fleets_of_users)).order_by(runs.c.name)
         ):
             names.setdefault(instance_id, []).append(name)
     return [
-        view(row, row.fleet_name, names.get(row.id, []) if row.run_name is None else [row.run_name], row.user) for row in found
+        view(row, row.fleet_name, names.get(row.id, []) if row.run_name is None else [row.run_name], row.user) for row in rows
     ]
 
 

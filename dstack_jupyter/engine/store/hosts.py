@@ -34,11 +34,11 @@ class NewHost:
 def find_fleet(connection: Connection, name: str, project: str) -> FleetRow:
     """The active fleet of a name or id. Raises NotFound with the names that there are."""
     active = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
-    found = connection.execute(active.where((fleets.c.name == name) | (fleets.c.id == name))).one_or_none()
-    if found is None:
+    active_row = connection.execute(active.where((fleets.c.name == name) | (fleets.c.id == name))).one_or_none()
+    if active_row is None:
         names = ", ".join(row.name for row in connection.execute(active.order_by(fleets.c.name)))
         raise NotFound(f"there is no fleet {name!r}", hint=f"fleets: {names}" if names else "no fleet was applied yet")
-    return fleet_row(found)
+    return fleet_row(active_row)
 
 
 def apply_fleet(
@@ -205,12 +205,12 @@ def note(connection: Connection, instance_id: str, *, message: str, offer: dict[
 def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[FleetView]:
     """The fleets that users applied and that are not gone; ``fingerprint`` makes one of a host's endpoint."""
     query = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
-    found = []
+    views = []
     for fleet in map(fleet_row, connection.execute(query.order_by(fleets.c.name)).all()):
         living = select(instances).where(instances.c.fleet_id == fleet.id, LIVING).order_by(instances.c.created_at)
         rows = [instance_row(row) for row in connection.execute(living)]
         free = free_blocks(connection, rows)
-        found.append(
+        views.append(
             FleetView(
                 id=fleet.id,
                 project=fleet.project,
@@ -227,7 +227,7 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
                 configuration=fleet.configuration or {},
             )
         )
-    return found
+    return views
 
 
 def _host_view(connection: Connection, row: InstanceRow, free: list[int], fingerprint: Any) -> HostView:

@@ -83,10 +83,10 @@ RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 def load_attempt(connection: Connection, attempt_id: str) -> tuple[AttemptRow, RunRow, InstanceRow | None]:
     """(attempt, its run, the instance made for it or None). Raises LookupError for an unknown id."""
-    found = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
-    if found is None:
+    row = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
+    if row is None:
         raise LookupError(attempt_id)
-    attempt, run, instance = WITH_ATTEMPT.split(found)
+    attempt, run, instance = WITH_ATTEMPT.split(row)
     return attempt, run, instance if instance is not None else _one(connection, LIVING_INSTANCE, attempt_id)
 
 
@@ -110,15 +110,15 @@ def _one(connection: Connection, query: Select[Any], id: str) -> InstanceRow | N
 def load_fleet(connection: Connection, fleet_id: str) -> tuple[FleetRow, RunRow | None, list[Tried], list[InstanceRow]]:
     """(fleet, the run that made it, that run's attempts, the fleet's instances); of a fleet that a user applied nothing but
     itself."""
-    found = connection.execute(FLEET, {"id": fleet_id}).one()
-    fleet, run = WITH_FLEET.split(found)
+    fleet_and_run = connection.execute(FLEET, {"id": fleet_id}).one()
+    fleet, run = WITH_FLEET.split(fleet_and_run)
     if run is None:
         return fleet, None, [], []
     tried = [
         Tried(id, AttemptState(state), instance_id, job)
         for id, state, instance_id, job in connection.execute(ATTEMPT_STATES, {"id": run.id})
     ]
-    made = connection.execute(INSTANCES, {"id": fleet_id}) if found.has_instances else ()
+    made = connection.execute(INSTANCES, {"id": fleet_id}) if fleet_and_run.has_instances else ()
     return fleet, run, tried, [instance_row(row) for row in made]
 
 
@@ -166,12 +166,12 @@ def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = N
             AttemptState(row.state), row.reason, row.message, row.exit_code, row.num, row.submitted_at, row.finished_at
         )
     policy = policy_of(configuration, run.current)
-    found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
-    if found.state != run.state:
-        move_run(connection, run_id, found, project=run.project, name=run.name)
+    outcome = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
+    if outcome.state != run.state:
+        move_run(connection, run_id, outcome, project=run.project, name=run.name)
     if run.has_password and policy.ends_with_its_jobs and all(job.state in STARTED for job in jobs.values()):
         connection.execute(WIPE_PASSWORD, {"b_id": run_id})
-    return found.state
+    return outcome.state
 
 
 @cache
@@ -189,14 +189,14 @@ def _run_move(state: RunState) -> Update:
     return update(runs).where(runs.c.id == bindparam("b_id")).values(**values)
 
 
-def move_run(connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str) -> None:
+def move_run(connection: Connection, run_id: str, outcome: run_step.RunNow, *, project: str, name: str) -> None:
     """Store a run's new state, with its event."""
-    values = {"b_id": run_id, "b_next_at": found.next_at, "b_waits_for": found.waits_for}
-    if found.state is RunState.PENDING or found.state in RUN_END:
-        values["b_message"] = found.message
-    if found.state in RUN_END:
-        values |= {"b_reason": found.reason, "b_exit_code": found.exit_code}
-    connection.execute(_run_move(found.state), values)
+    values = {"b_id": run_id, "b_next_at": outcome.next_at, "b_waits_for": outcome.waits_for}
+    if outcome.state is RunState.PENDING or outcome.state in RUN_END:
+        values["b_message"] = outcome.message
+    if outcome.state in RUN_END:
+        values |= {"b_reason": outcome.reason, "b_exit_code": outcome.exit_code}
+    connection.execute(_run_move(outcome.state), values)
     events.record(
         connection,
         actor="engine",
@@ -205,8 +205,8 @@ def move_run(connection: Connection, run_id: str, found: run_step.RunNow, *, pro
         resource_id=run_id,
         run_id=run_id,
         name=name,
-        action=found.state,
-        message=found.message,
+        action=outcome.state,
+        message=outcome.message,
     )
 
 

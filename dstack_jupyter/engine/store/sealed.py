@@ -79,15 +79,15 @@ def verify(connection: Connection, vault: Vault, table: Table) -> None:
 def keep(connection: Connection, table: Table, name: str, make: Callable[[], str]) -> str:
     """A value that is made once for a store, whoever is first."""
     query = select(table.c.value).where(table.c.name == name)
-    found = connection.execute(query).scalar()
-    if found is None:
+    value = connection.execute(query).scalar()
+    if value is None:
         try:
             with connection.begin_nested():
                 connection.execute(insert(table).values(name=name, value=make()))
         except IntegrityError:
             pass  # another engine was first
-        found = connection.execute(query).scalar_one()
-    return str(found)
+        value = connection.execute(query).scalar_one()
+    return str(value)
 
 
 def run_seed() -> str:
