@@ -1,4 +1,4 @@
-"""The fleet reconciler: the only one that decides which instances there are. What it rents, ``instance.py`` makes and ends."""
+"""The fleet reconciler alone decides which instances there are. ``instance.py`` makes and ends the cloud instances."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .cloud_fleet import guard_of_fleet, guard_times_of, machine_now
 from .fleet_parts import FleetHandler, FleetParts
 
 ITS_TURN = 0.1
-"""Seconds until a run looks again whether those that come before it have found a machine."""
+"""Seconds until a run looks again whether runs before it have a machine."""
 
 
 class _NotItsTurn(Exception):
-    """Another run looks for a host at this moment, and comes first."""
+    """Another run, which comes first, looks for a host at this moment."""
 
 
 class FleetReconciler(FleetHandler):
     """Handles the ``fleet`` keys of the work queue, on the engine's loop.
 
-    ``applied`` handles the fleets that no run made. ``place``, where engines share a store, is what an instance of this machine
-    is bound to.
+    ``applied`` handles the fleets that no run made. Where engines share a store, ``place`` binds instances of this machine to
+    this engine.
     """
 
     def __init__(self, parts: FleetParts, applied: Callable[[Key], Awaitable[Next]], place: str = "") -> None:
@@ -44,10 +44,10 @@ class FleetReconciler(FleetHandler):
         self._place = place
 
     async def reconcile(self, key: Key) -> Next:
-        """Steps until there is nothing to do but wait. Each step is stored before the next is thought of.
+        """Do steps until there is nothing to do but wait. Each step is stored before the next is decided.
 
-        Read once: what others do meanwhile no step here undoes. An attempt books an idle instance, the instance reconciler moves
-        what is rented on; both wake this key.
+        Rows are read once: no step here undoes what others do meanwhile. An attempt books an idle instance, the instance
+        reconciler moves cloud instances on; both wake this key.
         """
         fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
         if run is None:
@@ -116,7 +116,7 @@ class FleetReconciler(FleetHandler):
         self._hosts_changed()
 
     async def _let_idle_go(self, fleet: FleetRow, idle: int) -> Next:
-        """End the machines that waited long enough for another job; a run may have taken one meanwhile: then it stays."""
+        """End the machines that had no job for long enough, unless a run booked them meanwhile."""
         rows, now = await self._database.read(cloud_fleets.shared_of, fleet.id)
         free = [machine_now(row, now) for row in rows]
         match idle_step([each for each in free if each.free], float(idle), surplus=len(free)):
@@ -195,7 +195,7 @@ class FleetReconciler(FleetHandler):
         return _Owned(instance_id, of.id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
 
     async def _growing(self, run: RunRow, tried: list[steps.AttemptNow], owned: list[_Owned]) -> FleetRow | None:
-        """The fleet of those that the run names that gets machines for it; None if it names none that may grow so far."""
+        """The named fleet that grows for the run; None if the run names no fleet that may grow so far."""
         if not run.configuration.names_fleets or run.configuration.only_reuses:
             return None
         names = placement.fleet_names(run.configuration.task)
@@ -226,7 +226,7 @@ class _Owned:
     identity: str
     offer: OfferView
     data: dict[str, Any]
-    """All that is kept beside the columns: a backend gets it back as it gave it."""
+    """The data beside the columns: a backend gets back what it returned."""
     verdict: str = ""
     message: str = ""
 
@@ -250,7 +250,7 @@ class _Owned:
         return self.backend not in OWN_MACHINES
 
     def shared(self, fleet_id: str) -> bool:
-        """Whether it is of this fleet, there, and for any run."""
+        """Whether the instance is of this fleet, has not ended, and is free for any run."""
         return self.attempt_id is None and self.state not in INSTANCE_ENDING and self.fleet_id == fleet_id
 
     def now(self, fleet_id: str, *, keeps: bool) -> steps.InstanceNow:
