@@ -98,7 +98,7 @@ class JobMaker:
 
 
 def gpus_of(instance: InstanceRow, blocks: list[int]) -> list[int]:
-    """The GPUs of a machine that a job has: by number on `local`, its blocks' share on a fleet's host, all of a rented one."""
+    """The GPUs of a job: by number on `local`, its blocks' share on a fleet's host, all of a cloud instance."""
     if instance.backend == "local":
         return list(instance.data.gpus)
     if instance.backend != "ssh":

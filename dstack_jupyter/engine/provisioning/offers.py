@@ -93,7 +93,7 @@ def find(
     """(offers that a run can have, in the order in which they are tried; why other backends have none for it).
 
     ``known`` are all offers of their backends, ``idle`` are machines that stand beside what their vendors offer. ``grows``: a
-    fleet that gets what is rented for the run.
+    fleet that gets the cloud instances of the run.
     Blocks, seldom for more than a moment: where nothing fits and a backend was never asked before, its first answer is awaited.
     """
     from ...backends.collect import collect  # numpy: a tenth of a second that no start needs to wait for
@@ -124,7 +124,7 @@ def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | N
 
 
 def _later(offer: OfferView) -> tuple[bool, bool, float, bool]:
-    """The order in which offers are tried: what is there already before what has to be rented, then by price. At the same price
+    """The order in which offers are tried: existing machines before new cloud instances, then by price. At the same price
     what is in a fleet comes first: the user set it up for runs."""
     there = offer.is_own or offer.is_shared
     return offer.availability in UNAVAILABLE, not there, inf if offer.price is None else offer.price, offer.origin == "local"
@@ -140,7 +140,7 @@ def _why_not_local(task: AnyRun) -> str:
 
 
 def _why_not_rented(task: AnyRun) -> str:
-    """Why no machine is rented for it, whatever its size."""
+    """Why the run gets no new cloud instance, whatever its size."""
     if task.creation_policy == "reuse":
         return "creation_policy is `reuse`: no machine is rented"
     return "the run names `fleets`: no machine is rented beside them, and none of them may grow so far" if task.fleets else ""

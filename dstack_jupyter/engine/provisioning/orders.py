@@ -41,7 +41,7 @@ class Maker:
         return self._derived(instance_id)
 
     def order(self, instance: InstanceRow, *, first: bool = False) -> InstanceRequest:
-        """Without the things that it needs: those are told by the vendor, of this order."""
+        """The instance request without its cloud resources: the vendor names those, by this request."""
         login = " ".join(self._keys.public.split()[:2])
         host = self.host_key(instance.id)
         tags = {

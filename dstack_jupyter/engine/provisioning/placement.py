@@ -65,7 +65,7 @@ def _turn(configuration: StoredRun, submitted_at: float) -> tuple[int, float]:
 
 
 def shared(offers: Sequence[OfferView]) -> list[OfferView]:
-    """Those of ``offers`` that are machines of fleets: hosts, and rented ones that are idle. What costs is left out where this
+    """Those of ``offers`` that are machines of fleets: hosts, and idle cloud instances. What costs is left out where this
     machine would do."""
     here = any(offer.origin == "local" and offer.availability not in UNAVAILABLE for offer in offers)
     return [offer for offer in offers if offer.origin == "host" or (offer.origin == "fleet" and not here)]

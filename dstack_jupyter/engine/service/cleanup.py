@@ -127,7 +127,7 @@ class Cleanup:
         )
 
     async def _detach(self, look: Look, resource: CloudResource, user: str) -> tuple[bool, str]:
-        """Take a thing away. What its row says is mended first: whoever needs it next makes it anew."""
+        """Remove a cloud resource. Its row is mended first: whoever needs the resource next makes it anew."""
         name = resource.identity
 
         def free(connection: Connection) -> bool:
@@ -198,7 +198,7 @@ def _orphan(orphan: steps.Orphan) -> MadeView:
 
 
 def resources(look: Look) -> list[MadeView]:
-    """Things beside machines. Shared ones are kept while any machine of the account is."""
+    """Cloud resources. Shared ones are kept while the account has any machine."""
     living = len(look.known.living)
     views = []
     for resource, row in look.resources.kept:

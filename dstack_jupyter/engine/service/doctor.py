@@ -92,7 +92,7 @@ def _lease(connection: Connection) -> list[Finding]:
 
 
 def _engine(engine: leases.Heard) -> Finding:
-    """One that shares the store. It says a word every few seconds (``leasing.BEAT``), whether or not it has work."""
+    """An engine that shares the store. Each engine reports every few seconds (``leasing.BEAT``), with or without work."""
     where = f"the engine on {location.name_of(engine.place)} ({engine.owner})"
     message = f"{where} acts for {engine.held} fleets; its last word is {age(engine.silent)} old"
     if engine.silent <= leases.TTL:

@@ -148,7 +148,7 @@ class FleetService:
         return next(view for view in await self.list(project=project) if view.id == fleet.id)
 
     async def delete(self, name: str, *, project: str, user: str) -> None:
-        """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
+        """Give all hosts of a fleet back, end all its cloud instances. Raises NotFound, Conflict while one runs a job."""
 
         def store(connection: Any) -> list[Key]:
             fleet = hosts.find_fleet(connection, name, project)

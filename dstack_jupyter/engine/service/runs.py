@@ -56,7 +56,7 @@ class Service:
         return plan
 
     async def _growing(self, task: AnyRun, project: str) -> FleetConfiguration | None:
-        """The fleet that gets what is rented for a run, if it names one that may grow so far."""
+        """The fleet that gets the cloud instances of a run, if the run names a fleet that may grow so far."""
         names = fleet_names(task)
         if not names or task.creation_policy == "reuse":
             return None
@@ -112,7 +112,7 @@ class Service:
         return views
 
     async def machines(self, *, project: str, all: bool = False) -> list[InstanceView]:
-        """The rented machines, oldest first: those that have not ended, with ``all`` those of the last day too."""
+        """The cloud instances, oldest first: those that have not ended, with ``all`` those of the last day too."""
 
         def read(connection: Connection) -> list[InstanceView]:
             return costing.machines(connection, project, all=all)

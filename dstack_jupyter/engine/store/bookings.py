@@ -1,4 +1,4 @@
-"""Machines that runs share, and which blocks of them are booked by whom."""
+"""Machines that runs share, and which attempt has booked which blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def alone(query: Select[Any]) -> Select[Any]:
 
 
 def booked_by(connection: Connection, row: InstanceRow) -> list[str]:
-    """The names of the runs that have a machine, or that it is made for."""
+    """The names of the runs that have a machine, or that a machine is made for."""
     query = select(runs.c.name).join(attempts, attempts.c.run_id == runs.c.id)
     held = select(bookings.c.attempt_id).where(bookings.c.instance_id == row.id)
     return sorted(set(connection.execute(query.where((attempts.c.id == row.attempt_id) | attempts.c.id.in_(held))).scalars()))
@@ -48,7 +48,7 @@ SHARED = (
     .where(instances.c.attempt_id.is_(None), LIVING)
     .order_by(instances.c.created_at)
 )
-"""Machines that runs share: hosts, and what fleets have rented. An index holds them."""
+"""Machines that runs share: hosts, and cloud instances of fleets. An index holds them."""
 COLUMNS = len(instances.columns)
 
 
@@ -66,7 +66,7 @@ def _shared(connection: Connection, query: Select[Any]) -> list[SharedMachine]:
 
 def offers(connection: Connection) -> list[dict[str, Any]]:
     """Rows of the offers table, with their ``fleet``: every host that is understood, busy ones and those in trouble with their
-    reason; of rented machines those that are idle, for the others are no offer."""
+    reason; of cloud instances the idle ones, for the others are no offer."""
     machines = _shared(connection, SHARED)
     free = free_blocks(connection, [each.instance for each in machines])
     offered = []
@@ -109,8 +109,8 @@ def free_blocks(connection: Connection, rows: Sequence[InstanceRow]) -> dict[str
 
 
 def usable(row: InstanceRow) -> bool:
-    """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a rented one that is
-    ready, whatever its vendor's account says at the moment."""
+    """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a cloud instance
+    that is ready, whatever its vendor's account says at the moment."""
     if row.backend == "ssh":
         return not row.message and row.state in USABLE
     return row.attempt_id is None and row.state == InstanceState.IDLE
@@ -123,7 +123,7 @@ def usable_machines(connection: Connection, project: str) -> list[SharedMachine]
 
 
 def book(connection: Connection, wishes: Sequence[Wish]) -> None:
-    """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
+    """Book all or nothing, in the caller's transaction. Raises NoCapacity when another run was faster."""
     wanted = alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))
     rows = [instance_row(row) for row in connection.execute(wanted)]
     if not all(usable(row) for row in rows):

@@ -333,7 +333,7 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
         values["started_at"] = func.coalesce(instances.c.started_at, now())
     if state is InstanceState.TERMINATED:
         values["finished_at"] = now()
-    # What is to end does not come back: only its end follows.
+    # An instance that is to end does not come back: only its end follows.
     final = {state, InstanceState.TERMINATED}
     if state != InstanceState.TERMINATED:
         final.add(InstanceState.TERMINATING)
@@ -358,7 +358,7 @@ def move_instance(
     message: str = "",
     data: dict[str, Any] | None = None,
 ) -> bool:
-    """Move an instance on, with its event; frees what a terminated one held. False: it is there already, or is to end."""
+    """Move an instance on, with its event; free what a terminated one held. False: the instance is there already or is to end."""
     values = {"b_id": instance_id, "b_message": message}
     statement = _instance_move(state, with_data=data is not None)
     moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
@@ -381,7 +381,7 @@ def move_instance(
 
 
 def book(connection: Connection, attempt_id: str, instance_id: str) -> bool:
-    """The attempt takes its idle instance: one transaction, so that nobody sees the half of it. False: it is not to be had."""
+    """The attempt books its idle instance, in one transaction, so that nobody sees half of this. False: not available."""
     if not move_instance(connection, instance_id, InstanceState.BUSY):
         return False
     _move(connection, attempt_id, AttemptState.PROVISIONING, {"b_instance": instance_id})

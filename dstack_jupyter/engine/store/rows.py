@@ -136,7 +136,7 @@ class InstanceData:
     """Seconds that its clock is ahead of ours."""
     host_key: str = ""
     next_key: str = ""
-    """The host key that it will show from some moment on: stored before the machine is told to."""
+    """The host key that the machine will show next: stored before the machine gets it."""
     verdict: str = ""
     """``offer`` or ``account``: what the vendor's refusal was about."""
     spared: bool = False
@@ -190,7 +190,7 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the vendor told of a machine last: the fields of ``backends.base.Instance`` that are kept. All are empty at first."""
+    """The vendor's last answer about a machine: the fields of ``backends.base.Instance`` that are kept. Empty at first."""
 
     status: str = ""
     raw_status: str = ""

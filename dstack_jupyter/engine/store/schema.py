@@ -175,15 +175,15 @@ instances = Table(
 cloud_instances = Table(
     "cloud_instances",
     metadata,
-    # What is known of an instance at a vendor: a row for each one that is rented, stored together with its intent (R1).
+    # What is known of an instance at a vendor: a row for each cloud instance, stored together with its intent (R1).
     Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
-    # Which account, as the backend's `mark` tells it: a hash, no secret.
+    # The account id: a hash, no secret.
     Column("account", String(64), nullable=False, default=""),
     # When the last create was sent, stored before it is; NULL: none ever was, or none that could have made anything.
     Column("create_sent_at", Float),
     # When the vendor was first known to have it: from then on it costs.
     Column("rented_at", Float),
-    # When the vendor last told of it, and since when it says that it has none.
+    # When the vendor last reported the machine, and since when the vendor says that there is none.
     Column("observed_at", Float),
     Column("absent_since", Float),
     # When it was decided to end it, and when the vendor last accepted that.
@@ -191,17 +191,17 @@ cloud_instances = Table(
     Column("delete_accepted_at", Float),
     # Since when it has no job, for a machine of a fleet that keeps it a while.
     Column("idle_at", Float),
-    # `backends.base.Instance.data`: what the vendor's calls need; NULL until the vendor has told of the machine.
+    # `backends.base.Instance.data`: what the vendor's calls need; NULL until the vendor has reported the machine.
     # The name that the value is sealed under is that of the first schema: what is stored already stays readable.
     Column("vendor", Sealed("rented.vendor")),
-    # What the vendor told last: status, raw_status, address, internal_address, user, port, region, console.
+    # The vendor's last answer: status, raw_status, address, internal_address, user, port, region, console.
     Column("observed", JSON, nullable=False),
 )
 
 cloud_resources = Table(
     "cloud_resources",
     metadata,
-    # Things beside machines (a key object, a firewall, a disk): a row before each is made.
+    # Cloud resources (a key object, a firewall, a disk): a row before each is made.
     Column("account", String(64), primary_key=True),
     Column("kind", String(32), primary_key=True),
     Column("identity", String(64), primary_key=True),

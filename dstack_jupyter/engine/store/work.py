@@ -23,7 +23,7 @@ class Work(NamedTuple):
 
 def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[Work]:
     """Everything that is not finished, of all fleets or of some: fleets that rent, runs' attempts, waiting runs, hosts,
-    rented machines.
+    cloud instances.
 
     Runs that wait come with the highest priority first.
     """
@@ -54,7 +54,7 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
     )
     todo += [Work("instance", *row) for row in connection.execute(renting)]
     waiting = select(runs.c.id, runs.c.fleet_id, runs.c.configuration).where(
-        # One that was stopped while it waited has nothing but itself to be ended by.
+        # A run that was stopped while it waited has no job that would end it.
         runs.c.state.in_([RunState.PENDING, RunState.TERMINATING]),
         among(runs.c.fleet_id),
     )
