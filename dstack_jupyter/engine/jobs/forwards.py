@@ -1,7 +1,7 @@
 """Ports of running jobs on this machine's loopback, and an ssh config entry for those that can be logged in to.
 
-They are the engine's and live as long as the run: a connection is carried to the machine when it is made, so that a link that
-broke and came back is not noticed. Also what knows whether anybody uses a dev environment.
+The engine owns forwards, which live as long as the run. Each new connection is carried to the machine anew, so users do not
+notice a link that broke and came back. This module also knows whether anybody uses a dev environment.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PIECE = 1 << 16
 SSHD_PATIENCE = 10.0
-"""Seconds that a dev environment's sshd may take to answer; after that it is shown without a login."""
+"""Seconds that a dev environment's sshd may take to answer; after that the dev environment is shown without a login."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Open:
 
 
 class Forwards:
-    """Use it from the engine's loop."""
+    """The forwards of this engine, on its loop."""
 
     def __init__(self, home: Home, keys: Keys) -> None:
         self._home = home
@@ -56,10 +56,10 @@ class Forwards:
         self._waiting: dict[str, float] = {}
 
     async def ensure(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, machine: Machine) -> bool:
-        """Open what a running job offers; nothing happens if that is done. False: not yet, ask again. Raises Unreachable."""
+        """Open a running job's forwards; idempotent. False: not ready yet, ask again. Raises Unreachable."""
         if attempt.id in self._open or attempt.job:
             return True
-        # Shown only when all of it is there: who waits for a dev environment takes the first word.
+        # Shown only when complete: a user who waits for a dev environment takes the first answer.
         task = run.configuration.task
         dev = task.type == "dev-environment"
         if not task.ports and not dev:
@@ -126,7 +126,7 @@ class Forwards:
         return 0.0 if opened is None or opened.connections else time.monotonic() - opened.used_at
 
     def attachment(self, attempt_id: str, folder: str) -> Attachment | None:
-        """How a job can be reached from here; None while it cannot. ``folder`` is its working folder there."""
+        """How users can reach a job from here; None while nobody can. ``folder`` is its working folder there."""
         opened = self._open.get(attempt_id)
         if opened is None:
             return None
@@ -181,7 +181,7 @@ class Forwards:
 
 
 async def _answers(machine: Machine, port: int) -> bool:
-    """Whether an sshd says its name at a port of the machine: Docker's own proxy takes connections before it listens."""
+    """Whether an sshd greets at a port of the machine: Docker's proxy takes connections before sshd listens."""
     try:
         reader, writer = await machine.connect(port)
         try:

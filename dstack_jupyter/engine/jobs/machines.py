@@ -31,7 +31,7 @@ class StoredPins:
 
 
 class Machines:
-    """Use it from the engine's loop."""
+    """The machines of this engine, on its loop."""
 
     def __init__(self, home: Home, database: Database, keys: Keys, installation: str, here: str) -> None:
         self._place = here

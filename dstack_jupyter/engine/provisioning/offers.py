@@ -1,6 +1,6 @@
-"""Between the engine and the backends: which offers a run can have, what it would cost, and the vendor calls.
+"""Between the engine and the backends: which offers a run can have, the price, and the vendor calls.
 
-Vendor code blocks; it runs in a bounded pool here, never on the loop (D5). A call that does not come back keeps one thread,
+Vendor code blocks, so it runs in a bounded pool, never on the loop (D5). A call that does not come back keeps one thread,
 not the engine.
 """
 
@@ -70,7 +70,7 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
 
 
 def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
-    """(offers that a fleet of clouds' machines can have, cheapest first; why other backends have none). Blocks as ``find``."""
+    """(offers that a fleet of cloud instances can have, cheapest first; why other backends have none). Blocks as ``find``."""
     from ...backends.collect import collect
     from ...offers.requirements import Requirements
 
@@ -131,7 +131,7 @@ def _later(offer: OfferView) -> tuple[bool, bool, float, bool]:
 
 
 def _why_not_local(task: AnyRun) -> str:
-    """Why this machine cannot run it, whatever its size."""
+    """Why this machine cannot run the task, whatever its size."""
     if needs_container(task):
         return "it runs processes only, and the run asks for a container: `image` and its kin need a host with Docker"
     if task.node_count > 1:
@@ -187,7 +187,7 @@ class Provisioning:
         return await self._blocking(find_for_fleet, fleet)
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
-        """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""
+        """Create the instance of a stored intent; idempotent for an identity. Returns the data that the backend needs later."""
         return await self._blocking(_hosts(backend).create_instance, identity, offer)
 
     async def terminate(self, backend: str, identity: str, data: dict[str, Any]) -> None:

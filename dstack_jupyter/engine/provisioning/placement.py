@@ -15,7 +15,7 @@ from ..store import bookings, runs
 from ..store.rows import InstanceRow, RunRow
 
 LOOKS = 10.0
-"""Seconds that a run is given to look for a host before others that come after it need not wait for that."""
+"""Seconds for which later runs wait while an earlier run looks for a host."""
 
 
 def fleet_names(run: AnyRun) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def needs_container(run: AnyRun) -> bool:
 def blocks_needed(run: AnyRun, offer: OfferView, blocks: int) -> int:
     """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not.
 
-    A share of what is not known may be all of it.
+    A share of an unknown amount may be all of that amount.
     """
     if blocks == 1:
         return 1
@@ -54,7 +54,7 @@ def _share(wanted: float, size: float | None) -> float:
 def somebody_first(connection: Connection, run: RunRow) -> bool:
     """Whether a run that waited for a host looks for one at this moment and comes before this one: by priority, then by age.
 
-    All of them are woken when a host is free; which one is the faster must not matter.
+    A free host wakes all of these runs; the fastest must not win by speed.
     """
     others = runs.looking(connection, run, LOOKS)
     return any(_turn(*other) < _turn(run.configuration, run.submitted_at) for other in others)
@@ -79,7 +79,7 @@ def _price(row: InstanceRow) -> float:
 def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
     """Book a machine for each attempt, all or nothing; the nodes of one run on different machines of one fleet.
 
-    ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says what is in the way. Called by the fleet reconciler,
+    ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says why not. Called by the fleet reconciler,
     in a write transaction.
     """
     task = run.configuration.task

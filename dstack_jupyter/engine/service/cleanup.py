@@ -1,4 +1,4 @@
-"""`%dstack cleanup`: everything that this installation ever made in the accounts, and the end of what nobody needs.
+"""`%dstack cleanup`: everything that this installation ever made in the accounts, and the end of orphans.
 
 Each answer is a look of its own at the vendors. A machine that a run or fleet has is never ended here: `%dstack stop` does that.
 """
@@ -37,7 +37,7 @@ class Cleanup:
         self._wake = wake
 
     async def accounts(self) -> list[AccountView]:
-        """Each account with what stands in it, the vendors asked now."""
+        """Each account with its machines and cloud resources, the vendors asked now."""
         rows = await self._database.read(accounts.every)
         return list(await asyncio.gather(*(self._account(row) for row in rows)))
 
@@ -93,9 +93,9 @@ class Cleanup:
         return ended
 
     async def forget(self, name: str, *, user: str) -> EndedView:
-        """End the row of a machine by its user's word alone, where its account cannot be asked any more (R3).
+        """End the row of a machine because its user says so, where its account cannot be asked any more (R3).
 
-        Should the account be there again one day, its sweep finds the machine and ends it.
+        If the account comes back one day, its sweep finds and ends the machine.
 
         Raises NotFound; Conflict where the vendor can be asked, or may be soon.
         """

@@ -28,7 +28,7 @@ from ..store.schema import SEALED_TABLES, instances
 from ..store.schema import leases as table
 
 CLOCK = 5.0
-"""Seconds that two clocks may differ: more, and what is shown of times and guards is wrong."""
+"""Seconds that two clocks may differ: beyond that, shown times and guards are wrong."""
 OLD_KEY = 365 * 86400.0
 
 
@@ -52,7 +52,7 @@ async def examine(database: Database, vault: Vault, home: Home, problems: Sequen
 
 
 async def _asked(check: str, answer: Awaitable[list[Finding]]) -> list[Finding]:
-    """A store that is damaged in one place must not keep the rest of the page from its reader."""
+    """A check that fails must not hide the others: a store may be damaged in one place only."""
     try:
         return await answer
     except (DatabaseError, ValueError) as error:
@@ -78,7 +78,7 @@ def _store(connection: Connection) -> list[Finding]:
 
 
 def _lease(connection: Connection) -> list[Finding]:
-    """Who acts: one lease for a SQLite store, one a fleet where engines share it; and each of those, how old its last word is."""
+    """Who acts: one lease for a SQLite store, one per fleet in a shared store; and how old each engine's last report is."""
     engines = [_engine(each) for each in leases.heard(connection)]
     rows = connection.execute(select(table.c.owner, table.c.resource, (table.c.expires_at - now()).label("left"))).all()
     held = [row for row in rows if row.owner and row.left > 0]

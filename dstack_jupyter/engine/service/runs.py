@@ -1,6 +1,6 @@
 """The service: everything that anybody outside may ask of the engine. All of it runs on the engine's loop.
 
-Thin: it checks, stores and wakes; the reconcilers do the work. Every error is one of ``models.errors``.
+The service checks, stores and wakes; the reconcilers do the work. Every error is one of ``models.errors``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .parts import Parts
 BACKLOG = 64
 """Runs that wait to be placed, and machines to be looked after, from which on a submit waits too."""
 TURN = 1.0
-"""Seconds that it waits at most."""
+"""Seconds that a submit waits at most."""
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
         self._parts = parts
 
     async def plan(self, request: PlanRequest) -> Plan:
-        """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
+        """What ``apply`` would do. Changes nothing. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
         offers, missing = await self._parts.provisioning.offers(task, await self._growing(task, request.project))
         plan = make_plan(task, offers, missing, request.max_offers, request.project)
@@ -95,7 +95,7 @@ class Service:
         return await self._with_what_is_known(view)
 
     async def _turn(self) -> None:
-        """Who submits a thousand runs waits for the engine: else each would wait for its machine behind all the others."""
+        """A client that submits a thousand runs waits for the engine: else each run would wait behind all the others."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + TURN
         while self._parts.backlog() >= BACKLOG and loop.time() < latest:
@@ -251,7 +251,7 @@ class Service:
 
 
 def _running(view: RunView) -> AttemptView | None:
-    """The attempt that a run is reached by."""
+    """The attempt through which users reach a run."""
     return next((each for each in reversed(view.attempts) if each.job == 0 and each.state == AttemptState.RUNNING), None)
 
 
