@@ -245,16 +245,16 @@ def store(
         rows[resource.kind, steps.key_of(resource.id)] = {"identity": resource.identity, **values}
     connection.execute(delete(orphans).where(orphans.c.account == account_id))
     current = connection.execute(select(now())).scalar_one()
-    for (kind, thing_key), fields in rows.items():
-        old = before.get((kind, thing_key))
+    for (kind, orphan_key), fields in rows.items():
+        old = before.get((kind, orphan_key))
         if old is None:
-            _orphan(connection, account_id, kind, thing_key, fields)
+            _orphan(connection, account_id, kind, orphan_key, fields)
         times = {
             "first_seen_at": old.first_seen_at if old else current,
             "delete_accepted_at": old.delete_accepted_at if old else None,
         }
         connection.execute(
-            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, seen_at=current, **times, **fields)
+            insert(orphans).values(account=account_id, kind=kind, resource_id=orphan_key, seen_at=current, **times, **fields)
         )
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
     connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem="", **done))

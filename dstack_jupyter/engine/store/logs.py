@@ -23,7 +23,7 @@ class Chunk:
 
 
 def append(connection: Connection, attempt_id: str, offset: int, data: bytes) -> bool:
-    """Store ``data`` at ``offset`` if that is where the log ends; False (and nothing stored) if it is not.
+    """Store ``data`` at ``offset`` if that is where the log ends; False (and nothing stored) if not.
 
     The guard is the update itself: a second reader, or a late answer of a stalled one, changes no row.
     """

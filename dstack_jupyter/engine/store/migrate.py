@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "migrations"
 
 
 def current(connection: Connection) -> str | None:
-    """The revision that the database is at; None for an empty one."""
+    """The revision of the database; None for an empty database."""
     if not connection.dialect.has_table(connection, "alembic_version"):
         return None
     revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -36,7 +36,7 @@ from .schema import attempts, bookings, cloud_instances, fleets, gpu_claims, ins
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))
-"""The one that is made for an attempt, or that has it: an index holds that there is no other."""
+"""The instance that is made for an attempt or has the attempt: an index allows no other."""
 WITH_ATTEMPT = Joined(attempts, runs, instances)
 ATTEMPT = (
     WITH_ATTEMPT.query.select_from(attempts)
@@ -54,7 +54,7 @@ FLEET = (
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
 BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
-"""Keeps whoever wants to book the instance waiting until it is known whether it is idle."""
+"""Locks the instance: others who want to book wait until its state is known."""
 ATTEMPT_STATES = (
     select(attempts.c.id, attempts.c.state, attempts.c.instance_id, attempts.c.job)
     .where(attempts.c.run_id == bindparam("id"))
@@ -157,7 +157,7 @@ def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = N
     if run.state in RUN_END:
         return RunState(run.state)
     jobs: dict[str, run_step.JobNow] = {}
-    # Of a run with one job, what was moved is its newest attempt: nothing else has to be read.
+    # The moved attempt of a run with one job is its newest: nothing else has to be read.
     configuration = StoredRun(run.configuration)
     alone = attempt is not None and configuration.nodes == 1
     rows: Iterable[Any] = [attempt] if alone else connection.execute(JOBS_NOW, {"id": run_id})
@@ -242,7 +242,7 @@ def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -
 
 
 def say_of_attempt(connection: Connection, attempt_id: str, message: str) -> None:
-    """What an unfinished attempt does at the moment, for people."""
+    """Store what an unfinished attempt does at the moment, for people."""
     unfinished = (attempts.c.id == attempt_id) & attempts.c.state.not_in(ATTEMPT_END)
     connection.execute(update(attempts).where(unfinished).values(message=message))
 
@@ -389,6 +389,6 @@ def book(connection: Connection, attempt_id: str, instance_id: str) -> bool:
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:
-    """The end of a fleet, and of its lease."""
+    """End a fleet and its lease."""
     leases.gone(connection, fleet_id)
     connection.execute(CLOSE, {"b_id": fleet_id})

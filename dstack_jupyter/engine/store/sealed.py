@@ -120,7 +120,7 @@ def reseal(connection: Connection, tables: list[Table], key: str, count: int) ->
 
 
 def count_foreign(connection: Connection, tables: list[Table], key: str) -> int:
-    """How many values other keys than ``key`` sealed."""
+    """The number of values that other keys than ``key`` sealed."""
     counts = [
         connection.execute(select(func.count()).select_from(table).where(_foreign(column, key))).scalar_one()
         for table in tables

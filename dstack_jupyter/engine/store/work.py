@@ -1,4 +1,4 @@
-"""What an engine has to look at: after a start, after it took leases, or when a key must be told whose it is."""
+"""The keys that an engine has to look at: after a start, after taking leases, or to learn which engine a key belongs to."""
 
 from __future__ import annotations
 
