@@ -46,8 +46,8 @@ class _Watched:
     listing: asyncio.Task[None] | None = None
     began: float = -1e9
     """When the last complete list was begun: machines made later may be missing."""
-    found: dict[str, list[Instance]] = field(default_factory=dict)
-    told: dict[str, Callable[[], None]] = field(default_factory=dict)
+    listed: dict[str, list[Instance]] = field(default_factory=dict)
+    callbacks: dict[str, Callable[[], None]] = field(default_factory=dict)
     """The callbacks of looks, by identity: called when another look's list shows the machine changed."""
 
 
@@ -139,23 +139,23 @@ class Vendors:
         now = asyncio.get_running_loop().time()
         account = self._accounts.setdefault(cloud.account_id, _Watched())
         account.asked.append(now)
-        account.told[identity] = changed
+        account.callbacks[identity] = changed
         while account.asked[0] <= now - AGE:
             account.asked.popleft()
         seen = await self._seen(cloud, account, identity, data, now)
         if seen is None:
-            account.told.pop(identity, None)
+            account.callbacks.pop(identity, None)
         return seen
 
     async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
         if len(account.asked) < MANY:
             return await self.call(cloud.account_id, cloud.get, data)
-        if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
+        if account.began < now - AGE - len(account.listed) // PAGE or account.listing is not None:
             if account.listing is None:
                 account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
             with release_slot():
                 await asyncio.shield(account.listing)
-        same = [each for each in account.found.get(identity, []) if each.data == data]
+        same = [each for each in account.listed.get(identity, []) if each.data == data]
         # A machine missing from the list may be younger, or have other data: ask for it alone.
         return same[0] if same else await self.call(cloud.account_id, cloud.get, data)
 
@@ -164,10 +164,10 @@ class Vendors:
             listed: dict[str, list[Instance]] = {}
             for each in await self.call(cloud.account_id, cloud.list_all, self._installation):
                 listed.setdefault(each.identity, []).append(each)
-            known, account.found, account.began = account.found, listed, began
-            for identity in known.keys() & account.told.keys():
+            known, account.listed, account.began = account.listed, listed, began
+            for identity in known.keys() & account.callbacks.keys():
                 if listed.get(identity) != known[identity]:
-                    account.told[identity]()
+                    account.callbacks[identity]()
         finally:
             account.listing = None
 

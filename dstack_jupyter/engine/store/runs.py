@@ -269,10 +269,10 @@ def view(connection: Connection, run_id: str) -> RunView:
     """One run as it looks from outside. Built of prepared statements: every follower calls it at every change."""
     run = connection.execute(ONE, {"id": run_id}).one()
     tried = connection.execute(ATTEMPTS_OF_ONE, {"id": run_id}).all()
-    rented = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
-    own = {None, *(row.id for row in rented)}
+    made = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
+    own = {None, *(row.id for row in made)}
     booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if any(row.instance_id not in own for row in tried) else []
-    return _view(run, tried, [*rented, *booked])
+    return _view(run, tried, [*made, *booked])
 
 
 def views(
