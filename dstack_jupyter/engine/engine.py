@@ -1,7 +1,7 @@
 """The engine: store, reconcilers and service of one state folder, on one loop.
 
-Whoever hosts it (``host.py``) holds the lock of the home first. Everything it knows is in the store; stopping it stops
-nothing else. Where engines share a store, each acts for what it holds leases of, and hears from the others by the relay.
+The host (``host.py``) takes the lock of the home first. The store holds all state; stopping the engine stops nothing else.
+Where engines share a store, each acts for what it has leased, and hears from the others by the relay.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ log = logging.getLogger(__name__)
 OFFERS = Key("offers", "")
 """What an engine tells its home of hosts."""
 OWN = (OFFERS.kind, "sweep")
-"""Kinds of keys that every engine handles for itself; no lease of a fleet stands for them."""
+"""Kinds of keys that every engine handles for itself, without a lease."""
 
 
 class Engine:
     """Made by a host; ``start``, ``stop`` and, between them, ``service`` are for the engine's loop, ``unfinished`` for any.
 
-    ``lost`` is told, once or more, that another engine has this home's store: nothing can be changed any more. ``machines`` makes
-    what reaches the machines behind instance rows.
+    ``lost`` is called, once or more, when another engine has this home's store: nothing can be changed any more. ``machines``
+    makes what reaches the machines behind instance rows.
     """
 
     service: Service
@@ -194,7 +194,7 @@ class Engine:
         self.service = Service(parts)
 
     async def stop(self) -> None:
-        """Stop looking; jobs, machines and the store's contents stay as they are. What others can act for is given back."""
+        """Stop looking; jobs, machines and the store's contents stay as they are. Leases that others can use are given back."""
         await self._ending.aclose()
 
     def unfinished(self) -> int:
@@ -208,18 +208,18 @@ class Engine:
         self._queue.add(Key("fleet", fleet_id))
 
     def _applied(self, fleet_id: str, keys: Sequence[Key]) -> None:
-        """A user applied a new fleet; one of clouds' machines needs an engine as long as it is there."""
+        """A user applied a new fleet. A fleet of cloud instances needs an engine until its end."""
         self._leases.born(fleet_id, keys)
         if Key("fleet", fleet_id) in keys:
             self._open.add(fleet_id)
 
-    def _taken(self, found: Sequence[work.Work]) -> None:
+    def _taken(self, todo: Sequence[work.Work]) -> None:
         """We act for these from now on."""
-        for each in found:
+        for each in todo:
             if each.kind == "fleet":
                 self._open.add(each.id)
             self._queue.add(Key(each.kind, each.id))
-        self._problems.recall([each.id for each in found if each.kind == "attempt"], self._queue.add)
+        self._problems.recall([each.id for each in todo if each.kind == "attempt"], self._queue.add)
 
     def _dropped(self, fleet_id: str, keys: Sequence[Key]) -> None:
         """Another engine acts for a fleet now: nothing of it is looked at or held open here."""
@@ -254,18 +254,18 @@ class Engine:
                 self._queue.add(OFFERS)
 
     def _blind(self) -> None:
-        """Wakes of others may have been missed, or the database was away: look everywhere that somebody waits."""
+        """Look everywhere that somebody waits: wakes of other engines may be lost, or the database was away."""
         self._bus.hear(ALL)
         self._leases.look()
         for key in self._problems:
             self._queue.add(key)
 
     async def _reconcile(self, key: Key) -> Next:
-        """Every call of a reconciler, under the fence of what it is for; a key of another engine's is told, not handled."""
+        """Call a reconciler under the fence of its key. A key of another engine is passed on, not handled."""
         if key.kind in OWN:
-            found = await self._reconcilers[key.kind](key)
+            after = await self._reconcilers[key.kind](key)
             await self._problems.clear(key)
-            return found
+            return after
         fence = await self._leases.of(key)
         if fence is None:
             if key not in self._told:
@@ -273,9 +273,9 @@ class Engine:
             self._told.discard(key)
             return Next()
         self._told.discard(key)
-        mark = acting.set(fence)
+        token = acting.set(fence)
         try:
-            found = await self._reconcilers[key.kind](key)
+            after = await self._reconcilers[key.kind](key)
             await self._problems.clear(key)
         except LostLease:
             self._leases.lose(fence)
@@ -284,8 +284,8 @@ class Engine:
             await self._problems.keep(key, error)
             raise
         finally:
-            acting.reset(mark)
-        return found
+            acting.reset(token)
+        return after
 
     async def _spec(
         self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, siblings: Siblings, blocks: list[int]
@@ -294,7 +294,7 @@ class Engine:
         return self._maker.spec(attempt, run, instance, siblings, blocks)
 
     async def _runs(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow) -> bool:
-        """A job is seen running: what it offers is opened, what guards it begins. False: not all is open yet."""
+        """A job is seen running: open its forwards, begin its guards. False: not all is open yet."""
         if watched(run.configuration.task):
             self._queue.add(Key("guard", attempt.id))
         return await self._forwards.ensure(attempt, run, instance, self._machines.of(instance))

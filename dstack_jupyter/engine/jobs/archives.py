@@ -1,4 +1,4 @@
-"""Uploaded code: files of the home by content; where engines share a store, also there, so that any of them can launch."""
+"""Uploaded code: files of the home by content. A shared store has a copy, so that any engine can launch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHUNK = select(code_chunks.c.data).where(code_chunks.c.sha256 == bindparam("sha2
 
 
 class Archives:
-    """Use it from the engine's loop."""
+    """The archives of this engine, on its loop."""
 
     def __init__(self, database: Database, home: Home) -> None:
         self._database = database
@@ -73,12 +73,12 @@ class Archives:
 
 
 def _chunk(connection: Connection, sha256: str, number: int) -> bytes | None:
-    found: Any = connection.execute(CHUNK, {"sha256": sha256, "number": number}).scalar()
-    return None if found is None else bytes(found)
+    chunk: Any = connection.execute(CHUNK, {"sha256": sha256, "number": number}).scalar()
+    return None if chunk is None else bytes(chunk)
 
 
 def _put(connection: Connection, sha256: str, path: Path) -> None:
-    """All of a file or nothing; again when it is there already, since it may be about to be let go."""
+    """Store all of a file or nothing. An existing file is stored again, since it may be about to be removed."""
     connection.execute(delete(code_chunks).where(code_chunks.c.sha256 == sha256))
     with path.open("rb") as file:
         number = 0
@@ -88,6 +88,6 @@ def _put(connection: Connection, sha256: str, path: Path) -> None:
 
 
 def forget(connection: Connection, needed: Iterable[str], keep: float) -> None:
-    """Let go of shared archives that are older than ``keep`` seconds and not ``needed``."""
+    """Remove shared archives that are older than ``keep`` seconds and not ``needed``."""
     old = (code_chunks.c.at < now() - keep) & code_chunks.c.sha256.not_in(list(needed))
     connection.execute(delete(code_chunks).where(old))

@@ -1,7 +1,7 @@
 """Ports of running jobs on this machine's loopback, and an ssh config entry for those that can be logged in to.
 
-They are the engine's and live as long as the run: a connection is carried to the machine when it is made, so that a link that
-broke and came back is not noticed. Also what knows whether anybody uses a dev environment.
+The engine owns forwards, which live as long as the run. Each new connection is carried to the machine anew, so users do not
+notice a link that broke and came back. This module also knows whether anybody uses a dev environment.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PIECE = 1 << 16
 SSHD_PATIENCE = 10.0
-"""Seconds that a dev environment's sshd may take to answer; after that it is shown without a login."""
+"""Seconds that a dev environment's sshd may take to answer; after that the dev environment is shown without a login."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Open:
 
 
 class Forwards:
-    """Use it from the engine's loop."""
+    """The forwards of this engine, on its loop."""
 
     def __init__(self, home: Home, keys: Keys) -> None:
         self._home = home
@@ -56,19 +56,19 @@ class Forwards:
         self._waiting: dict[str, float] = {}
 
     async def ensure(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, machine: Machine) -> bool:
-        """Open what a running job offers; nothing happens if that is done. False: not yet, ask again. Raises Unreachable."""
+        """Open a running job's forwards; idempotent. False: not ready yet, ask again. Raises Unreachable."""
         if attempt.id in self._open or attempt.job:
             return True
-        # Shown only when all of it is there: who waits for a dev environment takes the first word.
+        # Shown only when complete: a user who waits for a dev environment takes the first answer.
         task = run.configuration.task
         dev = task.type == "dev-environment"
         if not task.ports and not dev:
             return True
-        found = _Open(run.id, run.name, task)
+        opened = _Open(run.id, run.name, task)
         if instance.backend == "local":
             # The job's ports are this machine's own.
-            found.ports = {port.container_port: port.container_port for port in task.ports}
-            self._open[attempt.id] = found
+            opened.ports = {port.container_port: port.container_port for port in task.ports}
+            self._open[attempt.id] = opened
             return True
         published = await machine.ports(attempt.id)
         sshd = dev and PORT in published and await _answers(machine, published[PORT])
@@ -76,67 +76,67 @@ class Forwards:
             since = self._waiting.setdefault(attempt.id, time.monotonic())
             if PORT in published and time.monotonic() - since < SSHD_PATIENCE:
                 return False
-            found.notes.append("no sshd answers in it: an IDE cannot log in")
+            opened.notes.append("no sshd answers in it: an IDE cannot log in")
         self._waiting.pop(attempt.id, None)
         for port in task.ports:
             remote = published.get(port.container_port, port.container_port)
             wanted = port.local_port or 0
-            found.ports[port.container_port] = await self._listen(found, machine, wanted, remote)
-            if wanted and found.ports[port.container_port] != wanted:
-                found.notes.append(
-                    f"port {wanted} is in use here: {port.container_port} is at {found.ports[port.container_port]}"
+            opened.ports[port.container_port] = await self._listen(opened, machine, wanted, remote)
+            if wanted and opened.ports[port.container_port] != wanted:
+                opened.notes.append(
+                    f"port {wanted} is in use here: {port.container_port} is at {opened.ports[port.container_port]}"
                 )
         if sshd:
-            found.ports[PORT] = await self._listen(found, machine, 0, published[PORT])
-            found.login = task.user.partition(":")[0] if task.user else "root"
-        self._open[attempt.id] = found
+            opened.ports[PORT] = await self._listen(opened, machine, 0, published[PORT])
+            opened.login = task.user.partition(":")[0] if task.user else "root"
+        self._open[attempt.id] = opened
         await asyncio.to_thread(self._write_config)
         return True
 
-    async def _listen(self, found: _Open, machine: Machine, wanted: int, remote: int) -> int:
+    async def _listen(self, opened: _Open, machine: Machine, wanted: int, remote: int) -> int:
         """A listener on the loopback for a port of the machine; at ``wanted`` if it is free, else at any."""
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
-            return self._carry(found, machine, remote, reader, writer)
+            return self._carry(opened, machine, remote, reader, writer)
 
         try:
             server = await asyncio.start_server(accept, "127.0.0.1", wanted)
         except OSError:
             server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        found.servers.append(server)
+        opened.servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
     async def _carry(
-        self, found: _Open, machine: Machine, remote: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, opened: _Open, machine: Machine, remote: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        found.connections += 1
+        opened.connections += 1
         try:
             there, back = await machine.connect(remote)
             await asyncio.gather(_copy(reader, back), _copy(there, writer))
         except (DstackJupyterError, OSError) as error:
-            log.info("forward to port %s of %s: %s", remote, found.run_name, error)
+            log.info("forward to port %s of %s: %s", remote, opened.run_name, error)
         finally:
-            found.connections -= 1
-            found.used_at = time.monotonic()
+            opened.connections -= 1
+            opened.used_at = time.monotonic()
             writer.close()
 
     def idle_seconds(self, attempt_id: str) -> float:
         """How long nobody has been connected to a job; 0 while somebody is."""
-        found = self._open.get(attempt_id)
-        return 0.0 if found is None or found.connections else time.monotonic() - found.used_at
+        opened = self._open.get(attempt_id)
+        return 0.0 if opened is None or opened.connections else time.monotonic() - opened.used_at
 
     def attachment(self, attempt_id: str, folder: str) -> Attachment | None:
-        """How a job can be reached from here; None while it cannot. ``folder`` is its working folder there."""
-        found = self._open.get(attempt_id)
-        if found is None:
+        """How users can reach a job from here; None while nobody can. ``folder`` is its working folder there."""
+        opened = self._open.get(attempt_id)
+        if opened is None:
             return None
         forwards = [
             Forward(port=port, local_port=local, url=f"http://127.0.0.1:{local}")
-            for port, local in found.ports.items()
+            for port, local in opened.ports.items()
             if port != PORT
         ]
-        ide = getattr(found.task, "ide", None) or ""
-        host = found.run_name if PORT in found.ports else ""
+        ide = getattr(opened.task, "ide", None) or ""
+        host = opened.run_name if PORT in opened.ports else ""
         link = ""
         if ide in ("vscode", "cursor", "windsurf") and host:
             link = f"{ide}://vscode-remote/ssh-remote+{host}{folder}"
@@ -144,18 +144,18 @@ class Forwards:
             link = f"zed://ssh/{host}{folder}"
         include = f"Include {self._home.ssh_config}"
         return Attachment(
-            forwards=forwards, ssh_host=host, ssh_config=include if host else "", ide=ide, link=link, notes=found.notes
+            forwards=forwards, ssh_host=host, ssh_config=include if host else "", ide=ide, link=link, notes=opened.notes
         )
 
     def close(self, attempt_id: str) -> None:
         """The job has ended."""
         self._waiting.pop(attempt_id, None)
-        found = self._open.pop(attempt_id, None)
-        if found is None:
+        opened = self._open.pop(attempt_id, None)
+        if opened is None:
             return
-        for server in found.servers:
+        for server in opened.servers:
             server.close()
-        if found.login:
+        if opened.login:
             with contextlib.suppress(OSError):
                 self._write_config()
 
@@ -167,21 +167,21 @@ class Forwards:
         """Our own ssh config file: whoever wants the entries includes it; nobody's ~/.ssh/config is touched."""
         entries, known = ["# Written by dstack_jupyter; it comes and goes with the runs."], ""
         hosts = self._home.ssh_config.with_name("known_hosts")
-        for found in self._open.values():
-            if not found.login:
+        for opened in self._open.values():
+            if not opened.login:
                 continue
             entries.append(
-                f"Host {found.run_name}\n  HostName 127.0.0.1\n  Port {found.ports[PORT]}\n  User {found.login}\n"
-                f"  IdentityFile {self._keys.file}\n  IdentitiesOnly yes\n  HostKeyAlias dj-{found.run_id}\n"
+                f"Host {opened.run_name}\n  HostName 127.0.0.1\n  Port {opened.ports[PORT]}\n  User {opened.login}\n"
+                f"  IdentityFile {self._keys.file}\n  IdentitiesOnly yes\n  HostKeyAlias dj-{opened.run_id}\n"
                 f"  UserKnownHostsFile {hosts}\n  StrictHostKeyChecking yes"
             )
-            known += f"dj-{found.run_id} {self._keys.of_run(found.run_id, 'host-0').public}\n"
+            known += f"dj-{opened.run_id} {self._keys.of_run(opened.run_id, 'host-0').public}\n"
         write_private(hosts, known.encode())
         write_private(self._home.ssh_config, ("\n".join(entries) + "\n").encode())
 
 
 async def _answers(machine: Machine, port: int) -> bool:
-    """Whether an sshd says its name at a port of the machine: Docker's own proxy takes connections before it listens."""
+    """Whether an sshd greets at a port of the machine: Docker's proxy takes connections before sshd listens."""
     try:
         reader, writer = await machine.connect(port)
         try:

@@ -1,4 +1,4 @@
-"""The machines behind instance rows: this one, and one SSH machine for each host of a fleet and each that is rented."""
+"""The machines behind instance rows: this one, and one SSH machine for each host of a fleet and each cloud instance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StoredPins:
 
 
 class Machines:
-    """Use it from the engine's loop."""
+    """The machines of this engine, on its loop."""
 
     def __init__(self, home: Home, database: Database, keys: Keys, installation: str, here: str) -> None:
         self._place = here
@@ -44,7 +44,7 @@ class Machines:
         self._hosts: dict[str, tuple[Address, SSHMachine]] = {}
 
     def of(self, instance: InstanceRow) -> Machine:
-        """Raises Unreachable for a process of another engine's machine, and for a rented one without an address."""
+        """Raises Unreachable for a process of another engine's machine, and for a cloud instance without an address."""
         if instance.backend != "local":
             return self.host(instance)
         bound = instance.data.place
@@ -54,7 +54,7 @@ class Machines:
         return self.local
 
     def host(self, instance: InstanceRow) -> SSHMachine:
-        """The machine of a fleet's host or a rented one; made anew when its address has changed."""
+        """The machine of a fleet's host or a cloud instance; made anew when its address has changed."""
         if instance.data.address is None:
             raise Unreachable(f"{instance.identity} has no address yet")
         address = located(Address.of_json(dict(instance.data.address)), self._home)
@@ -68,7 +68,7 @@ class Machines:
         return known[1]
 
     def guest(self, instance: InstanceRow) -> Guest:
-        """What is done on a rented machine beside its jobs."""
+        """The engine's side of a cloud instance, beside its jobs."""
         return Guest(self.host(instance).host)
 
     def forget(self, instance_id: str) -> None:
@@ -76,7 +76,7 @@ class Machines:
         self._hosts.pop(instance_id, None)
 
     async def leave(self, instance_id: str) -> None:
-        """A rented machine is gone: its connection is closed, for its address may be another's soon."""
+        """Close the connection of a cloud instance that is gone: its address may be another's soon."""
         _, machine = self._hosts.pop(instance_id, (None, None))
         if machine is not None:
             await machine.close()

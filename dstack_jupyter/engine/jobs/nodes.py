@@ -8,7 +8,7 @@ from ...models.states import ATTEMPT_END, AttemptState, InstanceState, Reason
 from ..store.rows import AttemptRow, InstanceRow, RunRow
 
 Siblings = Sequence[tuple[AttemptRow, InstanceRow | None]]
-"""(newest attempt, the instance that it has or is to have) of each job of a run, the master first."""
+"""(newest attempt, its present or future instance) of each job of a run, the master first."""
 
 READY = frozenset({InstanceState.IDLE, InstanceState.BUSY})
 STARTED = frozenset({AttemptState.RUNNING, *ATTEMPT_END})
@@ -33,7 +33,7 @@ def must_wait(attempt: AttemptRow, run: RunRow, siblings: Siblings) -> bool:
 
 
 def ends_with(attempt: AttemptRow, run: RunRow, siblings: Siblings) -> tuple[Reason, str] | None:
-    """Why a job has to end because of another one; None if it may go on."""
+    """Why a job has to end because of another job; None if the job may go on."""
     if len(siblings) == 1:
         return None
     for other, _ in siblings:

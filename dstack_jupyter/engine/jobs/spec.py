@@ -21,7 +21,7 @@ STOP_DURATION = 300
 DEFAULT_IMAGE = "dstackai/base:0.11-base-ubuntu22.04"
 """The image of runs without one, on hosts with Docker: the seed era's of dstack."""
 ENV_IMAGE = "DSTACK_JUPYTER_DEFAULT_IMAGE"
-"""Names another one; empty: such runs are processes."""
+"""Names another image; empty: such runs are processes."""
 GB = 1024**3
 
 
@@ -33,7 +33,7 @@ class JobMaker:
         self._keys = keys
 
     def spec(self, attempt: AttemptRow, run: RunRow, instance: InstanceRow, siblings: Siblings, blocks: list[int]) -> JobSpec:
-        """The job of an attempt on the machine that it is booked on; ``blocks`` are its share of a fleet's host."""
+        """The job of an attempt on its booked machine; ``blocks`` are its share of a fleet's host."""
         task = run.configuration.task
         gpus = gpus_of(instance, blocks)
         nodes = [
@@ -98,7 +98,7 @@ class JobMaker:
 
 
 def gpus_of(instance: InstanceRow, blocks: list[int]) -> list[int]:
-    """The GPUs of a machine that a job has: by number on `local`, its blocks' share on a fleet's host, all of a rented one."""
+    """The GPUs of a job: by number on `local`, its blocks' share on a fleet's host, all of a cloud instance."""
     if instance.backend == "local":
         return list(instance.data.gpus)
     if instance.backend != "ssh":
@@ -109,7 +109,7 @@ def gpus_of(instance: InstanceRow, blocks: list[int]) -> list[int]:
 
 
 def address_of(instance: InstanceRow | None, nodes: int) -> str:
-    """What the other nodes reach a machine by; a single node is its own loopback."""
+    """The address at which other nodes reach a machine; a single node uses its loopback."""
     if nodes == 1 or instance is None:
         return "127.0.0.1"
     data = instance.data

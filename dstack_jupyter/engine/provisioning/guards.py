@@ -1,4 +1,4 @@
-"""Which guard ends what costs money when nobody looks, in words that a plan shows beforehand (D7)."""
+"""Which guard ends a machine that costs money when nobody looks, in words that a plan shows beforehand (D7)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .orders import guard_times
 
 
 def traits_of(backend: str, project: str = "main") -> Traits | None:
-    """What a vendor is like; None for a backend that rents nothing here, or has no entry now. Calls nobody."""
+    """The traits of a vendor; None for a backend without cloud instances, or without an entry now. Calls nobody."""
     if backend in OWN_MACHINES:
         return None
     try:
-        found = registry.load(backend)
-        return found.cloud(project).traits if isinstance(found, Clouds) else None
+        loaded = registry.load(backend)
+        return loaded.cloud(project).traits if isinstance(loaded, Clouds) else None
     except (BackendError, NotFound):
         return None
 

@@ -1,6 +1,6 @@
-"""Between the engine and the backends: which offers a run can have, what it would cost, and the vendor calls.
+"""Between the engine and the backends: which offers a run can have, the price, and the vendor calls.
 
-Vendor code blocks; it runs in a bounded pool here, never on the loop (D5). A call that does not come back keeps one thread,
+Vendor code blocks, so it runs in a bounded pool, never on the loop (D5). A call that does not come back keeps one thread,
 not the engine.
 """
 
@@ -70,17 +70,17 @@ def make_plan(task: AnyRun, offers: list[OfferView], missing: list[Missing], max
 
 
 def find_for_fleet(fleet: FleetConfiguration) -> tuple[list[OfferView], list[Missing]]:
-    """(offers that a fleet of clouds' machines can have, cheapest first; why other backends have none). Blocks as ``find``."""
+    """(offers that a fleet of cloud instances can have, cheapest first; why other backends have none). Blocks as ``find``."""
     from ...backends.collect import collect
     from ...offers.requirements import Requirements
 
     wanted = Requirements.of_fleet(fleet)
     for wait in (0.0, FIRST_ANSWER):
-        found = collect(wanted, {"ssh": {name: [] for name in COLUMNS}}, seconds=wait)
-        offers = [offer for offer in found.rows.views() if not offer.is_own]
-        if offers or not found.pending:
+        collected = collect(wanted, {"ssh": {name: [] for name in COLUMNS}}, seconds=wait)
+        offers = [offer for offer in collected.rows.views() if not offer.is_own]
+        if offers or not collected.pending:
             break
-    return sorted(offers, key=_later), [line for line in found.missing if line.backend not in OWN_MACHINES]
+    return sorted(offers, key=_later), [line for line in collected.missing if line.backend not in OWN_MACHINES]
 
 
 Columns = dict[str, dict[str, list[Any]]]
@@ -93,7 +93,7 @@ def find(
     """(offers that a run can have, in the order in which they are tried; why other backends have none for it).
 
     ``known`` are all offers of their backends, ``idle`` are machines that stand beside what their vendors offer. ``grows``: a
-    fleet that gets what is rented for the run.
+    fleet that gets the cloud instances of the run.
     Blocks, seldom for more than a moment: where nothing fits and a backend was never asked before, its first answer is awaited.
     """
     from ...backends.collect import collect  # numpy: a tenth of a second that no start needs to wait for
@@ -101,11 +101,11 @@ def find(
 
     wanted = Requirements.of_task(task)
     for wait in (0.0, FIRST_ANSWER):
-        found = collect(wanted, known, idle, seconds=wait)
-        offers, refused = _usable(task, found.rows.views(), grows)
-        if offers or not found.pending:
+        collected = collect(wanted, known, idle, seconds=wait)
+        offers, refused = _usable(task, collected.rows.views(), grows)
+        if offers or not collected.pending:
             break
-    return sorted(offers, key=_later), refused + found.missing
+    return sorted(offers, key=_later), refused + collected.missing
 
 
 def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | None) -> tuple[list[OfferView], list[Missing]]:
@@ -124,14 +124,14 @@ def _usable(task: AnyRun, offers: list[OfferView], grows: FleetConfiguration | N
 
 
 def _later(offer: OfferView) -> tuple[bool, bool, float, bool]:
-    """The order in which offers are tried: what is there already before what has to be rented, then by price. At the same price
+    """The order in which offers are tried: existing machines before new cloud instances, then by price. At the same price
     what is in a fleet comes first: the user set it up for runs."""
     there = offer.is_own or offer.is_shared
     return offer.availability in UNAVAILABLE, not there, inf if offer.price is None else offer.price, offer.origin == "local"
 
 
 def _why_not_local(task: AnyRun) -> str:
-    """Why this machine cannot run it, whatever its size."""
+    """Why this machine cannot run the task, whatever its size."""
     if needs_container(task):
         return "it runs processes only, and the run asks for a container: `image` and its kin need a host with Docker"
     if task.node_count > 1:
@@ -140,24 +140,24 @@ def _why_not_local(task: AnyRun) -> str:
 
 
 def _why_not_rented(task: AnyRun) -> str:
-    """Why no machine is rented for it, whatever its size."""
+    """Why the run gets no new cloud instance, whatever its size."""
     if task.creation_policy == "reuse":
         return "creation_policy is `reuse`: no machine is rented"
     return "the run names `fleets`: no machine is rented beside them, and none of them may grow so far" if task.fleets else ""
 
 
 def _hosts(backend: str) -> Hosts:
-    found = registry.load(backend)
-    if not isinstance(found, Hosts):
+    loaded = registry.load(backend)
+    if not isinstance(loaded, Hosts):
         raise BackendNotAvailable(f"{backend} has no machines that are there already")
-    return found
+    return loaded
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
     by_backend: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_backend.setdefault(row["backend"], []).append(row)
-    return {backend: tabulated(found) for backend, found in by_backend.items()}
+    return {backend: tabulated(of_backend) for backend, of_backend in by_backend.items()}
 
 
 class Provisioning:
@@ -187,7 +187,7 @@ class Provisioning:
         return await self._blocking(find_for_fleet, fleet)
 
     async def create(self, backend: str, identity: str, offer: OfferView) -> dict[str, Any]:
-        """Create the instance of a stored intent; idempotent for an identity. Returns what the backend wants to know later."""
+        """Create the instance of a stored intent; idempotent for an identity. Returns the data that the backend needs later."""
         return await self._blocking(_hosts(backend).create_instance, identity, offer)
 
     async def terminate(self, backend: str, identity: str, data: dict[str, Any]) -> None:

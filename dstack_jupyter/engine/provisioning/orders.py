@@ -1,4 +1,4 @@
-"""What a machine is made from: a function of its rows and of our keys, so that every retry sends the same order."""
+"""The instance request of a machine: a function of its rows and our keys, so that every retry sends the same."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AFTER_ITS_TIME = 3600
 """Seconds beyond ``max_duration`` after which a machine ends itself whatever runs: starting and a job's last words take time."""
 
 REMEMBERED = 1024
-"""Host keys that are not derived anew: a machine's is needed at each look until it is met."""
+"""Host keys that are cached: each look needs a machine's key until first contact."""
 
 
 def guard_times(limits: Limits) -> dict[str, int]:
     """``silence`` and ``age`` in seconds (``userdata.Recipe``) of the machine of a run or fleet; stored with its intent."""
     idle = limits.idle_duration
-    # Where a machine is kept, other jobs may follow: each is ended by a timer beside it.
+    # Other jobs may follow on a kept machine: a timer beside each job ends it.
     longest = 0 if limits.keeps else limits.max_duration
     return {
         "silence": userdata.silence_of(None if idle == "off" else idle or 0),
@@ -29,7 +29,7 @@ def guard_times(limits: Limits) -> dict[str, int]:
 
 
 class Maker:
-    """Use it from the engine's loop; the first use of a key writes a file."""
+    """Makes instance requests, on the engine's loop. The first use of a key writes a file."""
 
     def __init__(self, keys: Keys, installation: str) -> None:
         self._keys = keys
@@ -41,7 +41,7 @@ class Maker:
         return self._derived(instance_id)
 
     def order(self, instance: InstanceRow, *, first: bool = False) -> InstanceRequest:
-        """Without the things that it needs: those are told by the vendor, of this order."""
+        """The instance request without its cloud resources: the vendor names those, by this request."""
         login = " ".join(self._keys.public.split()[:2])
         host = self.host_key(instance.id)
         tags = {

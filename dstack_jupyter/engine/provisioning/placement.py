@@ -15,7 +15,7 @@ from ..store import bookings, runs
 from ..store.rows import InstanceRow, RunRow
 
 LOOKS = 10.0
-"""Seconds that a run is given to look for a host before others that come after it need not wait for that."""
+"""Seconds for which later runs wait while an earlier run looks for a host."""
 
 
 def fleet_names(run: AnyRun) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def needs_container(run: AnyRun) -> bool:
 def blocks_needed(run: AnyRun, offer: OfferView, blocks: int) -> int:
     """How many of a host's equal blocks hold what was asked for; more than ``blocks`` if the whole host does not.
 
-    A share of what is not known may be all of it.
+    A share of an unknown amount may be all of that amount.
     """
     if blocks == 1:
         return 1
@@ -54,7 +54,7 @@ def _share(wanted: float, size: float | None) -> float:
 def somebody_first(connection: Connection, run: RunRow) -> bool:
     """Whether a run that waited for a host looks for one at this moment and comes before this one: by priority, then by age.
 
-    All of them are woken when a host is free; which one is the faster must not matter.
+    A free host wakes all of these runs; the fastest must not win by speed.
     """
     others = runs.looking(connection, run, LOOKS)
     return any(_turn(*other) < _turn(run.configuration, run.submitted_at) for other in others)
@@ -65,7 +65,7 @@ def _turn(configuration: StoredRun, submitted_at: float) -> tuple[int, float]:
 
 
 def shared(offers: Sequence[OfferView]) -> list[OfferView]:
-    """Those of ``offers`` that are machines of fleets: hosts, and rented ones that are idle. What costs is left out where this
+    """Those of ``offers`` that are machines of fleets: hosts, and idle cloud instances. What costs is left out where this
     machine would do."""
     here = any(offer.origin == "local" and offer.availability not in UNAVAILABLE for offer in offers)
     return [offer for offer in offers if offer.origin == "host" or (offer.origin == "fleet" and not here)]
@@ -79,7 +79,7 @@ def _price(row: InstanceRow) -> float:
 def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str], offers: Sequence[OfferView]) -> None:
     """Book a machine for each attempt, all or nothing; the nodes of one run on different machines of one fleet.
 
-    ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says what is in the way. Called by the fleet reconciler,
+    ``offers`` are those of ``shared`` that fit. Raises NoCapacity that says why not. Called by the fleet reconciler,
     in a write transaction.
     """
     task = run.configuration.task
@@ -99,12 +99,12 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
     for row in rows:
         if len(free[row.id]) >= wanted[row.id]:
             by_fleet.setdefault(row.fleet_id, []).append(row)
-    for found in by_fleet.values():
+    for candidates in by_fleet.values():
         # The fullest that still has room: big jobs keep finding whole hosts.
-        found.sort(key=lambda row: (_price(row), len(free[row.id])))
-    for found in sorted(by_fleet.values(), key=lambda found: sum(map(_price, found[: len(attempt_ids)]))):
-        if len(found) >= len(attempt_ids):
-            chosen = sorted(found[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
+        candidates.sort(key=lambda row: (_price(row), len(free[row.id])))
+    for candidates in sorted(by_fleet.values(), key=lambda candidates: sum(map(_price, candidates[: len(attempt_ids)]))):
+        if len(candidates) >= len(attempt_ids):
+            chosen = sorted(candidates[: len(attempt_ids)], key=lambda row: (row.created_at, row.id))
             wishes = [
                 bookings.Wish(attempt_id, row.id, wanted[row.id]) for attempt_id, row in zip(attempt_ids, chosen, strict=True)
             ]
@@ -115,6 +115,6 @@ def book_machines(connection: Connection, run: RunRow, attempt_ids: Sequence[str
     if not rows:
         raise NoCapacity("ssh: no host can be used at the moment; `%dstack fleets` says why")
     if len(attempt_ids) > 1:
-        most = max((len(found) for found in by_fleet.values()), default=0)
+        most = max((len(candidates) for candidates in by_fleet.values()), default=0)
         raise NoCapacity(f"ssh: {len(attempt_ids)} free hosts of one fleet are needed, {most} of {len(rows)} are free")
     raise NoCapacity(f"ssh: all {len(rows)} hosts that fit are busy")

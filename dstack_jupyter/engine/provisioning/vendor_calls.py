@@ -1,7 +1,7 @@
-"""The calls to vendors, for the engine's loop: in a bounded pool for each account, and one list for all who look at it.
+"""The calls to vendors, for the engine's loop: a bounded pool for each account, and one list for all who look there.
 
-Vendor code blocks (D5). A call that does not come back keeps one thread of its account's, and no slot of the work queue: a vendor
-that does not answer holds up nothing but itself.
+Vendor code blocks (D5). A call that does not come back keeps one thread of its account and no slot of the work queue: a
+silent vendor holds up nothing but itself.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Result = TypeVar("Result")
 
 
 class Call(Protocol):
-    """One call after the other, in a thread that is kept for them."""
+    """One call after the other, in a thread of its own."""
 
     async def __call__(self, function: Callable[..., Result], *args: object) -> Result: ...
 
 
 THREADS = 32
-"""Calls of one account that are on their way at once."""
+"""Concurrent calls of one account."""
 MANY = 4
-"""Looks at machines of one account within ``AGE`` from which on one list serves them all."""
+"""From this many looks at one account's machines within ``AGE`` on, one list serves all of them."""
 AGE = 2.0
-"""Seconds for which a list serves, and one more for each ``PAGE`` of machines in it: a long one is many calls."""
+"""Seconds for which a list serves, and one more for each ``PAGE`` of its machines: a long list takes many calls."""
 PAGE = 200
 
 
@@ -45,14 +45,14 @@ class _Watched:
     asked: deque[float] = field(default_factory=deque)
     listing: asyncio.Task[None] | None = None
     began: float = -1e9
-    """When the last complete list was begun: what was made later may be missing from it."""
-    found: dict[str, list[Instance]] = field(default_factory=dict)
-    told: dict[str, Callable[[], None]] = field(default_factory=dict)
-    """Who looks at a machine, by its identity: called when a list that another's look made has it otherwise."""
+    """When the last complete list was begun: machines made later may be missing."""
+    listed: dict[str, list[Instance]] = field(default_factory=dict)
+    callbacks: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """The callbacks of looks, by identity: called when another look's list shows the machine changed."""
 
 
 class _Line:
-    """The threads of an account, and who waits for one: what ends something before all else, since it costs until then."""
+    """The threads of an account, and the calls that wait for one. Deletes go first: a machine costs until its end."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dj-vendor")
@@ -84,7 +84,7 @@ class _Line:
                 await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._next()  # it came together with the end of who waited
+                self._next()  # the thread came free just as the waiting call was cancelled
             raise
 
     def _next(self) -> None:
@@ -100,7 +100,7 @@ class _Line:
 
 
 class Vendors:
-    """Use it from the engine's loop. Errors are ``models.errors``."""
+    """The vendors, on the engine's loop. Errors are ``models.errors``."""
 
     def __init__(self, installation: str) -> None:
         self._installation = installation
@@ -109,21 +109,21 @@ class Vendors:
 
     def cloud(self, backend: str, project: str) -> Cloud:
         """The account of a project. Calls nobody. Raises BackendNotAvailable where there is no entry."""
-        found = registry.load(backend)
-        if not isinstance(found, Clouds):
+        loaded = registry.load(backend)
+        if not isinstance(loaded, Clouds):
             raise BackendNotAvailable(f"{backend} rents no machines")
-        return found.cloud(project)
+        return loaded.cloud(project)
 
     async def call(self, account: str, function: Callable[..., Result], *args: object, ends: bool = False) -> Result:
-        """A vendor's call in the pool of its account (``Cloud.account_id``). ``ends``: it ends something, and goes first."""
+        """A vendor's call in the pool of its account (``Cloud.account_id``). ``ends``: a delete, which goes first."""
         async with self.thread_slot(account, ends=ends) as call:
             return await call(function, *args)
 
     def thread_slot(self, account: str, *, ends: bool = False) -> AbstractAsyncContextManager[Call]:
-        """For a call before which something is stored: once inside, a thread is free for it, and what is stored is soon true.
+        """A thread for a call that must be stored first: once inside, the thread is free, so the row is soon true.
 
-        What says that a call was made must not be stored by who still waits in the line: killed there, nobody knows for a long
-        time that nothing was sent.
+        A caller that still waits in line must not store that the call was made. An engine killed there leaves it unknown for a
+        long time that nothing was sent.
         """
         line = self._lines.get(account)
         if line is None:
@@ -131,43 +131,43 @@ class Vendors:
         return line.thread_slot(ends)
 
     async def look(self, cloud: Cloud, identity: str, data: Mapping[str, Any], changed: Callable[[], None]) -> Instance | None:
-        """One machine, as the vendor has it now or had it within ``AGE``; None where it says that it has none.
+        """One machine, as the vendor reports it now or did within ``AGE``; None if the vendor reports none.
 
-        ``changed`` is called, until the machine is gone, when a list that somebody else's look made has it otherwise than the
-        list before: the next look at it may be the better part of a minute away.
+        Until the machine is gone, ``changed`` is called when another look's list shows the machine other than the list before:
+        the next look may be the better part of a minute away.
         """
         now = asyncio.get_running_loop().time()
         account = self._accounts.setdefault(cloud.account_id, _Watched())
         account.asked.append(now)
-        account.told[identity] = changed
+        account.callbacks[identity] = changed
         while account.asked[0] <= now - AGE:
             account.asked.popleft()
-        found = await self._seen(cloud, account, identity, data, now)
-        if found is None:
-            account.told.pop(identity, None)
-        return found
+        seen = await self._seen(cloud, account, identity, data, now)
+        if seen is None:
+            account.callbacks.pop(identity, None)
+        return seen
 
     async def _seen(self, cloud: Cloud, account: _Watched, identity: str, data: Mapping[str, Any], now: float) -> Instance | None:
         if len(account.asked) < MANY:
             return await self.call(cloud.account_id, cloud.get, data)
-        if account.began < now - AGE - len(account.found) // PAGE or account.listing is not None:
+        if account.began < now - AGE - len(account.listed) // PAGE or account.listing is not None:
             if account.listing is None:
                 account.listing = asyncio.get_running_loop().create_task(self._list(cloud, account, now))
             with release_slot():
                 await asyncio.shield(account.listing)
-        same = [each for each in account.found.get(identity, []) if each.data == data]
-        # One that is not in the list may be younger than it, or there under other data: asked for itself.
+        same = [each for each in account.listed.get(identity, []) if each.data == data]
+        # A machine missing from the list may be younger, or have other data: ask for it alone.
         return same[0] if same else await self.call(cloud.account_id, cloud.get, data)
 
     async def _list(self, cloud: Cloud, account: _Watched, began: float) -> None:
         try:
-            found: dict[str, list[Instance]] = {}
+            listed: dict[str, list[Instance]] = {}
             for each in await self.call(cloud.account_id, cloud.list_all, self._installation):
-                found.setdefault(each.identity, []).append(each)
-            known, account.found, account.began = account.found, found, began
-            for identity in known.keys() & account.told.keys():
-                if found.get(identity) != known[identity]:
-                    account.told[identity]()
+                listed.setdefault(each.identity, []).append(each)
+            known, account.listed, account.began = account.listed, listed, began
+            for identity in known.keys() & account.callbacks.keys():
+                if listed.get(identity) != known[identity]:
+                    account.callbacks[identity]()
         finally:
             account.listing = None
 

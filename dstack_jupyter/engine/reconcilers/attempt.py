@@ -1,4 +1,4 @@
-"""The attempt reconciler: looks at a job, asks ``steps.attempt`` what to do, does it, stores it."""
+"""The attempt reconciler: looks at a job, asks ``steps.attempt`` for the next step, does and stores that step."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ READ = 1 << 20
 REST = 0.02
 """Seconds between two looks at a job that writes: bytes are stored in blocks; the first after a silence goes at once."""
 ASK_AGAIN = 0.1
-"""Seconds until a job that could not be told to end, or could not be reached yet, is tried again."""
+"""Seconds until the next try for a job that could not be told to end, or could not be reached yet."""
 KILL_AGAIN = 1.0
-"""Seconds until a job that was told to die and has not is told again."""
+"""Seconds until a job that was killed and still runs is killed again."""
 REMEMBERED = 4096
-"""Ended attempts that are known to be done with."""
+"""Ended attempts that this engine remembers as finished."""
 GUARD = 30.0
-"""Seconds after which a running job is looked at although nothing woke us."""
+"""Seconds between two looks at a running job when nothing wakes its key."""
 
 SpecBuilder = Callable[[AttemptRow, RunRow, InstanceRow, Siblings, list[int]], Awaitable[JobSpec]]
 
@@ -68,7 +68,7 @@ class AttemptReconciler:
         self._seen_running: set[str] = set()
 
     async def reconcile(self, key: Key) -> Next:
-        """One look and one step; asks to be called again while there is more to do at once."""
+        """Do one look and one step; ask for another call while there is more to do at once."""
         if key.id in self._finished:
             return Next()  # its machine had a last word after the end
         attempt, run, instance, siblings, blocks = await self._database.read(_load, key.id)
@@ -76,8 +76,8 @@ class AttemptReconciler:
             return await self._finish(key, attempt, instance)
         report = JobReport(started=False)
         if instance is not None and is_leaving(instance):
-            # Its end was decided while we had it: it is gone, or about to be, and the job with it. Nobody knows how much more its
-            # log had: a gap without a length (R13).
+            # The machine is gone or about to be, and the job with it. Nobody knows how much more log there was: a gap without a
+            # length (R13).
             lost = f"the machine was lost: {instance.message}; its log was read up to byte {attempt.log_offset}"
             report = JobReport(started=True, lost=lost, interrupted=True)
         elif instance is not None and instance.state in (InstanceState.BUSY, InstanceState.TERMINATING):
@@ -106,7 +106,7 @@ class AttemptReconciler:
             and attempt.instance_id is not None
             and is_cloud_instance(instance)
         ):
-            # Its end frees the machine for the next job, which must find nothing of this one.
+            # The attempt's end frees the machine for the next job, which must find nothing of this job.
             await self._let_go(key.id, instance)
         if report.data or isinstance(step, steps.Running | steps.Book | steps.Prepare | steps.End):
             try:
@@ -126,12 +126,12 @@ class AttemptReconciler:
                 if other.id != key.id:
                     self._wake(Key("attempt", other.id))
         if isinstance(step, steps.Running) and desired is not Desired.RUNNING:
-            # It was told to end while it began: whoever asked has woken us already, and nobody will again.
+            # The job was told to end while it began. The wake of that request is used up: wake again.
             self._wake(key)
         return await self._after(key, run, attempt, instance, report, step, siblings, blocks)
 
     async def _finish(self, key: Key, attempt: AttemptRow, instance: InstanceRow | None) -> Next:
-        """Let go of what an ended attempt holds: again after a restart, since nobody wrote down that it was done."""
+        """Release what an ended attempt holds. A restart repeats this, since no row says that it was done."""
         self.forget(key.id)
         if instance is not None and attempt.instance_id is not None and key.id not in self._finished:
             await self._let_go(key.id, instance)
@@ -141,7 +141,7 @@ class AttemptReconciler:
         return Next()
 
     async def _let_go(self, attempt_id: str, instance: InstanceRow) -> None:
-        """A rented machine that goes takes what the job held with it."""
+        """Clean up after a job. A cloud instance that ends needs no cleaning."""
         try:
             if not is_leaving(instance):
                 await self._machine(instance).finish(attempt_id)
@@ -210,7 +210,7 @@ class AttemptReconciler:
             machine.watch(key.id, lambda: self._wake(key))
 
     def forget(self, attempt_id: str) -> None:
-        """Let go of what is remembered of an attempt: it has ended, or another engine acts for it now."""
+        """Drop the memory of an attempt: the attempt has ended, or another engine acts for it now."""
         self._asked.pop(attempt_id, None)
         self._seen_running.discard(attempt_id)
         self._kill_requests.pop(attempt_id, None)
@@ -225,7 +225,7 @@ def is_cloud_instance(instance: InstanceRow) -> bool:
 
 
 def is_leaving(instance: InstanceRow) -> bool:
-    """Whether it is a rented machine that is gone or about to be: its address may be a stranger's by now."""
+    """Whether a cloud instance is gone or about to be: its address may be a stranger's by now."""
     return is_cloud_instance(instance) and instance.state in INSTANCE_ENDING
 
 
@@ -233,14 +233,14 @@ def _load(connection: Connection, attempt_id: str) -> tuple[AttemptRow, RunRow, 
     """(attempt, run, instance, all jobs of the run, the blocks that the attempt has booked)."""
     attempt, run, instance = moves.load_attempt(connection, attempt_id)
     if instance is not None and attempt.instance_id is None and is_leaving(instance):
-        instance = None  # it never had the job: the fleet finds another
+        instance = None  # this machine never had the job: the fleet finds another
     siblings = [(attempt, instance)] if run.configuration.nodes == 1 else moves.load_siblings(connection, run.id)
     blocks = bookings.blocks_of(connection, attempt_id) if instance is not None and instance.backend == "ssh" else []
     return attempt, run, instance, siblings, blocks
 
 
 def _store(connection: Connection, attempt: AttemptRow, instance: InstanceRow | None, report: JobReport, step: steps.Step) -> str:
-    """The outcome of one look in one transaction: bytes with their offset, what was lost, and the move.
+    """Store one look in one transaction: bytes with their offset, lost bytes, and the move.
 
     Returns the run's state if the move may have changed it, else ''. Raises _Stale.
     """
@@ -270,11 +270,11 @@ def _store(connection: Connection, attempt: AttemptRow, instance: InstanceRow | 
 
 
 class _Stale(Exception):
-    """What this look saw is old: these bytes are stored already, or the machine is to go. The next look sees how it is."""
+    """This look is out of date: its bytes are stored already, or the machine is to end. The next look is current."""
 
 
 def gap_reason(ending: Ending) -> str:
-    """What a reader of the log is told about bytes that were discarded at the source."""
+    """The text that a log's reader sees for bytes discarded at the source."""
     limited = ending.dropped_reason is DroppedReason.LOG_LIMIT
     why = "log_limit was reached" if limited else "the machine's disk was full"
     return f"at least {ending.dropped} bytes were discarded on the machine: {why}"

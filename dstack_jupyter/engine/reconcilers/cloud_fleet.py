@@ -1,4 +1,4 @@
-"""The reconciler of fleets of clouds' machines: how many there are. ``instance.py`` makes and ends them, runs book them."""
+"""The reconciler of fleets of cloud instances decides how many there are. ``instance.py`` makes and ends them, runs book them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..store.rows import InstanceRow
 from .fleet_parts import FleetHandler, FleetParts
 
 IDLE = 3 * 24 * 3600
-"""Seconds that a machine of a fleet may have no job, where its fleet says nothing: dstack's default."""
+"""Seconds that a machine of a fleet may have no job, where its fleet sets no idle_duration: dstack's default."""
 AGAIN = 60.0
-"""Seconds until a fleet that is short of machines looks for offers again; one that failed waits ``store.FORGETS``."""
+"""Seconds until a fleet that is short of machines looks for offers again; a failed offer waits ``store.FORGETS``."""
 
 
 class CloudFleetReconciler(FleetHandler):
@@ -36,72 +36,72 @@ class CloudFleetReconciler(FleetHandler):
     async def reconcile(self, key: Key) -> Next:
         """Store one step after the other until there is nothing to do but wait."""
         while True:
-            found = await self._database.read(store.load, key.id)
-            if found.fleet.kind != "cloud" or found.fleet.state == FleetState.TERMINATED:
+            loaded = await self._database.read(store.load, key.id)
+            if loaded.fleet.kind != "cloud" or loaded.fleet.state == FleetState.TERMINATED:
                 return Next()
-            self._tell(found)
-            fleet = FleetConfiguration.model_validate(found.fleet.configuration)
-            machines = [machine_now(each, found.now) for each in found.machines]
-            match steps.next_step(machines, size_of(fleet), deleted=found.fleet.state != FleetState.ACTIVE):
+            self._tell(loaded)
+            fleet = FleetConfiguration.model_validate(loaded.fleet.configuration)
+            machines = [machine_now(each, loaded.now) for each in loaded.machines]
+            match steps.next_step(machines, size_of(fleet), deleted=loaded.fleet.state != FleetState.ACTIVE):
                 case steps.Want():
-                    if not await self._want(found, fleet):
+                    if not await self._want(loaded, fleet):
                         return Next(guard=AGAIN)
                 case steps.Release(instance_id, why):
                     await self._let_go(instance_id, why)
                 case steps.Wait(seconds):
-                    if found.fleet.message:
-                        await self._database.write(store.say, found.fleet, "")
+                    if loaded.fleet.message:
+                        await self._database.write(store.say, loaded.fleet, "")
                         self._bus.publish_all()
                     return Next() if seconds is None else Next(guard=max(0.05, seconds))
                 case steps.Close():
-                    await self._database.write(store.close, found.fleet)
+                    await self._database.write(store.close, loaded.fleet)
                     self._idle.pop(key.id, None)
                     self._bus.publish_events()
                     self._bus.publish_all()
                     self._closed(key.id)
                     return Next()
 
-    def _tell(self, found: store.Loaded) -> None:
+    def _tell(self, loaded: store.Loaded) -> None:
         idle = frozenset(
-            each.instance.id for each in found.machines if each.instance.state == InstanceState.IDLE and not each.taken
+            each.instance.id for each in loaded.machines if each.instance.state == InstanceState.IDLE and not each.taken
         )
-        if idle != self._idle.get(found.fleet.id, frozenset()):
-            self._idle[found.fleet.id] = idle
+        if idle != self._idle.get(loaded.fleet.id, frozenset()):
+            self._idle[loaded.fleet.id] = idle
             self._hosts_changed()
 
     async def _let_go(self, instance_id: str, why: str, *, spared: bool = True) -> None:
-        """A run may have taken it since it was looked at: then it stays."""
+        """End a machine, unless a run booked it since the read."""
         await self._database.write(partial(store.let_go_free, instance_id=instance_id, why=why, spared=spared))
         self._wake(Key("instance", instance_id))
         self._bus.publish_events()
 
-    async def _want(self, found: store.Loaded, fleet: FleetConfiguration) -> bool:
-        """Store the intent of one more machine, of the next offer; False where none can be had for now."""
+    async def _want(self, loaded: store.Loaded, fleet: FleetConfiguration) -> bool:
+        """Store the intent of one more machine, of the next offer; False if no offer is left for now."""
         offers, missing = await self._provisioning.fleet_offers(fleet)
-        tries = [_tried(each) for each in found.machines if each.instance.state not in INSTANCE_ENDING or _failed(each.instance)]
+        tries = [_tried(each) for each in loaded.machines if each.instance.state not in INSTANCE_ENDING or _failed(each.instance)]
         choice = chosen(offers, tries, fleet)
         if choice.release:
-            for each in found.machines:
+            for each in loaded.machines:
                 if each.instance.state not in INSTANCE_ENDING:
                     await self._let_go(each.instance.id, choice.release, spared=False)
             return True
         if choice.offer is None:
             reasons = [f"{line.backend}: {line.reason}" for line in missing if line.reason != NOT_AVAILABLE_YET]
             why = nothing_left([each for each in tries if not each.alive], reasons)
-            if why != found.fleet.message:
-                await self._database.write(store.say, found.fleet, why)
+            if why != loaded.fleet.message:
+                await self._database.write(store.say, loaded.fleet, why)
                 self._bus.publish_events()
                 self._bus.publish_all()
             return False
         instance_id = new_id()
         name = identity(self._installation, instance_id)
         offer = choice.offer
-        guard = guard_of_fleet(fleet, offer, found.fleet.project)
+        guard = guard_of_fleet(fleet, offer, loaded.fleet.project)
 
         def write(connection: Any) -> bool:
             return store.want(
                 connection,
-                found.fleet,
+                loaded.fleet,
                 instance_id=instance_id,
                 identity=name,
                 offer=offer,
@@ -127,13 +127,13 @@ def idle_of(idle_duration: int | str | None) -> float | None:
 
 
 def guard_times_of(fleet: FleetConfiguration) -> dict[str, int]:
-    """Of a machine of a fleet, which lives longer than any run: no age ends it."""
+    """The guard times of a fleet's machine. The machine outlives any run, so no age ends it."""
     idle = fleet.idle_duration
     return guard_times(Limits(idle_duration="off" if isinstance(idle, str) else IDLE if idle is None else idle))
 
 
 def guard_of_fleet(fleet: FleetConfiguration, offer: OfferView, project: str) -> Guard:
-    """Which guard ends what a machine of this fleet costs (D7)."""
+    """Which guard ends a machine of this fleet (D7)."""
     idle = idle_of(fleet.idle_duration)
     until = "and ends none" if idle is None else f"and ends what is beyond that and had no job for {words(int(idle))}"
     kept = f"the engine keeps the fleet's least number of machines {until}; `%dstack fleets delete` ends all"
@@ -145,12 +145,12 @@ def chosen(offers: list[OfferView], tries: list[Try], fleet: FleetConfiguration)
     near = tries if fleet.placement == "cluster" else [each for each in tries if not each.alive]
     choice = choose(offers, near)
     if choice.release and any(each.used for each in tries):
-        return Choice()  # the cluster is at work where it is: it stays there, and short
+        return Choice()  # a cluster at work stays where it is, and short of machines
     return choice
 
 
 def _failed(row: InstanceRow) -> bool:
-    """Whether a machine that is gone never could be used, and would have been."""
+    """Whether a machine is gone that was needed and never became usable."""
     return row.started_at is None and not row.data.spared
 
 

@@ -1,4 +1,4 @@
-"""The first, verified contact with a rented machine: its host key is renewed, and it tells what a job needs to know of it."""
+"""The first, verified contact with a cloud instance renews its host key and reads the facts that jobs need."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..store.cloud_instances import CloudInstance
 from ..store.database import Database
 
 AT_ONCE = 64
-"""Machines that are met at once: each costs a key exchange, and up to ten seconds where nobody answers."""
+"""First contacts at once: each costs a key exchange, and up to ten seconds where nobody answers."""
 
 
 class NotYet(Exception):
-    """It cannot be used so far; says why."""
+    """The machine cannot be used yet; the text says why."""
 
 
 class FirstBootFailed(Exception):
-    """It never will be of use; says why."""
+    """The machine can never be used; the text says why."""
 
 
 class Meeting:
-    """Use it from the engine's loop."""
+    """Makes first contacts, on the engine's loop."""
 
     def __init__(self, database: Database, machines: Machines, maker: Maker) -> None:
         self._database = database
@@ -38,10 +38,10 @@ class Meeting:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def meet(self, machine: CloudInstance) -> dict[str, Any]:
-        """What is kept of a machine that can have jobs. Raises NotYet, FirstBootFailed.
+        """Meet a machine and return the facts that its row keeps. Raises NotYet, FirstBootFailed.
 
-        The host key that user-data held is replaced by one that nobody else ever had (D6). Idempotent: it may be repeated from
-        any point.
+        A host key that nobody else ever had replaces the one that user-data held (D6). Idempotent: the caller may repeat this
+        from any point.
         """
         try:
             with release_slot():
@@ -57,9 +57,9 @@ class Meeting:
         guest = self._machines.guest(instance)
         if data.next_key and data.host_key == self._maker.host_key(instance.id).public:
             await self._take_next_key(guest, machine)
-        boot, said = await guest.prepared()
+        boot, detail = await guest.prepared()
         if boot is FirstBoot.FAILED:
-            raise FirstBootFailed(f"its first boot {said}")
+            raise FirstBootFailed(f"its first boot {detail}")
         if boot is not FirstBoot.OK:
             raise NotYet("its first boot goes on")
         if data.host_key == self._maker.host_key(instance.id).public:
@@ -72,7 +72,7 @@ class Meeting:
         return hello
 
     async def _take_next_key(self, guest: Any, machine: CloudInstance) -> None:
-        """An engine died while the key was renewed: whichever of the two the machine shows is the right one."""
+        """An engine died while it renewed the key: whichever of the two keys the machine shows is right."""
         try:
             await guest.prepared()
         except HostKeyChanged:
@@ -81,5 +81,5 @@ class Meeting:
 
 
 def facts_of(hello: Hello) -> dict[str, Any]:
-    """What a job needs to know of a rented machine: all of it is one block."""
+    """What a job needs to know of a cloud instance. The whole machine is one block."""
     return {"docker": bool(hello.docker_socket), "blocks": 1, "notes": list(hello.facts.notes)}

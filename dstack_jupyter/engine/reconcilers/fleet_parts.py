@@ -1,4 +1,4 @@
-"""What all who deal with fleets work with: the two reconcilers of fleets, and the service for what users ask of them."""
+"""What the two reconcilers of fleets and the service of fleets share."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..store.database import Database
 
 @dataclass(frozen=True, slots=True)
 class FleetParts:
-    """``wake`` adds to the work queue, ``closed`` hears of each fleet that is done, ``hosts_changed`` when machines that runs
-    share were booked, or can be used that could not before."""
+    """``wake`` adds to the work queue. ``closed`` is called for each fleet that is gone, ``hosts_changed`` when shared machines
+    were booked or became usable."""
 
     database: Database
     bus: Bus
@@ -26,7 +26,7 @@ class FleetParts:
 
 
 class FleetHandler:
-    """What both reconcilers of fleets begin with."""
+    """The base of both reconcilers of fleets."""
 
     def __init__(self, parts: FleetParts) -> None:
         self._database = parts.database

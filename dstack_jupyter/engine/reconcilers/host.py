@@ -1,6 +1,6 @@
-"""The host reconciler: reaches each host of an SSH fleet, claims it, learns what it is, says why it cannot be used.
+"""The host reconciler: reaches, claims and examines each host of an SSH fleet, and says why a host cannot be used.
 
-One host's fault is that host's: its sentence stands in ``%dstack fleets``, the others work.
+One host's fault stands in ``%dstack fleets``; the other hosts work.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 AGAIN = 30.0
 """Seconds until a host that cannot be used is tried again."""
 CHECK = 60.0
-"""Seconds between two looks at a host that can."""
+"""Seconds between two looks at a host that can be used."""
 
 
 class HostReconciler:
     """Handles the ``host`` keys of the work queue, on the engine's loop.
 
-    ``machine`` finds the machine of an instance row, ``forget`` lets go of one; ``changed`` hears when hosts became usable or
-    not, ``closed`` of each fleet that is gone.
+    ``machine`` finds the machine of an instance row, ``forget`` drops its connection. ``changed`` is called when hosts became
+    usable or unusable, ``closed`` for each fleet that is gone.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class HostReconciler:
         return await self._database.read(hosts.is_gone, instance_id)
 
     async def _release(self, row: InstanceRow, fleet: FleetRow) -> None:
-        """Give the host back. One that cannot be reached is given up: it is the user's, and costs nothing here."""
+        """Give the host back. A host that cannot be reached is given up: the user owns it, and it costs nothing here."""
         message = row.message
         try:
             await self._machine(row).unclaim(row.id)
@@ -101,7 +101,7 @@ class HostReconciler:
 
 
 def blocks_of(wanted: int | str, hello: Hello) -> int:
-    """Into how many blocks a host is split: as many as asked for, if its cores and GPUs can be divided so. Raises ValueError."""
+    """The number of blocks of a host: as many as asked for. Raises ValueError if its cores or GPUs do not divide evenly."""
     cpus, gpus = int(hello.facts.cpus), len(hello.facts.gpus)
     if wanted == "auto":
         return max(1, min(cpus, gpus) if gpus else cpus)
@@ -112,14 +112,14 @@ def blocks_of(wanted: int | str, hello: Hello) -> int:
 
 
 def _addresses(hello: Hello) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The addresses that a host says it has; what is none is left out: a host may say anything."""
+    """The addresses that a host reports. Invalid ones are left out: a host may report anything."""
     for each in hello.addresses:
         with contextlib.suppress(ValueError):
             yield ipaddress.ip_interface(each).ip
 
 
 def internal_ip(row: InstanceRow, hello: Hello) -> str:
-    """The address that other nodes reach a host by: what was given, what lies in the fleet's network, what we reach it by."""
+    """The address that other nodes use: the configured one, one in the fleet's network, or the one that the engine uses."""
     data = row.data
     if data.internal_ip:
         return data.internal_ip

@@ -1,4 +1,4 @@
-"""Lets go of what nobody needs: job folders and uploaded code of runs that ended more than seven days ago.
+"""Removes job folders and uploaded code of runs that ended more than seven days ago.
 
 Logs and results of `pull` live until then; the store keeps rows and logs.
 """
@@ -33,7 +33,7 @@ class Housekeeping:
         self._home = home
 
     async def run(self) -> None:
-        """Until cancelled. A fault here is logged and tried again: it must not touch the engine's work."""
+        """Run until cancelled. A fault is logged and the round tried again: housekeeping must not disturb the engine's work."""
         while True:
             try:
                 await self.sweep()
@@ -42,7 +42,7 @@ class Housekeeping:
             await asyncio.sleep(EVERY)
 
     async def sweep(self) -> None:
-        """One round. Only what belongs to an ended run of this store goes; folders that the store does not know stay."""
+        """One round removes folders of ended runs of this store. Folders that the store does not know stay."""
         ended, needed = await self._database.read(_expired)
         on_disk = {entry.name for entry in self._home.jobs.iterdir()}
         for attempt_id in ended & on_disk:
@@ -69,7 +69,7 @@ class Housekeeping:
 
 
 def _expired_on_hosts(connection: Connection) -> list[str]:
-    """Ended attempts whose folder on a host may go."""
+    """Ended attempts whose folder on a host may be removed."""
     query = (
         select(attempts.c.id)
         .join(instances, instances.c.id == attempts.c.instance_id)
@@ -83,7 +83,7 @@ def _forget_host(connection: Connection, attempt_id: str) -> None:
 
 
 def _expired(connection: Connection) -> tuple[set[str], set[str]]:
-    """(attempts whose folder may go, sha256 of archives that a younger or unfinished run still needs)."""
+    """(attempts whose folder may be removed, sha256 of archives that a younger or unfinished run still needs)."""
     ended = connection.execute(select(attempts.c.id).where(attempts.c.finished_at < now() - KEEP)).scalars()
     young = connection.execute(
         select(runs.c.code).where(runs.c.finished_at.is_(None) | (runs.c.finished_at >= now() - KEEP))

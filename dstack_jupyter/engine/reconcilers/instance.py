@@ -1,6 +1,6 @@
-"""The instance reconciler: takes each rented machine from its intent to the vendor's word that it is gone.
+"""The instance reconciler: takes each cloud instance from its intent until the vendor says that the machine is gone.
 
-One key an instance, so one act at a time for each. What is decided is in ``steps.instance``; here it is done and stored.
+Each instance has one key, so one act at a time. ``steps.instance`` decides; this module acts and stores.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from .timing import Times, now_of
 log = logging.getLogger(__name__)
 
 SOON = 2.0
-"""Seconds between two looks at a machine that is being made."""
+"""Seconds between two looks at a machine that its vendor is making."""
 KNOCK = 1.0
-"""Seconds between two tries to log in to one that has an address."""
+"""Seconds between two tries to log in to a machine that has an address."""
 LOOK = 30.0
-"""Seconds between two looks at one that is in use."""
+"""Seconds between two looks at a machine in use."""
 ENDING = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
-"""Seconds between two looks at one that is to end; the last one repeats."""
+"""Seconds between two looks at a machine that is to end; the last number repeats."""
 TROUBLE = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds until a vendor that could not be asked is asked again."""
+"""Seconds until the engine asks a vendor again that could not be asked."""
 PATIENCE = 60.0
-"""Seconds for which an intent waits for a vendor that cannot be reached; then the next offer is tried. Nothing was sent."""
+"""Seconds for which an intent waits for a vendor that cannot be reached. Nothing was sent, so the next offer is tried."""
 ACCOUNT = (BadCredentials, PermissionMissing, NoBalance, BackendNotAvailable)
-"""What stands in the way of every create of an account, not only of this offer."""
+"""Errors that stop every create of an account, not only this offer's."""
 ANOTHER_KEY = (
     "it was made with another key, and the account of the present one has no such machine: put the key of its account back "
     "into config.yml, or end it in the vendor's console and say so: `%dstack cleanup --forget NAME`"
@@ -91,17 +91,17 @@ class InstanceReconciler:
             cloud = self._vendors.cloud(machine.instance.backend, machine.instance.project)
             if machine.cloud.account not in ("", cloud.account_id):
                 if machine.instance.state == InstanceState.TERMINATED:
-                    return Next()  # what stands beside it is the sweeps' business, by whichever key
+                    return Next()  # the sweeps look after its cloud resources, by whichever key
                 if not await self._is_there(cloud, machine):
                     return Next(guard=LOOK)
                 machine = await self._database.read(cloud_instances.load, key.id)
             for _ in range(ROUNDS):
                 step = steps.next_step(now_of(machine, looked, times, restarts=isinstance(cloud, Restarts)), cloud.traits)
                 looked = looked or isinstance(step, steps.Find | steps.Look)
-                found = await self._act(cloud, machine, step, times)
+                after = await self._act(cloud, machine, step, times)
                 times.troubles = 0
-                if found is not None:
-                    return found
+                if after is not None:
+                    return after
                 machine = await self._database.read(cloud_instances.load, key.id)
         except BackendError as error:
             return await self._trouble(key, error, times)
@@ -109,7 +109,7 @@ class InstanceReconciler:
         return Next()
 
     async def _act(self, cloud: Cloud, machine: CloudInstance, step: steps.Step, times: Times) -> Next | None:
-        """Do a step and store what came of it. None: go on with the next one."""
+        """Do a step and store its outcome. None: go on with the next step."""
         instance = machine.instance
         match step:
             case steps.Create(first):
@@ -119,8 +119,8 @@ class InstanceReconciler:
             case steps.Look():
                 again = partial(self._wake, Key("instance", instance.id))
                 assert machine.cloud.vendor is not None
-                told = await self._vendors.look(cloud, instance.identity, machine.cloud.vendor, again)
-                await self._note(machine, [told] if told is not None else [])
+                seen = await self._vendors.look(cloud, instance.identity, machine.cloud.vendor, again)
+                await self._note(machine, [seen] if seen is not None else [])
             case steps.Meet():
                 return await self._meet(machine)
             case steps.Heartbeat():
@@ -148,30 +148,30 @@ class InstanceReconciler:
 
     async def _create(self, cloud: Cloud, machine: CloudInstance, *, first: bool) -> Next | None:
         instance = machine.instance
-        order = self._maker.order(instance, first=first)
-        resources = await self._attach(cloud, machine, order)
+        request = self._maker.order(instance, first=first)
+        resources = await self._attach(cloud, machine, request)
         try:
             async with self._vendors.thread_slot(cloud.account_id) as call:
                 wanted = await self._database.write(cloud_instances.ask, instance.id, cloud.account_id)
                 self._wake(Key("sweep", cloud.account_id))
                 if not wanted:
                     return None
-                told = await call(cloud.create, replace(order, resources=tuple(resources)))
+                created = await call(cloud.create, replace(request, resources=tuple(resources)))
         except BackendError as error:
             if not error.nothing_made:
                 await self._database.write(cloud_instances.say, instance.id, f"it is not known whether it was made: {error.text}")
                 return None
             await self._database.write(cloud_instances.unasked, instance.id, machine.cloud.create_sent_at)
             return await self._refused(cloud, machine, error)
-        await self._database.write(cloud_instances.answered, instance.id, told, self._maker.host_key(instance.id).public)
+        await self._database.write(cloud_instances.answered, instance.id, created, self._maker.host_key(instance.id).public)
         self._changed(machine)
         return Next(guard=SOON)
 
-    async def _attach(self, cloud: Cloud, machine: CloudInstance, order: InstanceRequest) -> list[CloudResource]:
-        """What the machine needs beside itself, each stored before it is made."""
+    async def _attach(self, cloud: Cloud, machine: CloudInstance, request: InstanceRequest) -> list[CloudResource]:
+        """The cloud resources that the machine needs. Each is stored before the vendor makes it."""
         instance = machine.instance
-        found = []
-        for need in cloud.needs(order):
+        attached = []
+        for need in cloud.needs(request):
 
             def store(connection: Any, need: Any = need) -> Any:
                 where = {"backend": instance.backend, "project": instance.project, "instance_id": instance.id}
@@ -179,7 +179,7 @@ class InstanceReconciler:
 
             resource = await self._database.write(store)
             if resource is None:
-                # From here on there may be something in the account, whether or not a machine follows.
+                # From here on the account may hold a cloud resource, whether or not a machine follows.
                 self._wake(Key("sweep", cloud.account_id))
                 try:
                     resource = await self._vendors.call(cloud.account_id, cloud.attach, need)
@@ -191,17 +191,17 @@ class InstanceReconciler:
                     )
                     return []
                 await self._database.write(cloud_instances.made, cloud.account_id, need, resource)
-            found.append(resource)
-        return found
+            attached.append(resource)
+        return attached
 
     async def _refused(self, cloud: Cloud, machine: CloudInstance, error: BackendError) -> Next | None:
-        """The vendor said no, and surely nothing was made: the next offer is tried, or this one again where time may help."""
+        """The vendor refused and surely made nothing. The next offer is tried, or this one again where time may help."""
         instance = machine.instance
         waited = machine.now - instance.created_at
         if isinstance(error, RateLimited) or (isinstance(error, BackendUnreachable) and waited < PATIENCE):
             raise error
         if isinstance(error, Refused):
-            # A shared thing that somebody took away is the likeliest reason: it is made again for the next machine.
+            # Most likely somebody removed a shared cloud resource: the next machine makes it again.
             for need in cloud.needs(self._maker.order(instance)):
                 if need.shared:
                     await self._database.write(cloud_instances.unmade, cloud.account_id, need.kind, need.identity)
@@ -210,45 +210,45 @@ class InstanceReconciler:
         return None
 
     async def _find(self, cloud: Cloud, machine: CloudInstance) -> None:
-        """What became of a create. More than one machine of an identity: the oldest is kept."""
-        found = sorted(
+        """Ask what became of a create. Of several machines of one identity the oldest is kept."""
+        instances = sorted(
             await self._vendors.call(cloud.account_id, cloud.find, machine.instance.identity), key=lambda each: each.created_at
         )
-        for each in found[1:]:
-            # Before the first one is known: then nobody looks for others any more.
+        for each in instances[1:]:
+            # Before the first machine is stored: after that nobody looks for others.
             log.warning("%s: a second machine of this name is ended", machine.instance.identity)
             await self._vendors.call(cloud.account_id, cloud.terminate, each.data, ends=True)
-        await self._note(machine, found)
+        await self._note(machine, instances)
 
     async def _is_there(self, cloud: Cloud, machine: CloudInstance) -> bool:
-        """Whether a machine that was made with another key is in the account of the present one: what is not there may be in the
-        other, so its absence says nothing (R12)."""
+        """Whether the present key's account has a machine that was made with another key. The other account may have it, so
+        absence says nothing (R12)."""
         instance, row = machine.instance, machine.cloud
         if row.vendor is not None:
-            told = await self._vendors.call(cloud.account_id, cloud.get, row.vendor)
-            found = [told] if told is not None else []
+            seen = await self._vendors.call(cloud.account_id, cloud.get, row.vendor)
+            instances = [seen] if seen is not None else []
         else:
-            found = await self._vendors.call(cloud.account_id, cloud.find, instance.identity)
-        found = [each for each in found if each.identity == instance.identity]
-        if found:
+            instances = await self._vendors.call(cloud.account_id, cloud.find, instance.identity)
+        instances = [each for each in instances if each.identity == instance.identity]
+        if instances:
             await self._database.write(cloud_instances.moved, instance.id, cloud.account_id)
-            await self._note(machine, found)
+            await self._note(machine, instances)
         elif instance.message != ANOTHER_KEY:
             await self._database.write(cloud_instances.say, instance.id, ANOTHER_KEY)
             self._bus.publish_all()
-        return bool(found)
+        return bool(instances)
 
-    async def _note(self, machine: CloudInstance, found: list[Instance]) -> None:
-        if not found:
+    async def _note(self, machine: CloudInstance, instances: list[Instance]) -> None:
+        if not instances:
             await self._database.write(cloud_instances.absent, machine.instance.id)
             return
-        told, observed = found[0], machine.cloud.observed
-        same = all(getattr(observed, name) == getattr(told, name) for name in OBSERVED)
-        known = machine.cloud.vendor == told.data and same
+        seen, observed = instances[0], machine.cloud.observed
+        same = all(getattr(observed, name) == getattr(seen, name) for name in OBSERVED)
+        known = machine.cloud.vendor == seen.data and same
         if known and machine.cloud.observed_at is not None and machine.cloud.absent_since is None:
             return
         await self._database.write(
-            cloud_instances.saw, machine.instance.id, told, self._maker.host_key(machine.instance.id).public
+            cloud_instances.saw, machine.instance.id, seen, self._maker.host_key(machine.instance.id).public
         )
         self._bus.publish_all()
 
@@ -295,7 +295,7 @@ class InstanceReconciler:
             await self._let_go(machine, f"it is off, and what its job left cannot be read: {error.text}")
             return None
         except (BackendUnreachable, BadCredentials, RateLimited):
-            times.starting = asyncio.get_running_loop().time()  # it was not asked yet
+            times.starting = asyncio.get_running_loop().time()  # the vendor was not asked yet
             raise
         return Next(guard=SOON)
 
@@ -318,13 +318,13 @@ class InstanceReconciler:
         await self._database.write(store)
         await self._machines.leave(machine.instance.id)
         try:
-            # Before its fleet hears of it and closes: where engines share a store, nobody acts for it then any more.
+            # Before its fleet closes: where engines share a store, nobody acts for a closed fleet.
             await self._detach(cloud, await self._database.read(cloud_instances.load, machine.instance.id))
         finally:
             self._changed(machine)
 
     async def _detach(self, cloud: Cloud, machine: CloudInstance) -> None:
-        """What is known to be there. Of what may have been made without an answer a sweep's list tells: its row stays."""
+        """Detach the cloud resources that the vendor confirmed. Rows of unanswered creates stay: a sweep's list settles them."""
         for row in machine.resources:
             if row.resource_id:
                 await self._vendors.call(cloud.account_id, cloud.detach, cloud_instances.resource_of(row), ends=True)
@@ -346,7 +346,7 @@ class InstanceReconciler:
                 return Next(guard=SOON)
 
     async def _trouble(self, key: Key, error: BackendError, times: Times) -> Next:
-        """The vendor could not be asked: nothing is concluded from that, and it is asked again (R8, R12)."""
+        """The vendor could not be asked. The engine concludes nothing from that and asks again (R8, R12)."""
         if isinstance(error, RateLimited):
             return Next(guard=max(0.05, error.delay))
         times.troubles += 1

@@ -1,4 +1,4 @@
-"""The transactions by which a run's fleet gets machines: parts of ``run_fleet.FleetReconciler``, each all or nothing."""
+"""The transactions by which a run's fleet gets machines, each all or nothing. ``run_fleet.FleetReconciler`` uses them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..store.rows import FleetRow, RunRow
 
 
 def book(connection: Connection, run: RunRow, waiting: list[str], offers: list[OfferView]) -> None:
-    """Book machines of fleets, unless the run was ended since it was read: what an ended attempt books would never be freed."""
+    """Book machines of fleets, unless the run ended since the read: nobody would free the bookings of an ended attempt."""
     if moves.all_wait(connection, waiting):
         placement.book_machines(connection, run, waiting, offers)
 
 
 def without(connection: Connection, waiting: list[str], why: str) -> None:
-    """All of them at once: the rest of a run that half ended could still find a machine."""
+    """End all attempts at once: the rest of a half-ended run could still book a machine."""
     for attempt_id in waiting:
         moves.end_attempt(connection, attempt_id, End(AttemptState.FAILED, Reason.NO_CAPACITY, why))
 
@@ -40,7 +40,7 @@ def want(
     guard: Guard,
     place: str,
 ) -> dict[str, Any] | None:
-    """Store the intent of an instance; None if the run was ended since it was read."""
+    """Store the intent of an instance; None if the run ended since the read."""
     if not moves.all_wait(connection, [attempt_id]):
         return None
     bound = place if offer.origin == "local" else ""
@@ -77,7 +77,7 @@ def grow(
     guard: Guard,
     times: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """Store the intent of a machine of a user's fleet for an attempt; None if the run was ended, or the fleet has no room."""
+    """Store the intent of a machine of a user's fleet for an attempt; None if the run ended or the fleet has no room."""
     if not moves.all_wait(connection, [attempt_id]):
         return None
     wanted = cloud_fleets.want(
@@ -97,7 +97,7 @@ def grow(
 def _free_gpus(connection: Connection, run: RunRow, offer: OfferView, host: str) -> list[int]:
     """The GPUs of this machine that the run gets: none unless it asks for some. Raises NoCapacity.
 
-    Only `local` shares its GPUs; a rented machine belongs to one run and has its GPUs whole.
+    Only `local` shares its GPUs: a cloud instance belongs to one run, with all its GPUs.
     """
     gpu = run.configuration.task.resources.gpu
     count = (gpu.count.min or 0) if gpu is not None else 0

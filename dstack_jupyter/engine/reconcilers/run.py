@@ -1,4 +1,4 @@
-"""The run reconciler: begins what waits for its time (a schedule, a retry, capacity), and ends what was stopped meanwhile."""
+"""The run reconciler: begins runs that wait (for a schedule, a retry, capacity), and ends those that were stopped meanwhile."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class RunReconciler:
 
 
 def _end(connection: Connection, run_id: str) -> bool:
-    """End a run that was stopped while it waited; one whose jobs go on is ended by them."""
+    """End a run that was stopped while it waited. Jobs that still run end their run themselves."""
     run = runs.alone(connection, run_id)
     states = connection.execute(select(attempts.c.state).where(attempts.c.run_id == run_id)).scalars().all()
     if run.state in RUN_END or any(state not in ATTEMPT_END for state in states):
         return False
     abort = run.desired == Desired.ABORTED
     reason = Reason.ABORTED_BY_USER if abort else Reason.STOPPED_BY_USER
-    found = RunNow(RunState.TERMINATED, reason, f"{'aborted' if abort else 'stopped'} by the user")
-    moves.move_run(connection, run_id, found, project=run.project, name=run.name)
+    ended = RunNow(RunState.TERMINATED, reason, f"{'aborted' if abort else 'stopped'} by the user")
+    moves.move_run(connection, run_id, ended, project=run.project, name=run.name)
     return True
 
 

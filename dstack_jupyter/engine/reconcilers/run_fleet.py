@@ -1,4 +1,4 @@
-"""The fleet reconciler: the only one that decides which instances there are. What it rents, ``instance.py`` makes and ends."""
+"""The fleet reconciler alone decides which instances there are. ``instance.py`` makes and ends the cloud instances."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .cloud_fleet import guard_of_fleet, guard_times_of, machine_now
 from .fleet_parts import FleetHandler, FleetParts
 
 ITS_TURN = 0.1
-"""Seconds until a run looks again whether those that come before it have found a machine."""
+"""Seconds until a run looks again whether runs before it have a machine."""
 
 
 class _NotItsTurn(Exception):
-    """Another run looks for a host at this moment, and comes first."""
+    """Another run, which comes first, looks for a host at this moment."""
 
 
 class FleetReconciler(FleetHandler):
     """Handles the ``fleet`` keys of the work queue, on the engine's loop.
 
-    ``applied`` handles the fleets that no run made. ``place``, where engines share a store, is what an instance of this machine
-    is bound to.
+    ``applied`` handles the fleets that no run made. Where engines share a store, ``place`` binds instances of this machine to
+    this engine.
     """
 
     def __init__(self, parts: FleetParts, applied: Callable[[Key], Awaitable[Next]], place: str = "") -> None:
@@ -44,10 +44,10 @@ class FleetReconciler(FleetHandler):
         self._place = place
 
     async def reconcile(self, key: Key) -> Next:
-        """Steps until there is nothing to do but wait. Each step is stored before the next is thought of.
+        """Do steps until there is nothing to do but wait. Each step is stored before the next is decided.
 
-        Read once: what others do meanwhile no step here undoes. An attempt books an idle instance, the instance reconciler moves
-        what is rented on; both wake this key.
+        Rows are read once: no step here undoes what others do meanwhile. An attempt books an idle instance, the instance
+        reconciler moves cloud instances on; both wake this key.
         """
         fleet, run, attempts, rows = await self._database.read(moves.load_fleet, key.id)
         if run is None:
@@ -62,12 +62,12 @@ class FleetReconciler(FleetHandler):
             owned |= {row.id: _Owned.of(row) for row in made}
         idle = run.configuration.limits.keeps
         while True:
-            now = [found.now(fleet.id, keeps=idle > 0) for found in owned.values()]
+            now = [instance.now(fleet.id, keeps=idle > 0) for instance in owned.values()]
             match steps.next_step(tried, now, run.desired, run_ended=run.state in RUN_END):
                 case steps.Wait():
                     return (
                         await self._let_idle_go(fleet, idle)
-                        if any(found.shared(fleet.id) for found in owned.values())
+                        if any(instance.shared(fleet.id) for instance in owned.values())
                         else Next()
                     )
                 case steps.Want(attempt_id):
@@ -90,33 +90,33 @@ class FleetReconciler(FleetHandler):
                 case steps.Keep(instance_id):
                     await self._keep(owned[instance_id])
                 case steps.Terminate(instance_id):
-                    found = owned[instance_id]
-                    await self._provisioning.terminate(found.backend, found.identity, found.data)
-                    await self._move(found, InstanceState.TERMINATED)
+                    instance = owned[instance_id]
+                    await self._provisioning.terminate(instance.backend, instance.identity, instance.data)
+                    await self._move(instance, InstanceState.TERMINATED)
                     self._bus.publish_events()
                 case steps.Close():
                     await self._database.write(moves.close_fleet, key.id)
                     self._closed(key.id)
                     return Next()
 
-    async def _release(self, found: _Owned, why: str = "its job has ended") -> None:
-        if found.is_cloud:
-            await self._database.write(cloud_instances.let_go, found.id, why)
-            found.state = InstanceState.TERMINATING
-            self._wake(Key("instance", found.id))
+    async def _release(self, instance: _Owned, why: str = "its job has ended") -> None:
+        if instance.is_cloud:
+            await self._database.write(cloud_instances.let_go, instance.id, why)
+            instance.state = InstanceState.TERMINATING
+            self._wake(Key("instance", instance.id))
         else:
-            await self._move(found, InstanceState.TERMINATING)
+            await self._move(instance, InstanceState.TERMINATING)
 
-    async def _keep(self, found: _Owned) -> None:
-        assert found.attempt_id is not None
-        await self._database.write(cloud_fleets.keep, found.id, found.attempt_id)
-        found.attempt_id = None
-        self._wake(Key("fleet", found.fleet_id))
+    async def _keep(self, instance: _Owned) -> None:
+        assert instance.attempt_id is not None
+        await self._database.write(cloud_fleets.keep, instance.id, instance.attempt_id)
+        instance.attempt_id = None
+        self._wake(Key("fleet", instance.fleet_id))
         self._bus.publish_events()
         self._hosts_changed()
 
     async def _let_idle_go(self, fleet: FleetRow, idle: int) -> Next:
-        """End the machines that waited long enough for another job; a run may have taken one meanwhile: then it stays."""
+        """End the machines that had no job for long enough, unless a run booked them meanwhile."""
         rows, now = await self._database.read(cloud_fleets.shared_of, fleet.id)
         free = [machine_now(row, now) for row in rows]
         match idle_step([each for each in free if each.free], float(idle), surplus=len(free)):
@@ -128,9 +128,9 @@ class FleetReconciler(FleetHandler):
             case Wait(seconds):
                 return Next() if seconds is None else Next(guard=max(0.05, seconds))
 
-    async def _move(self, found: _Owned, state: InstanceState) -> None:
-        await self._database.write(moves.move_instance, found.id, state)
-        found.state = state
+    async def _move(self, instance: _Owned, state: InstanceState) -> None:
+        await self._database.write(moves.move_instance, instance.id, state)
+        instance.state = state
 
     async def _find_machine(
         self, fleet: FleetRow, run: RunRow, attempt_id: str, tried: list[steps.AttemptNow], owned: list[_Owned]
@@ -167,13 +167,13 @@ class FleetReconciler(FleetHandler):
                 own = [offer for offer in own if there in (None, (offer.backend, offer.region))]
             choice = choose(own, tries, nodes=len(unfinished))
             if choice.release:
-                for found in owned:
-                    if found.is_cloud and found.attempt_id in unfinished and found.state not in INSTANCE_ENDING:
-                        await self._release(found, choice.release)
+                for instance in owned:
+                    if instance.is_cloud and instance.attempt_id in unfinished and instance.state not in INSTANCE_ENDING:
+                        await self._release(instance, choice.release)
                 return None
             if choice.offer is None:
-                told = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
-                reasons += [f"{line.backend}: {line.reason}" for line in told]
+                explained = [line for line in missing if line.reason != NOT_AVAILABLE_YET]
+                reasons += [f"{line.backend}: {line.reason}" for line in explained]
                 raise NoCapacity(nothing_left(tries, reasons))
             offer = choice.offer
             instance_id = new_id()
@@ -195,7 +195,7 @@ class FleetReconciler(FleetHandler):
         return _Owned(instance_id, of.id, InstanceState.PENDING, attempt_id, offer.backend, name, offer, data)
 
     async def _growing(self, run: RunRow, tried: list[steps.AttemptNow], owned: list[_Owned]) -> FleetRow | None:
-        """The fleet of those that the run names that gets machines for it; None if it names none that may grow so far."""
+        """The named fleet that grows for the run; None if the run names no fleet that may grow so far."""
         if not run.configuration.names_fleets or run.configuration.only_reuses:
             return None
         names = placement.fleet_names(run.configuration.task)
@@ -204,14 +204,14 @@ class FleetReconciler(FleetHandler):
             each.attempt_id: each.fleet_id for each in owned if each.attempt_id in waiting and each.state not in INSTANCE_ENDING
         }
         nodes = len(waiting) - len(begun)
-        found = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
-        return next((row for row in found if not begun or row.id in begun.values()), None)
+        growable = await self._database.read(cloud_fleets.growable, run.project, names, nodes)
+        return next((row for row in growable if not begun or row.id in begun.values()), None)
 
-    async def _create(self, found: _Owned) -> None:
-        data = await self._provisioning.create(found.backend, found.identity, found.offer)
-        await self._database.write(intents.created, found.id, {**found.data, **data})
-        if found.attempt_id is not None:
-            self._wake(Key("attempt", found.attempt_id))
+    async def _create(self, instance: _Owned) -> None:
+        data = await self._provisioning.create(instance.backend, instance.identity, instance.offer)
+        await self._database.write(intents.created, instance.id, {**instance.data, **data})
+        if instance.attempt_id is not None:
+            self._wake(Key("attempt", instance.attempt_id))
 
 
 @dataclass(slots=True)
@@ -226,7 +226,7 @@ class _Owned:
     identity: str
     offer: OfferView
     data: dict[str, Any]
-    """All that is kept beside the columns: a backend gets it back as it gave it."""
+    """The data beside the columns: a backend gets back what it returned."""
     verdict: str = ""
     message: str = ""
 
@@ -250,7 +250,7 @@ class _Owned:
         return self.backend not in OWN_MACHINES
 
     def shared(self, fleet_id: str) -> bool:
-        """Whether it is of this fleet, there, and for any run."""
+        """Whether the instance is of this fleet, has not ended, and is free for any run."""
         return self.attempt_id is None and self.state not in INSTANCE_ENDING and self.fleet_id == fleet_id
 
     def now(self, fleet_id: str, *, keeps: bool) -> steps.InstanceNow:

@@ -1,6 +1,6 @@
-"""The sweeps: what every account that was ever used holds under our names, held against the rows (R10, R11).
+"""The sweeps compare what each account that was ever used holds under our names with the rows (R10, R11).
 
-A look lists the cloud first and reads the rows then: what was made in between is not in the list, and never looks ownerless.
+A look lists the cloud first, then reads the rows: a machine made in between is not in the list and never seems an orphan.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ..store.rows import AccountRow
 log = logging.getLogger(__name__)
 
 EVERY = 600.0
-"""Seconds between two sweeps of an account in which something is rented or was asked for within ``SELDOM``, or in which something
-stands that nobody needs: a machine may come late."""
+"""Seconds between two sweeps of an account with cloud instances, with orphans, or with a create within ``SELDOM``: a machine may
+come late."""
 SELDOM = 3600.0
-"""The same for one in which nothing is."""
+"""The same for an account without any of these."""
 SOON = 180.0
-"""The same while there is something that the sweeps are to end."""
+"""The same while there are orphans that the sweeps must end."""
 FRESH = 60.0
-"""An engine that starts sweeps at once, unless another has done so within this; a new account is swept that much later."""
+"""Seconds. A starting engine sweeps at once, unless another swept within this time. A new account waits as long."""
 CLAIM = 300.0
-"""Seconds after which a sweep that nobody ended does not keep others from it."""
+"""Seconds after which an unfinished sweep no longer keeps other engines from sweeping."""
 TROUBLE = (30.0, 60.0, 120.0, 300.0, EVERY)
-"""Seconds until an account that could not be asked is asked again; the last one repeats."""
+"""Seconds until the engine asks an account again that could not be asked; the last number repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Look:
 
 
 class Sweeps:
-    """Handles the ``sweep`` keys of the work queue, one an account, on the engine's loop. Every engine has all of them; who
-    claims the account sweeps it. What a late sweep does is as right as it was: ended rows stay ended."""
+    """Handles the ``sweep`` keys of the work queue, one an account, on the engine's loop. Every engine has all keys;
+    the engine that claims an account sweeps it. A late sweep stays right: ended rows stay ended."""
 
     def __init__(self, database: Database, bus: Bus, vendors: Vendors, installation: str, wake: Callable[[Key], None]) -> None:
         self._database = database
@@ -64,7 +64,7 @@ class Sweeps:
         self._troubles: dict[str, int] = {}
 
     async def reconcile(self, key: Key) -> Next:
-        """Sweep the account if it is time; says when it will be."""
+        """Sweep the account if its time has come; return when the next sweep is due."""
         state = await self._database.read(accounts.state, key.id)
         if state is None:
             return Next()
@@ -73,7 +73,7 @@ class Sweeps:
         if wait > 0:
             if state.account.swept_at is not None:
                 self._begun.add(key.id)
-            # At least a second: two clocks, of which one may be behind, never make it spin.
+            # At least a second: a clock that is behind must not make the loop spin.
             return Next(guard=max(1.0, wait))
         if not await self._database.write(accounts.claim, key.id, state.account.swept_at, CLAIM):
             return Next(guard=FRESH)
@@ -87,7 +87,7 @@ class Sweeps:
         return Next(guard=SELDOM if after is None else interval(after))
 
     async def _trouble(self, account_id: str, error: BackendError) -> Next:
-        """Nothing is concluded from a list that failed (R12)."""
+        """A failed list allows no conclusion (R12)."""
         times = self._troubles[account_id] = self._troubles.get(account_id, 0) + 1
         await self._database.write(accounts.failed, account_id, error.text)
         if isinstance(error, BackendNotAvailable):
@@ -106,9 +106,9 @@ class Sweeps:
             await self._detach(look, row, resource)
 
     async def look(self, account: AccountRow, *, swept: bool = False) -> Look:
-        """List an account, read the rows, store what has none. ``swept``: it counts as the sweep that was claimed.
+        """List an account, read the rows, store the orphans. ``swept``: this look counts as the claimed sweep.
 
-        Raises BackendError if any list failed: then nothing is known, and nothing was changed.
+        Raises BackendError if any list failed: then nothing was changed.
         """
         cloud = await self._cloud(account)
         listed = await self._vendors.call(cloud.account_id, cloud.list_all, self._installation)
@@ -136,7 +136,7 @@ class Sweeps:
         def store(connection: Connection) -> None:
             accounts.used(connection, cloud.account_id, account.backend, account.project)
 
-        # Most likely it is the same account with a new key: then everything is seen by that.
+        # Most likely the same account has a new key: then the new key sees everything.
         await self._database.write(store)
         self._wake(Key("sweep", cloud.account_id))
         raise BackendNotAvailable(
@@ -145,7 +145,7 @@ class Sweeps:
         )
 
     async def _end(self, look: Look, orphan: steps.Orphan) -> None:
-        """A machine whose row has ended, or a second one of a name: until the vendor's list has it no more."""
+        """End a machine whose row has ended, or a second machine of a name, until the vendor's list no longer has it."""
         why = "it was there after its end" if orphan.verdict == "ended" else "a second machine of this name"
         try:
             await self.end(look, orphan, "engine", why)
@@ -162,7 +162,7 @@ class Sweeps:
             self._bus.publish_events()
 
     async def detach(self, look: Look, resource: CloudResource, actor: str) -> None:
-        """Take away a thing that nobody needs. Raises BackendError."""
+        """Remove a cloud resource that nobody needs. Raises BackendError."""
         await self._vendors.call(look.cloud.account_id, look.cloud.detach, resource, ends=True)
         where = (resource.kind, steps.key_of(resource.id), resource.identity)
         await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")

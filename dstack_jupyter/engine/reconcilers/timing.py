@@ -1,4 +1,4 @@
-"""What a round for a rented machine is decided from: its rows, and when this engine last did what is repeated now and then."""
+"""The observation for a round of a cloud instance: its rows, and when this engine last did each repeated act."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ..steps import instance as steps
 from ..store.cloud_instances import CloudInstance
 
 START_AGAIN = 30.0
-"""Seconds between two words to the vendor to start one that is off."""
+"""Seconds between two calls that ask the vendor to start a stopped machine."""
 HEARTBEAT = 300.0
-"""Seconds between two words to its guard, which is patient for half an hour at least."""
+"""Seconds between two heartbeats. The guard on the machine waits for half an hour at least."""
 DELETE_AGAIN = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""Seconds until the vendor is asked once more to end one that it still has; the last one repeats, for ever (R3)."""
+"""Seconds until the engine asks the vendor again to end a machine; the last number repeats for ever (R3)."""
 
 
 class Times:
-    """What is remembered of an instance between two rounds, to be patient; losing it does no harm. Times are the loop's."""
+    """When an instance's acts were last done, in the loop's time. Losing this does no harm."""
 
     __slots__ = ("deleted", "deletes", "heartbeat_at", "looks", "started", "started_for", "starting", "troubles")
 
@@ -25,12 +25,12 @@ class Times:
         self.heartbeat_at = self.started = self.deleted = -1e9
         self.deletes = self.looks = self.troubles = 0
         self.started_for = ""
-        """The attempt for which this engine has it started again; it asks from ``starting`` on."""
+        """The attempt for which this engine starts the machine again, from ``starting`` on."""
         self.starting = 0.0
 
 
 def now_of(machine: CloudInstance, looked: bool, times: Times, *, restarts: bool) -> steps.Observation:
-    """``looked``: whether the vendor was asked in this round. ``restarts``: whether it is a ``backends.base.Restarts``."""
+    """``looked``: the vendor was asked in this round. ``restarts``: the cloud is a ``backends.base.Restarts``."""
     row, state = machine.cloud, machine.instance.state
     loop = asyncio.get_running_loop().time()
     if state is InstanceState.TERMINATING:

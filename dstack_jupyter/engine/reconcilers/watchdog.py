@@ -1,4 +1,4 @@
-"""Guards that end a running job for what it does, or does not: utilization_policy and inactivity_duration."""
+"""Guards that end an idle running job: utilization_policy and inactivity_duration."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def underused(samples: deque[tuple[float, list[int]]], window: float, least: int
 
 
 class Watchdog:
-    """Handles the ``guard`` keys of the work queue: one for each running job with a policy, while it runs.
+    """Handles the ``guard`` keys of the work queue: one key for each running job with a policy.
 
-    Samples live here only: after a restart of the engine a window begins anew, which ends a job later, never sooner.
+    Samples live in memory only. A restart of the engine begins each window anew: a job ends later, never sooner.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`%dstack cleanup`: everything that this installation ever made in the accounts, and the end of what nobody needs.
+"""`%dstack cleanup`: everything that this installation ever made in the accounts, and the end of orphans.
 
 Each answer is a look of its own at the vendors. A machine that a run or fleet has is never ended here: `%dstack stop` does that.
 """
@@ -37,12 +37,12 @@ class Cleanup:
         self._wake = wake
 
     async def accounts(self) -> list[AccountView]:
-        """Each account with what stands in it, the vendors asked now."""
+        """Each account with its machines and cloud resources, the vendors asked now."""
         rows = await self._database.read(accounts.every)
         return list(await asyncio.gather(*(self._account(row) for row in rows)))
 
     async def _account(self, row: AccountRow) -> AccountView:
-        found = AccountView(
+        view = AccountView(
             account_id=row.account_id,
             backend=row.backend,
             project=row.project,
@@ -52,12 +52,12 @@ class Cleanup:
         try:
             look = await self._sweeps.look(row)
         except BackendError as error:
-            found.problem, found.hint = error.message, error.hint
+            view.problem, view.hint = error.message, error.hint
             known = await self._database.read(accounts.known, row, [], [])
-            found.made = as_stored(row, known)
-            return found
-        found.made = [*machines(look), *resources(look)]
-        return found
+            view.made = as_stored(row, known)
+            return view
+        view.made = [*machines(look), *resources(look)]
+        return view
 
     async def end(self, wanted: CleanupRequest, *, user: str) -> list[EndedView]:
         """End what is asked for of one account, as far as nobody needs it by a look that is taken now.
@@ -93,9 +93,9 @@ class Cleanup:
         return ended
 
     async def forget(self, name: str, *, user: str) -> EndedView:
-        """End the row of a machine by its user's word alone, where its account cannot be asked any more (R3).
+        """End the row of a machine because its user says so, where its account cannot be asked any more (R3).
 
-        Should the account be there again one day, its sweep finds the machine and ends it.
+        If the account comes back one day, its sweep finds and ends the machine.
 
         Raises NotFound; Conflict where the vendor can be asked, or may be soon.
         """
@@ -127,7 +127,7 @@ class Cleanup:
         )
 
     async def _detach(self, look: Look, resource: CloudResource, user: str) -> tuple[bool, str]:
-        """Take a thing away. What its row says is mended first: whoever needs it next makes it anew."""
+        """Remove a cloud resource. Its row is mended first: whoever needs the resource next makes it anew."""
         name = resource.identity
 
         def free(connection: Connection) -> bool:
@@ -151,9 +151,9 @@ def _listed(look: Look) -> list[CloudResource]:
 def machines(look: Look) -> list[MadeView]:
     """Machines of an account: those that rows have, those that nobody needs, and rows of which the vendor lists none."""
     rows = {row.id: row for row in look.known.living}
-    found = [_in_use(rows.pop(owner.id), machine) for machine, owner in look.machines.kept if owner.id in rows]
-    found += [_orphan(orphan) for orphan in look.machines.orphans]
-    return found + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.account_id)]
+    views = [_in_use(rows.pop(owner.id), machine) for machine, owner in look.machines.kept if owner.id in rows]
+    views += [_orphan(orphan) for orphan in look.machines.orphans]
+    return views + [_in_use(row, None) for row in rows.values() if row.account in ("", look.account.account_id)]
 
 
 def _in_use(row: LivingMachine, machine: Instance | None) -> MadeView:
@@ -198,23 +198,23 @@ def _orphan(orphan: steps.Orphan) -> MadeView:
 
 
 def resources(look: Look) -> list[MadeView]:
-    """Things beside machines. Shared ones are kept while any machine of the account is."""
+    """Cloud resources. Shared ones are kept while the account has any machine."""
     living = len(look.known.living)
-    found = []
+    views = []
     for resource, row in look.resources.kept:
         needed = living if row.shared else 1
         what = "; every machine here is made with it" if row.shared else ""
         why = f"{needed} machine{'s' if needed > 1 else ''} of this account need{'' if needed > 1 else 's'} it{what}"
-        found.append(_resource(resource, "kept" if needed else "left", why if needed else "no machine needs it now", not needed))
+        views.append(_resource(resource, "kept" if needed else "left", why if needed else "no machine needs it now", not needed))
     for resource in look.resources.orphans:
         old = look.known.orphans.get((resource.kind, steps.key_of(resource.id)))
         wait = steps.young_for(old.first_seen_at if old else None, 0.0, look.known.now, look.gate)
         why = "this installation's name, and no row of this store"
         if wait:
             why += f"; it may be in the making elsewhere, so nobody takes it away before {wait:.0f} s from now"
-        found.append(_resource(resource, "left", why, not wait))
+        views.append(_resource(resource, "left", why, not wait))
     gone = [(row, resource) for row, resource in look.resources.detach if resource is not None and row.ours]
-    return found + [_resource(resource, "ending", "its machine has ended: the sweeps take it away", True) for _, resource in gone]
+    return views + [_resource(resource, "ending", "its machine has ended: the sweeps take it away", True) for _, resource in gone]
 
 
 def _resource(resource: CloudResource, standing: Standing, why: str, deletable: bool) -> MadeView:
@@ -230,10 +230,10 @@ def _resource(resource: CloudResource, standing: Standing, why: str, deletable: 
 
 def as_stored(account: AccountRow, known: accounts.Known) -> list[MadeView]:
     """What the store knows of an account that cannot be asked. Nothing of it can be ended now."""
-    found = [_in_use(row, None) for row in known.living if row.account in ("", account.account_id)]
+    views = [_in_use(row, None) for row in known.living if row.account in ("", account.account_id)]
     for row in known.orphans.values():
         why = "seen before the account could not be asked any more"
-        found.append(
+        views.append(
             MadeView(
                 kind=row.kind,
                 resource_id=row.resource_id,
@@ -247,4 +247,4 @@ def as_stored(account: AccountRow, known: accounts.Known) -> list[MadeView]:
         )
     made = (row for row in known.resources if row.id and row.account == account.account_id)
     resources = (CloudResource(row.kind, row.identity, row.id, row.ours) for row in made)
-    return found + [_resource(resource, "kept", "as of the last word of the vendor", False) for resource in resources]
+    return views + [_resource(resource, "kept", "as of the last word of the vendor", False) for resource in resources]

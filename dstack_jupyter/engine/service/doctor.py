@@ -27,7 +27,7 @@ from ..store.schema import SEALED_TABLES
 from ..store.schema import leases as table
 
 CLOCK = 5.0
-"""Seconds that two clocks may differ: more, and what is shown of times and guards is wrong."""
+"""Seconds that two clocks may differ: beyond that, shown times and guards are wrong."""
 OLD_KEY = 365 * 86400.0
 
 
@@ -51,33 +51,33 @@ async def examine(database: Database, vault: Vault, home: Home, problems: Sequen
 
 
 async def _asked(check: str, answer: Awaitable[list[Finding]]) -> list[Finding]:
-    """A store that is damaged in one place must not keep the rest of the page from its reader."""
+    """A check that fails must not hide the others: a store may be damaged in one place only."""
     try:
         return await answer
     except (DatabaseError, ValueError) as error:
-        said = str(error.orig) if isinstance(error, DatabaseError) else type(error).__name__
-        return [finding(check, False, f"could not be asked: {said}", "what `store` says comes first")]
+        reason = str(error.orig) if isinstance(error, DatabaseError) else type(error).__name__
+        return [finding(check, False, f"could not be asked: {reason}", "what `store` says comes first")]
     except DstackJupyterError as error:
         return [finding(check, False, error.message, error.hint)]
 
 
 def _store(connection: Connection) -> list[Finding]:
     sqlite = connection.dialect.name == "sqlite"
-    found = connection.execute(text("PRAGMA quick_check(1)")).scalar() if sqlite else "ok"
+    integrity = connection.execute(text("PRAGMA quick_check(1)")).scalar() if sqlite else "ok"
     revision = migrate.current(connection)
     kind = "SQLite" if sqlite else "PostgreSQL"
     return [
         finding(
             "store",
-            found == "ok" and revision == migrate.HEAD,
-            f"{kind}, integrity {found}, schema {revision} (this version: {migrate.HEAD})",
+            integrity == "ok" and revision == migrate.HEAD,
+            f"{kind}, integrity {integrity}, schema {revision} (this version: {migrate.HEAD})",
             "copy the store aside before anything else, then report this",
         )
     ]
 
 
 def _lease(connection: Connection) -> list[Finding]:
-    """Who acts: one lease for a SQLite store, one a fleet where engines share it; and each of those, how old its last word is."""
+    """Who acts: one lease for a SQLite store, one per fleet in a shared store; and how old each engine's last report is."""
     engines = [_engine(each) for each in leases.heard(connection)]
     rows = connection.execute(select(table.c.owner, table.c.resource, (table.c.expires_at - now()).label("left"))).all()
     held = [row for row in rows if row.owner and row.left > 0]
@@ -90,17 +90,17 @@ def _lease(connection: Connection) -> list[Finding]:
     return [finding("lease", True, message), *engines]
 
 
-def _engine(found: leases.Heard) -> Finding:
-    """One that shares the store. It says a word every few seconds (``leasing.BEAT``), whether or not it has work."""
-    where = f"the engine on {location.name_of(found.place)} ({found.owner})"
-    message = f"{where} acts for {found.held} fleets; its last word is {age(found.silent)} old"
-    if found.silent <= leases.TTL:
+def _engine(engine: leases.Heard) -> Finding:
+    """An engine that shares the store. Each engine reports every few seconds (``leasing.BEAT``), with or without work."""
+    where = f"the engine on {location.name_of(engine.place)} ({engine.owner})"
+    message = f"{where} acts for {engine.held} fleets; its last word is {age(engine.silent)} old"
+    if engine.silent <= leases.TTL:
         return finding("lease", True, message)
     hint = (
         "start its Jupyter server again, or if that runs: see engine.log there, kill -CONT if it is stopped, kill -9 if it hangs"
     )
-    if found.run_out:
-        message += f", and {found.run_out} of its leases have run out"
+    if engine.run_out:
+        message += f", and {engine.run_out} of its leases have run out"
         hint += "; what is not bound to its machine another engine takes within seconds, jobs on `local` there wait for it"
     else:
         hint += "; if it is gone for good nothing is lost, and it is forgotten after an hour"
@@ -109,20 +109,20 @@ def _engine(found: leases.Heard) -> Finding:
 
 def _accounts(connection: Connection) -> list[Finding]:
     """Accounts at vendors as their last sweeps found them; nobody is asked."""
-    found = []
+    findings = []
     for account in accounts.every(connection):
         name = account.backend if account.project == "main" else f"{account.backend} ({account.project})"
         left = accounts.left(connection, account.account_id)
         if account.problem:
             hint = "machines of ours there cannot be seen or ended until it can be asked; `%dstack cleanup` shows what is known"
-            found.append(finding("accounts", False, f"{name} cannot be asked: {account.problem}", hint))
+            findings.append(finding("accounts", False, f"{name} cannot be asked: {account.problem}", hint))
         elif left:
             hint = "`%dstack cleanup` lists it, `%dstack cleanup --delete` ends it"
             message = f"{name} has {left} machine{'s' if left > 1 else ''} of our names that no row needs: it may cost money"
-            found.append(finding("accounts", False, message, hint))
+            findings.append(finding("accounts", False, message, hint))
         else:
-            found.append(finding("accounts", True, f"{name}: nothing stands there that nobody needs"))
-    return found or [finding("accounts", True, "no vendor was ever asked to make anything")]
+            findings.append(finding("accounts", True, f"{name}: nothing stands there that nobody needs"))
+    return findings or [finding("accounts", True, "no vendor was ever asked to make anything")]
 
 
 def _key(connection: Connection, vault: Vault) -> list[Finding]:
@@ -142,12 +142,12 @@ def _clocks(connection: Connection) -> list[Finding]:
     ahead = connection.execute(select(now())).scalar_one() - time.time()
     fault = abs(ahead) > CLOCK
     hint = "set the clocks by NTP: timedatectl set-ntp true"
-    found = [finding("clock", not fault, f"{_off(ahead)} the database's" if fault else "agrees with the database's", hint)]
+    findings = [finding("clock", not fault, f"{_off(ahead)} the database's" if fault else "agrees with the database's", hint)]
     for row in hosts.living(connection):
         off = row.data.clock_ahead
         if abs(off) > CLOCK:
-            found.append(finding("clock", False, f"{row.instance_type}: {_off(off)} this machine's", hint))
-    return found
+            findings.append(finding("clock", False, f"{row.instance_type}: {_off(off)} this machine's", hint))
+    return findings
 
 
 def _off(ahead: float) -> str:
@@ -157,10 +157,10 @@ def _off(ahead: float) -> str:
 async def _hosts(database: Database, home: Home) -> list[Finding]:
     """Hosts that cannot be used, and key files of theirs that others can read."""
     rows = await database.read_aside(hosts.living)
-    found = [finding("hosts", False, f"{row.instance_type}: {row.message}", _hint(row)) for row in rows if row.message]
+    findings = [finding("hosts", False, f"{row.instance_type}: {row.message}", _hint(row)) for row in rows if row.message]
     files = {path_of(row.data.address["identity_file"], home) for row in rows if row.data.address is not None} - {""}
-    found += await asyncio.to_thread(_key_files, sorted(files))
-    return found or [finding("hosts", True, f"{len(rows)} of {len(rows)} can be used" if rows else "there are none")]
+    findings += await asyncio.to_thread(_key_files, sorted(files))
+    return findings or [finding("hosts", True, f"{len(rows)} of {len(rows)} can be used" if rows else "there are none")]
 
 
 def _hint(row: Any) -> str:
@@ -168,19 +168,19 @@ def _hint(row: Any) -> str:
 
 
 def _key_files(files: Sequence[str]) -> list[Finding]:
-    found = []
+    findings = []
     for name in files:
         try:
             mode = stat.S_IMODE(Path(name).expanduser().stat().st_mode)
         except OSError as error:
             hint = "name another identity_file"
-            found.append(finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", hint))
+            findings.append(finding("hosts", False, f"the key {name} cannot be read: {error.strerror}", hint))
             continue
         if mode & 0o077:
-            found.append(
+            findings.append(
                 finding("hosts", False, f"others can read the key {name}, so it is not used", f"chmod 600 {shlex.quote(name)}")
             )
-    return found
+    return findings
 
 
 def _work(problems: Sequence[HasMessage]) -> Finding:

@@ -1,4 +1,4 @@
-"""What anybody outside may ask of fleets. All of it runs on the engine's loop; every error is one of ``models.errors``."""
+"""The service of fleets. All of it runs on the engine's loop; every error is one of ``models.errors``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FleetService:
         self._forget = forget
 
     async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView:
-        """Store a fleet, or bring the one of that name in line, and begin to reach its hosts or to rent its machines.
+        """Store a fleet, or bring the one of that name in line, and begin to reach its hosts or to create its machines.
 
         ``files``: who asks may read the files of this account. Raises ConfigurationError, NotSupportedYet, Conflict (a host that
         changes runs a job, a change that holds for machines that are there), Forbidden (a key file that is not theirs to name).
@@ -106,7 +106,7 @@ class FleetService:
         return await self.get(name, project=project)
 
     async def plan(self, request: FleetRequest) -> FleetPlan:
-        """What ``apply`` would rent at once, without doing it. Raises ConfigurationError, NotSupportedYet."""
+        """The cloud instances that ``apply`` would request. Changes nothing. Raises ConfigurationError, NotSupportedYet."""
         fleet = checked(request.configuration)
         name = fleet.name or run_name()
         known = next((view for view in await self.list(project=request.project) if view.name == name), None)
@@ -144,11 +144,11 @@ class FleetService:
 
     async def get(self, name: str, *, project: str) -> FleetView:
         """One fleet by name or id. Raises NotFound."""
-        found = await self._database.read(hosts.find_fleet, name, project)
-        return next(view for view in await self.list(project=project) if view.id == found.id)
+        fleet = await self._database.read(hosts.find_fleet, name, project)
+        return next(view for view in await self.list(project=project) if view.id == fleet.id)
 
     async def delete(self, name: str, *, project: str, user: str) -> None:
-        """Give all hosts of a fleet back, end all its rented machines. Raises NotFound, Conflict while one runs a job."""
+        """Give all hosts of a fleet back, end all its cloud instances. Raises NotFound, Conflict while one runs a job."""
 
         def store(connection: Any) -> list[Key]:
             fleet = hosts.find_fleet(connection, name, project)
@@ -179,7 +179,7 @@ class FleetService:
 def price_of(offers: Sequence[OfferView], machines: int) -> float | None:
     """Dollars per hour of so many machines of the cheapest offer that can be had; None where that is not known.
 
-    None can be had just now: a fleet tries again by itself, so what it will cost is not known, and it is not 0.
+    Without an available offer the price is unknown, and not 0: a fleet tries again by itself.
     """
     if not machines:
         return 0.0
@@ -201,10 +201,10 @@ def checked(configuration: dict[str, Any]) -> FleetConfiguration:
 def address_of(params: SSHParams, host: SSHHost, key: KeyFile) -> Address:
     """Where a host is reached, the fleet's defaults filled in; ``key`` makes what a row keeps of an ``identity_file``."""
 
-    def jump(found: ProxyJump | None) -> Address | None:
-        if found is None:
+    def jump(proxy: ProxyJump | None) -> Address | None:
+        if proxy is None:
             return None
-        return Address(found.hostname, found.port, found.user, key(found.identity_file or params.identity_file))
+        return Address(proxy.hostname, proxy.port, proxy.user, key(proxy.identity_file or params.identity_file))
 
     return Address(
         host.hostname,

@@ -1,7 +1,7 @@
 """A new key for the store: everything is sealed anew, then the old key is forgotten.
 
-It may be cut off anywhere. Until the very end both keys open; the next call goes on with the same new key. Where engines share a
-store the old key is kept until the next rotation: another one may be writing with it, and needs the new key from the same file.
+A rotation may be cut off anywhere. Until the very end both keys open; the next call goes on with the same new key. Where engines
+share a store the old key stays until the next rotation: another engine may write with it, and needs the new key from the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The service: everything that anybody outside may ask of the engine. All of it runs on the engine's loop.
 
-Thin: it checks, stores and wakes; the reconcilers do the work. Every error is one of ``models.errors``.
+The service checks, stores and wakes; the reconcilers do the work. Every error is one of ``models.errors``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .parts import Parts
 BACKLOG = 64
 """Runs that wait to be placed, and machines to be looked after, from which on a submit waits too."""
 TURN = 1.0
-"""Seconds that it waits at most."""
+"""Seconds that a submit waits at most."""
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
         self._parts = parts
 
     async def plan(self, request: PlanRequest) -> Plan:
-        """What ``apply`` would do, without doing it. Raises ConfigurationError, NotSupportedYet."""
+        """What ``apply`` would do. Changes nothing. Raises ConfigurationError, NotSupportedYet."""
         task = checked(request.configuration)
         offers, missing = await self._parts.provisioning.offers(task, await self._growing(task, request.project))
         plan = make_plan(task, offers, missing, request.max_offers, request.project)
@@ -56,12 +56,12 @@ class Service:
         return plan
 
     async def _growing(self, task: AnyRun, project: str) -> FleetConfiguration | None:
-        """The fleet that gets what is rented for a run, if it names one that may grow so far."""
+        """The fleet that gets the cloud instances of a run, if the run names a fleet that may grow so far."""
         names = fleet_names(task)
         if not names or task.creation_policy == "reuse":
             return None
-        found = await self._parts.database.read(cloud_fleets.growable, project, names, task.node_count)
-        return FleetConfiguration.model_validate(found[0].configuration) if found else None
+        growable = await self._parts.database.read(cloud_fleets.growable, project, names, task.node_count)
+        return FleetConfiguration.model_validate(growable[0].configuration) if growable else None
 
     async def apply(self, request: ApplyRequest, *, user: str) -> RunView:
         """Store the run and begin with it. The same ``request_key`` again gives the same run (R15).
@@ -95,7 +95,7 @@ class Service:
         return await self._with_what_is_known(view)
 
     async def _turn(self) -> None:
-        """Who submits a thousand runs waits for the engine: else each would wait for its machine behind all the others."""
+        """A client that submits a thousand runs waits for the engine: else each run would wait behind all the others."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + TURN
         while self._parts.backlog() >= BACKLOG and loop.time() < latest:
@@ -107,12 +107,12 @@ class Service:
         def read(connection: Connection) -> list[RunView]:
             return runs.views(connection, project=project, active=not all and last is None, last=last)
 
-        found = [self._with_conditions(view) for view in await self._parts.database.read_aside(read)]
-        await self._say_elsewhere([view for view in found if not view.ended])
-        return found
+        views = [self._with_conditions(view) for view in await self._parts.database.read_aside(read)]
+        await self._say_elsewhere([view for view in views if not view.ended])
+        return views
 
     async def machines(self, *, project: str, all: bool = False) -> list[InstanceView]:
-        """The rented machines, oldest first: those that have not ended, with ``all`` those of the last day too."""
+        """The cloud instances, oldest first: those that have not ended, with ``all`` those of the last day too."""
 
         def read(connection: Connection) -> list[InstanceView]:
             return costing.machines(connection, project, all=all)
@@ -236,10 +236,10 @@ class Service:
                     "attach from a notebook of the Jupyter server there"
                 )
                 view.attachment = Attachment(notes=[text])
-        for found in await self._parts.database.read(leases.absent, list(by_id)):
-            name = location.name_of(found.place)
+        for absent in await self._parts.database.read(leases.absent, list(by_id)):
+            name = location.name_of(absent.place)
             text = f"it runs on {name}, and no engine runs there: start a Jupyter server there to go on"
-            by_id[found.run_id].conditions.append(Condition(type="unreachable", since=found.since, message=text))
+            by_id[absent.run_id].conditions.append(Condition(type="unreachable", since=absent.since, message=text))
 
     def _with_conditions(self, view: RunView) -> RunView:
         view.conditions = self._parts.problems.of(view)
@@ -250,16 +250,16 @@ class Service:
 
 
 def _running(view: RunView) -> AttemptView | None:
-    """The attempt that a run is reached by."""
+    """The attempt through which users reach a run."""
     return next((each for each in reversed(view.attempts) if each.job == 0 and each.state == AttemptState.RUNNING), None)
 
 
 def _attempt_of(view: RunView, job: int) -> str:
     """The newest attempt of a job. Raises NotFound."""
-    found = next((attempt.id for attempt in reversed(view.attempts) if attempt.job == job), None)
-    if found is None:
+    attempt_id = next((attempt.id for attempt in reversed(view.attempts) if attempt.job == job), None)
+    if attempt_id is None:
         raise NotFound(f"run {view.name!r} has no job {job}" if view.attempts else f"run {view.name!r} has not started yet")
-    return found
+    return attempt_id
 
 
 def _now(connection: Connection) -> float:

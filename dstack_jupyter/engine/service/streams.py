@@ -63,8 +63,8 @@ async def _stored(database: Database, attempt_id: str, offset: int, end: int, si
     Offset and bytes are one transaction, so we lose nothing ourselves. ``since`` is the time of a gap that nothing follows.
     """
     while offset < end:
-        found = await database.read_aside(logs.read, attempt_id, offset, PIECE)
-        for chunk in found or [logs.Chunk(attempt_id, end, 0, since, b"")]:
+        chunks = await database.read_aside(logs.read, attempt_id, offset, PIECE)
+        for chunk in chunks or [logs.Chunk(attempt_id, end, 0, since, b"")]:
             if chunk.offset > offset:
                 yield logs.Chunk(attempt_id, offset, chunk.offset - offset, chunk.at, None, LOST)
             if chunk.length:

@@ -1,4 +1,4 @@
-"""The accounts at vendors that this installation ever used, and what stands in them that no row needs. Each function is a
+"""The accounts at vendors that this installation ever used, and the orphans in them. Each function is a
 transaction's part."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ THERE = select(accounts.c.account_id).where(accounts.c.account_id == bindparam("
 
 
 def used(connection: Connection, account_id: str, backend: str, project: str) -> None:
-    """Part of the transaction before the first call that may make something in an account: from then on it is swept."""
+    """Part of the transaction before the first call that may make something in an account: from then on sweeps look there."""
     if connection.execute(THERE, {"account_id": account_id}).scalar() is not None:
         return
     try:
@@ -48,7 +48,7 @@ def every(connection: Connection) -> list[AccountRow]:
 @dataclass(frozen=True, slots=True)
 class State:
     """How an account stands. ``since``: seconds since its last whole sweep, or its first use; ``asked``: since the last create,
-    None: there was none. ``ours_to_end``: strays that sweeps end."""
+    None: there was none. ``ours_to_end``: orphans that sweeps end."""
 
     account: AccountRow
     since: float
@@ -81,19 +81,19 @@ def left(connection: Connection, account_id: str) -> int:
 
 
 def renting(connection: Connection, account: AccountRow) -> int:
-    """How many rented machines of an account have not ended."""
-    found = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
-    return connection.execute(select(func.count()).select_from(found).where(_living_of(account))).scalar_one()
+    """How many cloud instances of an account have not ended."""
+    cloud = instances.join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
+    return connection.execute(select(func.count()).select_from(cloud).where(_living_of(account))).scalar_one()
 
 
 def _living_of(account: AccountRow) -> ColumnElement[bool]:
-    """Rented machines that have not ended, of this account or of its place: an account with another key has another mark."""
+    """Cloud instances that have not ended, of this account or its place: another key gives an account another id."""
     place = (instances.c.backend == account.backend) & (instances.c.project == account.project)
     return or_(cloud_instances.c.account == account.account_id, place) & (instances.c.state != InstanceState.TERMINATED)
 
 
 def claim(connection: Connection, account_id: str, last: float | None, seconds: float) -> bool:
-    """Take the account for one sweep, for ``seconds`` at most. False: another engine is at it, or has swept it since ``last``."""
+    """Take the account for one sweep, for ``seconds`` at most. False: another engine sweeps, or did since ``last``."""
     free = or_(accounts.c.claimed_until.is_(None), accounts.c.claimed_until <= now())
     same = accounts.c.swept_at.is_not_distinct_from(last)
     taken = update(accounts).where(accounts.c.account_id == account_id, free, same).values(claimed_until=now() + seconds)
@@ -101,7 +101,7 @@ def claim(connection: Connection, account_id: str, last: float | None, seconds: 
 
 
 def failed(connection: Connection, account_id: str, problem: str) -> None:
-    """It could not be asked: nothing is concluded, whatever is known of it stays (R12)."""
+    """Note that an account could not be asked. Nothing is concluded: all that is known stays (R12)."""
     connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem=problem, claimed_until=None))
 
 
@@ -120,7 +120,7 @@ class Known:
     """Cloud instances that have not ended."""
 
     def first_seen(self) -> dict[str, float]:
-        """Since when each machine among the strays is seen."""
+        """When each orphan machine was first seen."""
         return {resource: row.first_seen_at for (kind, resource), row in self.orphans.items() if kind == "instance"}
 
 
@@ -183,18 +183,18 @@ def known(connection: Connection, account: AccountRow, listed: Sequence[str], re
             owners[row.identity] = steps.Owner(row.id, ended, row.vendor, row.price)
     rows = connection.execute(LIVING.where(_living_of(account)))
     living = [LivingMachine.of(tuple(row)) for row in rows]
-    found = connection.execute(select(orphans).where(orphans.c.account == account.account_id))
+    orphan_rows = connection.execute(select(orphans).where(orphans.c.account == account.account_id))
     return Known(
         now=connection.execute(select(now())).scalar_one(),
         owners=owners,
         resources=_things(connection, account.account_id, resources),
-        orphans={(row.kind, row.resource_id): orphan_row(row) for row in found},
+        orphans={(row.kind, row.resource_id): orphan_row(row) for row in orphan_rows},
         living=living,
     )
 
 
 def _things(connection: Connection, account_id: str, there: Iterable[CloudResource]) -> list[steps.Row]:
-    """Rows of this account, and those of others for what is listed here: after a change of key an account has a new mark."""
+    """Rows of this account, and those of others for what is listed here: after a change of key an account has a new id."""
     pairs = sorted({(each.kind, each.identity) for each in there})
     also = (
         tuple_(cloud_resources.c.kind, cloud_resources.c.identity).in_(pairs)
@@ -229,7 +229,7 @@ def _things(connection: Connection, account_id: str, there: Iterable[CloudResour
 def store(
     connection: Connection, account_id: str, machines: Sequence[steps.Orphan], resources: Sequence[CloudResource], swept: bool
 ) -> None:
-    """The strays of a whole look; those that are there no more are forgotten. ``swept``: it was a sweep that we claimed."""
+    """Store the orphans of a whole look, and forget those that are gone. ``swept``: the look was a sweep that we claimed."""
     connection.execute(select(accounts.c.account_id).where(accounts.c.account_id == account_id).with_for_update()).one()
     before = {
         (row.kind, row.resource_id): row for row in connection.execute(select(orphans).where(orphans.c.account == account_id))
@@ -245,25 +245,25 @@ def store(
         rows[resource.kind, steps.key_of(resource.id)] = {"identity": resource.identity, **values}
     connection.execute(delete(orphans).where(orphans.c.account == account_id))
     current = connection.execute(select(now())).scalar_one()
-    for (kind, thing_key), found in rows.items():
-        old = before.get((kind, thing_key))
+    for (kind, orphan_key), fields in rows.items():
+        old = before.get((kind, orphan_key))
         if old is None:
-            _orphan(connection, account_id, kind, thing_key, found)
+            _orphan(connection, account_id, kind, orphan_key, fields)
         times = {
             "first_seen_at": old.first_seen_at if old else current,
             "delete_accepted_at": old.delete_accepted_at if old else None,
         }
         connection.execute(
-            insert(orphans).values(account=account_id, kind=kind, resource_id=thing_key, seen_at=current, **times, **found)
+            insert(orphans).values(account=account_id, kind=kind, resource_id=orphan_key, seen_at=current, **times, **fields)
         )
     done: dict[str, Any] = {"swept_at": now(), "claimed_until": None} if swept else {}
     connection.execute(update(accounts).where(accounts.c.account_id == account_id).values(problem="", **done))
 
 
-def _orphan(connection: Connection, account_id: str, kind: str, key: str, found: dict[str, Any]) -> None:
-    """Something was seen that nobody needs: an event, once."""
+def _orphan(connection: Connection, account_id: str, kind: str, key: str, fields: dict[str, Any]) -> None:
+    """The event of a new orphan, once."""
     account = account_row(connection.execute(select(accounts).where(accounts.c.account_id == account_id)).one())
-    _event(connection, account, kind, key, found["identity"], "engine", "stray", WORDS[found["verdict"]])
+    _event(connection, account, kind, key, fields["identity"], "engine", "stray", WORDS[fields["verdict"]])
 
 
 WORDS = {
@@ -274,7 +274,7 @@ WORDS = {
 
 
 def told(connection: Connection, account: AccountRow, kind: str, key: str, identity: str, actor: str, why: str) -> None:
-    """The vendor accepted to end a stray. The first time it is an event."""
+    """Note that the vendor accepted to end an orphan. The first time is an event."""
     mine = (orphans.c.account == account.account_id) & (orphans.c.kind == kind) & (orphans.c.resource_id == key)
     row = connection.execute(select(orphans.c.delete_accepted_at).where(mine)).one_or_none()
     connection.execute(update(orphans).where(mine).values(delete_accepted_at=now()))
@@ -300,7 +300,7 @@ def _event(
 
 
 def free(connection: Connection, account: AccountRow, kind: str, identity: str) -> bool:
-    """A shared thing is to be taken away: from now on the next machine makes it anew. False while one that lives may need it."""
+    """A shared cloud resource is to be removed: the next machine makes it anew. False while a living machine may need it."""
     if renting(connection, account):
         return False
     connection.execute(

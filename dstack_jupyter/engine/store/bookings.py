@@ -1,4 +1,4 @@
-"""Machines that runs share, and which blocks of them are booked by whom."""
+"""Machines that runs share, and which attempt has booked which blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def alone(query: Select[Any]) -> Select[Any]:
 
 
 def booked_by(connection: Connection, row: InstanceRow) -> list[str]:
-    """The names of the runs that have a machine, or that it is made for."""
+    """The names of the runs that have a machine, or that a machine is made for."""
     query = select(runs.c.name).join(attempts, attempts.c.run_id == runs.c.id)
     held = select(bookings.c.attempt_id).where(bookings.c.instance_id == row.id)
     return sorted(set(connection.execute(query.where((attempts.c.id == row.attempt_id) | attempts.c.id.in_(held))).scalars()))
@@ -48,7 +48,7 @@ SHARED = (
     .where(instances.c.attempt_id.is_(None), LIVING)
     .order_by(instances.c.created_at)
 )
-"""Machines that runs share: hosts, and what fleets have rented. An index holds them."""
+"""Machines that runs share: hosts, and cloud instances of fleets. An index holds them."""
 COLUMNS = len(instances.columns)
 
 
@@ -66,16 +66,16 @@ def _shared(connection: Connection, query: Select[Any]) -> list[SharedMachine]:
 
 def offers(connection: Connection) -> list[dict[str, Any]]:
     """Rows of the offers table, with their ``fleet``: every host that is understood, busy ones and those in trouble with their
-    reason; of rented machines those that are idle, for the others are no offer."""
+    reason; of cloud instances the idle ones, for the others are no offer."""
     machines = _shared(connection, SHARED)
     free = free_blocks(connection, [each.instance for each in machines])
-    found = []
+    offered = []
     for each in machines:
         row, offer, fleet = each.instance, each.instance.offer_json, each.fleet
         if row.backend != "ssh":
             if usable(row) and free[row.id]:
                 is_free = {"availability": "idle", "reason": f"a machine of {fleet}", "fleet": fleet}
-                found.append({**offer, **is_free, "origin": "fleet", "instance_id": row.id})
+                offered.append({**offer, **is_free, "origin": "fleet", "instance_id": row.id})
             continue
         if not offer:
             continue
@@ -84,8 +84,8 @@ def offers(connection: Connection) -> list[dict[str, Any]]:
             availability, reason = "not_available", row.message
         blocks: dict[str, Any] = {"blocks": len(free[row.id]), "total_blocks": row.data.blocks}
         is_free = {"availability": availability, "reason": reason, "fleet": fleet}
-        found.append({**offer, **blocks, **is_free, "origin": "host", "instance_id": row.id})
-    return found
+        offered.append({**offer, **blocks, **is_free, "origin": "host", "instance_id": row.id})
+    return offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,14 @@ def free_blocks(connection: Connection, rows: Sequence[InstanceRow]) -> dict[str
     ids = [row.id for row in rows]
     if not ids:
         return {}
-    for found in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
-        taken.setdefault(found.instance_id, set()).add(found.block)
+    for booking in connection.execute(select(bookings).where(bookings.c.instance_id.in_(ids))):
+        taken.setdefault(booking.instance_id, set()).add(booking.block)
     return {row.id: [block for block in range(row.data.blocks) if block not in taken.get(row.id, ())] for row in rows}
 
 
 def usable(row: InstanceRow) -> bool:
-    """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a rented one that is
-    ready, whatever its vendor's account says at the moment."""
+    """Whether a job may have a machine that nobody else has: a host that is reached and without a problem; a cloud instance
+    that is ready, whatever its vendor's account says at the moment."""
     if row.backend == "ssh":
         return not row.message and row.state in USABLE
     return row.attempt_id is None and row.state == InstanceState.IDLE
@@ -123,7 +123,7 @@ def usable_machines(connection: Connection, project: str) -> list[SharedMachine]
 
 
 def book(connection: Connection, wishes: Sequence[Wish]) -> None:
-    """Book all or nothing, in the caller's transaction. Raises NoCapacity when somebody was faster."""
+    """Book all or nothing, in the caller's transaction. Raises NoCapacity when another run was faster."""
     wanted = alone(select(instances).where(instances.c.id.in_([wish.instance_id for wish in wishes])))
     rows = [instance_row(row) for row in connection.execute(wanted)]
     if not all(usable(row) for row in rows):

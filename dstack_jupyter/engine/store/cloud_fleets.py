@@ -1,7 +1,7 @@
-"""Fleets of clouds' machines in the store: applied, grown, brought down. Runs book their machines as they book hosts.
+"""Fleets of cloud instances in the store: applied, grown, ended. Runs book their machines as they book hosts.
 
-A machine that no attempt was made for (``instances.attempt_id`` NULL) is shared: whoever ends one proves in the same transaction
-that nobody has it.
+A machine that no attempt was made for (``instances.attempt_id`` NULL) is shared: whoever ends a shared machine
+proves in the same transaction that no attempt has it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class FleetMachine:
-    """A machine of a fleet of clouds. ``taken``: a job has it. ``idle_at``: since when it has none."""
+    """A cloud instance of a fleet. ``taken``: a job has the machine. ``idle_at``: since when no job has."""
 
     instance: InstanceRow
     idle_at: float | None
@@ -69,8 +69,8 @@ def growable(connection: Connection, project: str, names: Sequence[str], nodes: 
         fleets.c.state == FleetState.ACTIVE,
         fleets.c.name.in_(names),
     )
-    found = {row.name: fleet_row(row) for row in connection.execute(query)}
-    return [found[name] for name in names if name in found and _has_room(connection, found[name], nodes)]
+    by_name = {row.name: fleet_row(row) for row in connection.execute(query)}
+    return [by_name[name] for name in names if name in by_name and _has_room(connection, by_name[name], nodes)]
 
 
 def _has_room(connection: Connection, fleet: FleetRow, nodes: int) -> bool:
@@ -109,12 +109,12 @@ def load(connection: Connection, fleet_id: str) -> Loaded:
 
 
 def _locked(connection: Connection, fleet_id: str) -> FleetRow:
-    """The fleet; nobody else changes or grows it until we commit."""
+    """Lock the fleet: nobody else changes or grows the fleet until we commit."""
     return fleet_row(connection.execute(select(fleets).where(fleets.c.id == fleet_id).with_for_update(key_share=True)).one())
 
 
 CHANGES = {"nodes", "idle_duration"}
-"""What an apply changes in a fleet that is there."""
+"""What an apply changes in an existing fleet."""
 
 
 def apply_fleet(
@@ -175,7 +175,7 @@ def _event(connection: Connection, actor: str, project: str, id: str, name: str,
 
 
 def delete_fleet(connection: Connection, fleet: FleetRow, user: str) -> None:
-    """It is to go, with all its machines. Raises Conflict while a run has one."""
+    """End a fleet with all its machines. Raises Conflict while a run has one of them."""
     if _locked(connection, fleet.id).state != FleetState.ACTIVE:
         return
     living = bookings.alone(select(instances).where(instances.c.fleet_id == fleet.id, bookings.LIVING))
@@ -219,7 +219,7 @@ def want(
 
 
 def keep(connection: Connection, instance_id: str, attempt_id: str) -> None:
-    """A machine that was made for an attempt is shared from now on: that attempt has ended, or will not have it."""
+    """Share a machine that was made for an attempt: the attempt has ended, or will not get the machine."""
     row = connection.execute(bookings.alone(select(instances).where(instances.c.id == instance_id))).one()
     if row.attempt_id != attempt_id:
         return
@@ -230,9 +230,9 @@ def keep(connection: Connection, instance_id: str, attempt_id: str) -> None:
 
 
 def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: bool = True) -> bool:
-    """End a machine unless an attempt has it, or is to have it. Returns whether it is to go.
+    """End a machine unless an attempt has or will get the machine. Returns whether the machine is to end.
 
-    ``spared``: nothing is wrong with its offer.
+    ``spared``: the end says nothing against the offer.
     """
     row = connection.execute(bookings.alone(select(instances).where(instances.c.id == instance_id))).one()
     if row.attempt_id is not None or connection.execute(moves.BOOKED, {"id": instance_id}).scalar() is not None:
@@ -245,7 +245,7 @@ def let_go_free(connection: Connection, instance_id: str, why: str, *, spared: b
 
 
 def say(connection: Connection, fleet: FleetRow, message: str) -> None:
-    """Why it is short of machines; '' when it is not. Each new reason leaves a line."""
+    """Store why a fleet is short of machines; '' when none are missing. Each new reason is an event."""
     connection.execute(update(fleets).where(fleets.c.id == fleet.id).values(message=message))
     if message:
         _event(connection, "engine", fleet.project, fleet.id, fleet.name, "short", message)

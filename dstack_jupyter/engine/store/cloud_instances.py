@@ -1,4 +1,4 @@
-"""Rented machines in the store: what was asked of a vendor, what it told, and the things beside them. Each function is a
+"""Cloud instances in the store: the calls to a vendor, its answers, and the cloud resources. Each function is a
 transaction's part; what a call may make is stored before the call (R1)."""
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ALONE = (
     .where(instances.c.id == bindparam("id"))
     .with_for_update(key_share=True, of=instances)
 )
-"""An instance that nobody moves until we commit."""
+"""Lock an instance: nobody else moves the instance until we commit."""
 
 
 def _change(*names: str, **values: Any) -> Update:
@@ -87,7 +87,7 @@ ALIVE = select(attempts.c.id).where(
     attempts.c.run_id == select(attempts.c.run_id).where(attempts.c.id == bindparam("id")).scalar_subquery(),
     ~among(attempts.c.state, ATTEMPT_END),
 )
-"""The attempts of the run that an attempt is of, which have not ended."""
+"""The unended attempts of an attempt's run."""
 DATA = update(instances).where(instances.c.id == bindparam("b_id")).values(data=bindparam("b_data"))
 SAY = (
     update(instances)
@@ -103,10 +103,10 @@ RESOURCE = select(cloud_resources).where(
 
 @dataclass(frozen=True, slots=True)
 class CloudInstance:
-    """One rented instance as the store has it. ``now`` is the database's time, ``resources`` are its own, not shared ones.
+    """A cloud instance as the store has it. ``now`` is the database's time, ``resources`` are its own, not shared ones.
 
-    ``held_by`` is the attempt that it is made for or that has booked it, ``asked_by`` the fleet of that one's run; ``unread`` the
-    attempt if it has had the machine, has not ended, and nobody asked for its end.
+    ``held_by`` is the attempt that the instance is made for or that has booked it, ``asked_by`` the fleet of that attempt's
+    run. ``unread`` is the attempt if it has had the machine, has not ended, and nobody asked for its end.
     """
 
     instance: InstanceRow
@@ -119,18 +119,18 @@ class CloudInstance:
 
     @property
     def concerned(self) -> list[tuple[str, str]]:
-        """(kind, id) of all that have to look when it has changed: its fleet, that of the run that asked for it, the attempt."""
-        found = [("fleet", self.instance.fleet_id), ("fleet", self.asked_by), ("attempt", self.held_by)]
-        return [(kind, id) for kind, id in dict.fromkeys(found) if id is not None]
+        """(kind, id) to wake when the instance has changed: its fleet, the fleet of the run that asked for it, the attempt."""
+        keys = [("fleet", self.instance.fleet_id), ("fleet", self.asked_by), ("attempt", self.held_by)]
+        return [(kind, id) for kind, id in dict.fromkeys(keys) if id is not None]
 
 
 def load(connection: Connection, instance_id: str) -> CloudInstance:
-    """Raises NoResultFound for an instance that is not rented."""
-    found = connection.execute(LOAD, {"id": instance_id}).one()
-    instance, row = BOTH.split(found)
-    rows = connection.execute(RESOURCES, {"id": instance_id}) if found.has_resources else ()
+    """Raises NoResultFound for an instance that is no cloud instance."""
+    loaded = connection.execute(LOAD, {"id": instance_id}).one()
+    instance, row = BOTH.split(loaded)
+    rows = connection.execute(RESOURCES, {"id": instance_id}) if loaded.has_resources else ()
     resources = [cloud_resource_row(row) for row in rows]
-    return CloudInstance(instance, row, found.current, resources, found.held_by, found.asked_by, found.unread)
+    return CloudInstance(instance, row, loaded.current, resources, loaded.held_by, loaded.asked_by, loaded.unread)
 
 
 def want(connection: Connection, instance_id: str) -> None:
@@ -139,9 +139,9 @@ def want(connection: Connection, instance_id: str) -> None:
 
 
 def ask(connection: Connection, instance_id: str, account: str) -> bool:
-    """Note that a create is sent now, and where: from then on that account is swept (R10).
+    """Note that a create is sent now, and to which account: sweeps look there from now on (R10).
 
-    False where the instance is not wanted any more: then none may be sent (R6).
+    False if the instance is no longer wanted: then no create may be sent (R6).
     """
     row = connection.execute(ALONE, {"id": instance_id}).one()
     if row.state != InstanceState.PENDING:
@@ -152,53 +152,53 @@ def ask(connection: Connection, instance_id: str, account: str) -> bool:
 
 
 def unasked(connection: Connection, instance_id: str, before: float | None) -> None:
-    """The create that was noted made surely nothing; ``before`` it the last one was sent, None: there was none."""
+    """Note that the last create surely made nothing. ``before``: when the create before was sent; None: there was none."""
     connection.execute(UNASKED, {"b_id": instance_id, "b_create_sent_at": before})
 
 
-def saw(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
-    """Store what the vendor told of an instance when it was asked for it. ``host_key``: as ``answered``."""
-    _tell(connection, SAW, instance_id, told, host_key)
+def saw(connection: Connection, instance_id: str, answer: Instance, host_key: str) -> None:
+    """Store the vendor's answer about an instance. ``host_key``: as in ``answered``."""
+    _tell(connection, SAW, instance_id, answer, host_key)
 
 
-def answered(connection: Connection, instance_id: str, told: Instance, host_key: str) -> None:
-    """Store what a create answered, which proves that the machine is there, not that the vendor's other calls know it.
+def answered(connection: Connection, instance_id: str, answer: Instance, host_key: str) -> None:
+    """Store the answer to a create: the machine exists, though the vendor's other calls may not know it yet.
 
-    What was only an intent is provisioning from now on. ``host_key`` is what it must show at its first contact: pinned before
-    there is one, whatever was known of that address (D6).
+    The intent becomes provisioning. ``host_key`` is the key that the machine must show at first contact: pinned before that,
+    whatever was known of the address (D6).
     """
-    _tell(connection, ANSWERED, instance_id, told, host_key)
+    _tell(connection, ANSWERED, instance_id, answer, host_key)
 
 
-def _tell(connection: Connection, statement: Update, instance_id: str, told: Instance, host_key: str) -> None:
+def _tell(connection: Connection, statement: Update, instance_id: str, answer: Instance, host_key: str) -> None:
     row = connection.execute(ALONE, {"id": instance_id}).one()
     values = {
         "b_id": instance_id,
-        "b_vendor": dict(told.data),
-        "b_observed": {name: getattr(told, name) for name in OBSERVED},
-        "b_begun": told.created_at if row.created_at <= told.created_at <= row.current else row.create_sent_at or row.current,
+        "b_vendor": dict(answer.data),
+        "b_observed": {name: getattr(answer, name) for name in OBSERVED},
+        "b_begun": answer.created_at if row.created_at <= answer.created_at <= row.current else row.create_sent_at or row.current,
     }
     connection.execute(statement, values)
-    if told.address:
-        _pin(connection, row, told, host_key)
+    if answer.address:
+        _pin(connection, row, answer, host_key)
     if row.state == InstanceState.PENDING:
         moves.move_instance(connection, instance_id, InstanceState.PROVISIONING, message="made; waiting for its address")
 
 
-def _pin(connection: Connection, instance: Row[Any], told: Instance, host_key: str) -> None:
-    """Where it is reached, and the key it must show there."""
+def _pin(connection: Connection, instance: Row[Any], answer: Instance, host_key: str) -> None:
+    """Store the machine's address, and pin the key that the machine must show there."""
     data = instance.data
-    address = {"hostname": told.address, "port": told.port, "user": told.user, "identity_file": "", "proxy": None}
+    address = {"hostname": answer.address, "port": answer.port, "user": answer.user, "identity_file": "", "proxy": None}
     if data.get("address") == address:
         return
-    host_keys.pin(connection, f"{told.address}:{told.port}", data.get("host_key", host_key))
-    inside = told.internal_address or told.address
+    host_keys.pin(connection, f"{answer.address}:{answer.port}", data.get("host_key", host_key))
+    inside = answer.internal_address or answer.address
     fresh = {**data, "address": address, "internal_ip_found": inside, "host_key": data.get("host_key", host_key)}
     connection.execute(DATA, {"b_id": instance.id, "b_data": fresh})
 
 
 def renewed(connection: Connection, instance_id: str, *, next_key: str = "", host_key: str = "") -> None:
-    """The key that a machine will show (``next_key``, before it is told to), or shows now (``host_key``, pinned with it)."""
+    """The key that a machine will show (``next_key``, stored before the call), or shows now (``host_key``, pinned with it)."""
     row = connection.execute(ALONE, {"id": instance_id}).one()
     data = {**row.data, "next_key": next_key}
     if host_key:
@@ -208,7 +208,7 @@ def renewed(connection: Connection, instance_id: str, *, next_key: str = "", hos
 
 
 def moved(connection: Connection, instance_id: str, account: str) -> None:
-    """It was found with another key than the one that it was made with, and so will be what goes with it."""
+    """Move a machine to the account id of another key, which sees the machine, with its cloud resources."""
     row = connection.execute(ALONE, {"id": instance_id}).one()
     accounts.used(connection, account, row.backend, row.project)
     connection.execute(MOVED, {"b_id": instance_id, "b_account": account})
@@ -216,12 +216,12 @@ def moved(connection: Connection, instance_id: str, account: str) -> None:
 
 
 def absent(connection: Connection, instance_id: str) -> None:
-    """The vendor says that it has none, now."""
+    """Note that the vendor says now that there is no such machine."""
     connection.execute(ABSENT, {"b_id": instance_id})
 
 
 def started(connection: Connection, machine: CloudInstance) -> None:
-    """Note that the vendor is asked from now on to start it, to read what a job left."""
+    """Note that the engine asks the vendor from now on to start the machine, to read what a job left."""
     message = "it is off, and is started again to read what its job left"
     say(connection, machine.instance.id, message)
     events.record(
@@ -237,12 +237,12 @@ def started(connection: Connection, machine: CloudInstance) -> None:
 
 
 def told(connection: Connection, instance_id: str) -> None:
-    """The vendor accepted to end it, now."""
+    """Note that the vendor accepted the delete now."""
     connection.execute(TOLD, {"b_id": instance_id})
 
 
 def ready(connection: Connection, instance_id: str, facts: dict[str, Any]) -> list[str]:
-    """It can have its job, unless it is to go by now. Returns the attempts to wake: all of the run that it is for."""
+    """The machine can have its job, unless its end was decided. Returns the attempts to wake: all of its run."""
     row = connection.execute(ALONE, {"id": instance_id}).one()
     if row.state != InstanceState.PROVISIONING:
         return []
@@ -252,15 +252,15 @@ def ready(connection: Connection, instance_id: str, facts: dict[str, Any]) -> li
 
 
 def let_go(connection: Connection, instance_id: str, why: str) -> None:
-    """It is to be ended, whoever decided it. Nothing happens to one that is going already."""
+    """Decide the end of an instance. A second decision changes nothing."""
     moves.move_instance(connection, instance_id, InstanceState.TERMINATING, message=why)
     connection.execute(ENDING, {"b_id": instance_id})
 
 
 def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "") -> None:
-    """Its end: the vendor's word, or the proof that nothing was made. ``verdict`` stays with it.
+    """Store an instance's end: the vendor's answer, or the proof that nothing was made. ``verdict`` stays in its row.
 
-    One that never had the job leaves a line for whoever waits: what was tried, and what came of it.
+    An instance that never had the job leaves an event for whoever waits: the offer, and its outcome.
     """
     row = connection.execute(select(instances).where(instances.c.id == instance_id).with_for_update(key_share=True)).one()
     if row.state == InstanceState.TERMINATED:
@@ -288,7 +288,7 @@ def gone(connection: Connection, instance_id: str, why: str, *, verdict: str = "
 
 
 def forget(connection: Connection, instance_id: str, user: str, why: str) -> CloudInstance:
-    """Its end by a user's word: nobody can ask for it any more, and ``why``. Returns it as it stood."""
+    """End an instance because a user says so, and ``why``: no vendor can be asked any more. Returns the former row."""
     machine = load(connection, instance_id)
     if machine.instance.state != InstanceState.TERMINATED:
         gone(connection, instance_id, f"forgotten by {user}, whether or not it goes on to cost money: {why}")
@@ -307,11 +307,11 @@ def forget(connection: Connection, instance_id: str, user: str, why: str) -> Clo
 
 
 def say(connection: Connection, instance_id: str, message: str) -> None:
-    """What it does or lacks at the moment, for people."""
+    """Store what an instance does or lacks at the moment, for people."""
     connection.execute(SAY, {"b_id": instance_id, "b_message": message})
 
 
-# --- things beside machines --------------------------------------------------------------------------------------------
+# --- cloud resources ---------------------------------------------------------------------------------------------------
 
 
 def _key(account: str, kind: str, identity: str) -> Any:
@@ -321,7 +321,7 @@ def _key(account: str, kind: str, identity: str) -> Any:
 def need(
     connection: Connection, account: str, need: ResourceRequest, *, backend: str, project: str, instance_id: str
 ) -> CloudResource | None:
-    """Store that a thing is wanted, before it is made, and in which account. Returns it if it is known to be there."""
+    """Store a resource request with its account, before the call. Returns the cloud resource if it is known to exist."""
     row = connection.execute(RESOURCE, {"account": account, "kind": need.kind, "identity": need.identity}).one_or_none()
     if row is not None:
         return resource_of(cloud_resource_row(row)) if row.resource_id else None
@@ -343,18 +343,18 @@ def need(
                 )
             )
     except IntegrityError:
-        pass  # a shared one, which somebody else stored in this moment
+        pass  # another engine stored this shared resource at the same moment
     return None
 
 
 def made(connection: Connection, account: str, need: ResourceRequest, resource: CloudResource) -> None:
-    """It is there. Its row keeps the identity that it was stored under, whatever the vendor calls it."""
+    """Note that a cloud resource exists. Its row keeps the stored identity, whatever the vendor calls the resource."""
     values = {"resource_id": resource.id, "ours": int(resource.ours), "data": {**need.data, **resource.data}}
     connection.execute(update(cloud_resources).where(_key(account, need.kind, need.identity)).values(**values))
 
 
 def unmade(connection: Connection, account: str, kind: str, identity: str) -> None:
-    """A shared thing is not there any more, it seems: it is made or found again at the next use."""
+    """A shared cloud resource seems gone: the next use makes or finds it again."""
     connection.execute(update(cloud_resources).where(_key(account, kind, identity)).values(resource_id=""))
 
 

@@ -31,7 +31,7 @@ def storable(value: str) -> str:
 
 
 class UntrustedText(TypeDecorator[str]):
-    """Text that others wrote (a job, a machine, a vendor): what a database cannot hold is shown as a replacement character."""
+    """Text that others wrote (a job, a machine, a vendor): characters that a database refuses become a replacement character."""
 
     impl = Text
     cache_ok = True

@@ -1,4 +1,4 @@
-"""Why attempts do not get on at the moment, as the engine that acts for them sees it: every engine of a store tells it."""
+"""Why attempts do not get on at the moment, as the acting engine sees it. Every engine of a store shows this."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clear(connection: Connection, attempt_id: str) -> None:
 
 
 def of(connection: Connection, attempt_ids: Sequence[str]) -> list[Row[Any]]:
-    """(attempt_id, type, message, since) of those of ``attempt_ids`` that have one."""
+    """(attempt_id, type, message, since) of the ``attempt_ids`` that have a condition."""
     if not attempt_ids:
         return []
     return list(connection.execute(select(conditions).where(conditions.c.attempt_id.in_(attempt_ids))))

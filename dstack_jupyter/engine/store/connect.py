@@ -23,11 +23,11 @@ READ_ONLY = "25006"
 AWAY = ("08", "57P", "53", "25P03", "57014", READ_ONLY, "55P03")
 """Beginnings of the SQLSTATEs of a database that is away, overloaded or read-only for now: trying again may help."""
 COLLISION = ("40001", "40P01", "25P02")
-"""Those of transactions that were in each other's way: each succeeds alone."""
+"""SQLSTATEs of transactions in each other's way: each succeeds alone."""
 BUSY = 30.0
 """Seconds that a write waits for another process's write transaction; ours never stand still so long."""
 RESTED = 2.0
-"""Seconds after which a connection is asked whether it still lives before it is used."""
+"""Seconds without use after which a connection is tested before its next use."""
 STATEMENTS = 500
 """Prepared statements that a connection keeps at PostgreSQL at most."""
 PATIENCE = 15000
@@ -48,20 +48,20 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def is_collision(error: BaseException) -> bool:
-    """Whether the transaction failed for what others did at the same time."""
+    """Whether the transaction failed because of concurrent transactions."""
     return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith(COLLISION)
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What a database said first: a connection that is lost inside a savepoint ends with SQLAlchemy's own words about that."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, DBAPIError):
-        found = found.__context__
-    return found or error
+    """The first error of the database: when a connection is lost inside a savepoint, SQLAlchemy's own error comes last."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DBAPIError):
+        cause = cause.__context__
+    return cause or error
 
 
 def translated(error: BaseException, where: Path | Secret) -> DstackJupyterError | None:
-    """Our error for what a database said; None for what is a defect of ours."""
+    """Our error for a database's error; None for a defect of ours."""
     if is_full(error):
         disk = f"the disk that holds {where.parent}" if isinstance(where, Path) else "the disk of the database server"
         return StorageFull(f"{disk} is full", hint=FULL_HINT)
@@ -76,9 +76,9 @@ def translated(error: BaseException, where: Path | Secret) -> DstackJupyterError
         return None
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state.startswith(AWAY) or (not state and isinstance(error, OperationalError | InterfaceError)):
-        said = redact(str(error.orig)).strip().splitlines()
+        lines = redact(str(error.orig)).strip().splitlines()
         return StoreUnavailable(
-            f"the database does not answer ({said[0] if said else state})",
+            f"the database does not answer ({lines[0] if lines else state})",
             hint="nothing was lost: work goes on by itself when it answers again",
         )
     if state.startswith("22") or isinstance(error, DataError):
@@ -104,7 +104,7 @@ def _sqlite(path: Path) -> Engine:
     def prepare(connection: sqlite3.Connection, _: Any) -> None:
         # We say BEGIN ourselves: the module's own would begin only before a write, and never IMMEDIATE.
         connection.isolation_level = None
-        # What is wiped leaves no copy in the page that it stood on.
+        # Wiped values leave no copy in their page.
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
@@ -208,7 +208,7 @@ def _postgresql(where: Secret) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def ask(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-        # One that rested may have died meanwhile; asking each time would cost as much as many a transaction.
+        # A resting connection may have died; a test each time would cost as much as many a transaction.
         if time.monotonic() - record.info.get("rests_since", time.monotonic()) > RESTED and not _answers(connection):
             raise DisconnectionError
 

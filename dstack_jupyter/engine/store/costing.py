@@ -1,4 +1,4 @@
-"""What rented machines are and cost, out of the store."""
+"""What cloud instances are and cost, out of the store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_CLOUD = [
 MACHINES = select(instances, *OF_CLOUD, now().label("current")).outerjoin(
     cloud_instances, cloud_instances.c.instance_id == instances.c.id
 )
-"""Instances of any kind; for those that are not rented what only ``cloud_instances`` knows is None."""
+"""Instances of any kind; the columns of ``cloud_instances`` are None for others than cloud instances."""
 LISTED = (
     select(
         instances,
@@ -45,7 +45,7 @@ BOOKED = (
 
 
 def machines(connection: Connection, project: str, *, all: bool = False) -> list[InstanceView]:
-    """The rented machines of a project, oldest first: those that have not ended, with ``all`` those of the last day too.
+    """The cloud instances of a project, oldest first: those that have not ended, with ``all`` those of the last day too.
 
     Two statements, however many there are. '' is every project.
     """
@@ -55,26 +55,26 @@ def machines(connection: Connection, project: str, *, all: bool = False) -> list
     query = LISTED.where(wanted)
     if project:
         query = query.where(instances.c.project == project)
-    found = connection.execute(query.order_by(instances.c.created_at, instances.c.id)).all()
+    rows = connection.execute(query.order_by(instances.c.created_at, instances.c.id)).all()
     names: dict[str, list[str]] = {}
-    fleets_of_users = [row.id for row in found if row.run_name is None]
+    fleets_of_users = [row.id for row in rows if row.run_name is None]
     if fleets_of_users:
         for instance_id, name in connection.execute(
             BOOKED.where(bookings.c.instance_id.in_(fleets_of_users)).order_by(runs.c.name)
         ):
             names.setdefault(instance_id, []).append(name)
     return [
-        view(row, row.fleet_name, names.get(row.id, []) if row.run_name is None else [row.run_name], row.user) for row in found
+        view(row, row.fleet_name, names.get(row.id, []) if row.run_name is None else [row.run_name], row.user) for row in rows
     ]
 
 
 def lives(row: Row[Any]) -> bool:
-    """Whether a row of ``MACHINES`` is a rented machine that has not ended."""
+    """Whether a row of ``MACHINES`` is a cloud instance that has not ended."""
     return row.observed is not None and row.state not in INSTANCE_END
 
 
 def in_vain(row: Row[Any]) -> bool:
-    """Whether a row of ``MACHINES`` is a rented machine that ended before it could have a job."""
+    """Whether a row of ``MACHINES`` is a cloud instance that ended before it could have a job."""
     return row.observed is not None and row.state in INSTANCE_END and row.started_at is None
 
 
@@ -85,7 +85,7 @@ def tried(row: Row[Any], why: str) -> str:
 
 
 def cost(row: Row[Any]) -> float | None:
-    """What an instance has cost by now; what is not rented costs nothing that we know of."""
+    """What an instance has cost by now; others than cloud instances cost nothing that we know of."""
     if row.observed is None:
         return 0.0
     return costs.cost(row.price, row.rented_at, row.finished_at or row.current)
@@ -94,7 +94,7 @@ def cost(row: Row[Any]) -> float | None:
 def of_run(own: Sequence[Row[Any]], tries: Sequence[Row[Any]], by_id: Mapping[str, Row[Any]]) -> float | None:
     """What a run has cost by now: its own fleet's machines, every try included, and its share of others.
 
-    ``tries`` are rows of its attempts. A machine of another fleet is its own for as long as a job of it had it.
+    ``tries`` are rows of its attempts. A machine of another fleet counts for as long as the run's job had it.
     """
     mine = {row.id for row in own}
     amounts = [cost(row) for row in own]
@@ -106,7 +106,7 @@ def of_run(own: Sequence[Row[Any]], tries: Sequence[Row[Any]], by_id: Mapping[st
 
 
 def view(row: Row[Any], fleet: str, names: list[str], user: str) -> InstanceView:
-    """A rented machine as it looks from outside."""
+    """A cloud instance as users see it."""
     guard = Guard(**row.guard)
     state = InstanceState(row.state)
     wrong, since = costs.stuck(

@@ -48,7 +48,7 @@ class _Call:
     error: BaseException | None = None
 
     def answer(self) -> None:
-        """On the loop, after the commit. A caller that was cancelled meanwhile has no use for it."""
+        """On the loop, after the commit. A caller that was cancelled meanwhile gets nothing."""
         if self.future.cancelled():
             return
         if self.error is not None:
@@ -87,11 +87,11 @@ class Database:
     Made, opened and closed by the engine on its loop. Calls that wait for the thread together share one transaction: one sync of
     the disk serves many runs. The fault of one function undoes only that function.
 
-    ``fence`` is what writes must prove that are made outside a reconciler; a reconciler's own is ``fence.acting``.
+    Writes outside a reconciler must prove ``fence``; a reconciler's own fence is ``fence.acting``.
     """
 
     def __init__(self, where: Path | Secret, vault: Vault | None = None) -> None:
-        """``vault`` seals columns; None: the one whose keys lie beside a SQLite file, as in a home."""
+        """``vault`` seals columns; None: the vault whose keys lie beside a SQLite file, as in a home."""
         if vault is None:
             assert isinstance(where, Path), "the keys of a shared store lie beside nothing"
             vault = Vault(FileKeys.of(Home(where.parent)))
@@ -105,7 +105,7 @@ class Database:
 
     @property
     def shared(self) -> bool:
-        """Whether other engines may use it at the same time."""
+        """Whether other engines may use the database at the same time."""
         return not isinstance(self.where, Path)
 
     async def open(self) -> None:
@@ -128,7 +128,7 @@ class Database:
             sealed.verify(connection, self._vault, sealed_values)
 
     async def close(self) -> None:
-        """Wait for what is running, then close. Later calls fail."""
+        """Wait for running calls, then close. Later calls fail."""
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:
@@ -228,7 +228,7 @@ class Database:
             return
 
     async def read_aside(self, function: Callable[..., Result], *args: Any) -> Result:
-        """As ``read``, for what may take long (many rows, large values): it keeps no reconciler waiting."""
+        """As ``read``, for long reads (many rows, large values): no reconciler waits for them."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._aside, True, function, args)
 
     async def write_aside(self, function: Callable[..., Result], *args: Any) -> Result:

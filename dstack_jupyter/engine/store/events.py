@@ -94,7 +94,7 @@ def read(connection: Connection, *, project: str, after: int, limit: int, run_id
     if run_id:
         query = query.where(events.c.run_id == run_id)
     order = events.c.seq if after else events.c.seq.desc()
-    found = [
+    listed = [
         EventView(
             seq=row.seq,
             at=row.at,
@@ -108,4 +108,4 @@ def read(connection: Connection, *, project: str, after: int, limit: int, run_id
         )
         for row in connection.execute(query.order_by(order).limit(limit))
     ]
-    return sorted(found, key=lambda event: event.seq)
+    return sorted(listed, key=lambda event: event.seq)

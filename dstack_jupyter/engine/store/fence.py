@@ -1,4 +1,4 @@
-"""Fencing: whoever acts for a resource holds a lease of it, and each of its transactions first proves that it still does (R7).
+"""Fencing: whoever acts for a resource holds a lease of it, and each transaction first proves that lease (R7).
 
 One mechanism for both databases. The engine sets ``acting`` around a reconciler's call, so no reconciler can forget it; the
 store checks it inside the transaction. With SQLite one lease stands for the whole store, and every write carries it; with
@@ -51,11 +51,11 @@ LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def lost(connection: Connection, fences: Collection[Fence]) -> set[Fence]:
-    """Those of ``fences`` that hold no longer. First statement of a write transaction; the others hold until it ends."""
+    """The ``fences`` that no longer hold. First statement of a write transaction; the others hold until it ends."""
     if not fences:
         return set()
     resources = sorted({fence.resource for fence in fences})
-    # Of few lengths, so that it is few statements, which the database knows by heart.
+    # Few lengths make few statements, which the database keeps prepared.
     length = next(length for length in LENGTHS if len(resources) <= length)
     rows = connection.execute(HELD, {"resources": resources + resources[-1:] * (length - len(resources))})
     return set(fences) - {Fence(*row) for row in rows}

@@ -29,5 +29,5 @@ def unpin(connection: Connection, endpoint: str) -> None:
 
 
 def unpin_key(connection: Connection, endpoint: str, key: str) -> None:
-    """Forget the key of a machine that is gone; another machine at its address keeps what is pinned for it."""
+    """Forget the key of a machine that is gone; another machine at its address keeps its pinned key."""
     connection.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint, host_keys.c.key == key))

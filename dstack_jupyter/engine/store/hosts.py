@@ -32,13 +32,13 @@ class NewHost:
 
 
 def find_fleet(connection: Connection, name: str, project: str) -> FleetRow:
-    """The active fleet of a name or id. Raises NotFound with the names that there are."""
+    """The active fleet of a name or id. Raises NotFound with the existing names."""
     active = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
-    found = connection.execute(active.where((fleets.c.name == name) | (fleets.c.id == name))).one_or_none()
-    if found is None:
+    active_row = connection.execute(active.where((fleets.c.name == name) | (fleets.c.id == name))).one_or_none()
+    if active_row is None:
         names = ", ".join(row.name for row in connection.execute(active.order_by(fleets.c.name)))
         raise NotFound(f"there is no fleet {name!r}", hint=f"fleets: {names}" if names else "no fleet was applied yet")
-    return fleet_row(found)
+    return fleet_row(active_row)
 
 
 def apply_fleet(
@@ -52,7 +52,7 @@ def apply_fleet(
     hosts: Sequence[NewHost],
     owner: str = "",
 ) -> tuple[str, list[str], bool]:
-    """Store a fleet, or bring an active one of that name in line: hosts are added, changed or let go.
+    """Store a fleet, or bring the active fleet of that name in line: add, change or release hosts.
 
     Returns (its id, the instances to look at, whether it is new: then ``owner`` leases it). Raises Conflict for a host that runs
     a job and is changed or left out, and for one that was left out before and is not gone yet.
@@ -167,7 +167,7 @@ def delete_fleet(connection: Connection, fleet: FleetRow, user: str) -> list[str
 
 
 def close_if_empty(connection: Connection, fleet_id: str) -> bool:
-    """A fleet that is to go ends with its last host. Returns whether it has ended."""
+    """End a fleet under deletion with its last host. Returns whether the fleet has ended."""
     state = connection.execute(select(fleets.c.state).where(fleets.c.id == fleet_id)).scalar_one()
     living = connection.execute(select(instances.c.id).where(instances.c.fleet_id == fleet_id, LIVING).limit(1)).scalar()
     if state == FleetState.TERMINATING and living is None:
@@ -189,12 +189,12 @@ def living(connection: Connection) -> list[InstanceRow]:
 
 
 def is_gone(connection: Connection, instance_id: str) -> bool:
-    """Whether a host of this store was given back. One that the store does not know was not: its claim may be a copy's of it."""
+    """Whether a host of this store was given back. An unknown host was not: a copy of this store may have claimed the host."""
     return connection.execute(select(instances.c.state).where(instances.c.id == instance_id)).scalar() == InstanceState.TERMINATED
 
 
 def note(connection: Connection, instance_id: str, *, message: str, offer: dict[str, Any], data: dict[str, Any]) -> None:
-    """Store what was learned of a host; one that can be used and was not before becomes idle."""
+    """Store the facts of a host. A host that becomes usable becomes idle."""
     row = connection.execute(alone(select(instances).where(instances.c.id == instance_id))).one()
     values: dict[str, Any] = {"message": message, "data": {**row.data, **data}}
     if offer:
@@ -211,12 +211,12 @@ def note(connection: Connection, instance_id: str, *, message: str, offer: dict[
 def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[FleetView]:
     """The fleets that users applied and that are not gone; ``fingerprint`` makes one of a host's endpoint."""
     query = select(fleets).where(fleets.c.project == project, fleets.c.run_id.is_(None), fleets.c.state.not_in(FLEET_END))
-    found = []
+    views = []
     for fleet in map(fleet_row, connection.execute(query.order_by(fleets.c.name)).all()):
         living = select(instances).where(instances.c.fleet_id == fleet.id, LIVING).order_by(instances.c.created_at)
         rows = [instance_row(row) for row in connection.execute(living)]
         free = free_blocks(connection, rows)
-        found.append(
+        views.append(
             FleetView(
                 id=fleet.id,
                 project=fleet.project,
@@ -233,7 +233,7 @@ def fleet_views(connection: Connection, project: str, fingerprint: Any) -> list[
                 configuration=fleet.configuration or {},
             )
         )
-    return found
+    return views
 
 
 def _host_view(connection: Connection, row: InstanceRow, free: list[int], fingerprint: Any) -> HostView:

@@ -1,6 +1,6 @@
 """The leases: taken, renewed, given back. All times are the database's, so that no engine's clock matters (R7).
 
-A token rises each time a lease is taken, and with it every earlier holder's fence falls, whatever that one believes.
+Each taking of a lease raises its token, so every earlier holder's fence falls, whatever that holder believes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TTL = 15.0
 FOREVER = 1e15
 """When the lease of a SQLite store ends: the lock of the operating system decides there, and the next holder's token."""
 MOST = 200
-"""Leases that one transaction takes at most: engines that start together share what there is."""
+"""Leases that one transaction takes at most: engines that start together share the leases."""
 FORGET = 3600.0
 """Seconds after which an engine that has fallen silent and holds no lease is forgotten."""
 
@@ -40,7 +40,7 @@ DELETE = delete(leases).where(leases.c.resource == bindparam("resource"))
 
 
 def born(connection: Connection, fleet_id: str, owner: str) -> None:
-    """A fleet comes into being, leased by the engine that stores it: nobody takes it before that one has begun.
+    """A fleet comes into being, leased by the engine that stores it: nobody else takes the lease before that engine has begun.
 
     ``owner`` '' (SQLite): there are no leases of fleets.
     """
@@ -49,7 +49,7 @@ def born(connection: Connection, fleet_id: str, owner: str) -> None:
 
 
 def gone(connection: Connection, fleet_id: str) -> None:
-    """A fleet has ended: nobody will act for it again."""
+    """Remove the lease of a fleet that has ended."""
     connection.execute(DELETE, {"resource": fleet_id})
 
 
@@ -80,10 +80,10 @@ RENEW = (
 
 
 def take(connection: Connection, owner: str, place: str, *, earlier: bool = False) -> list[Fence]:
-    """Take what nobody has, at most ``MOST`` of it.
+    """Take leases that nobody holds, at most ``MOST``.
 
-    ``earlier``: also what earlier engines of this home hold. An owner is a home and a life of its engine, and whoever begins a
-    life holds the home's lock. Only then: one that stood still and wakes must not take anything back from its successor.
+    ``earlier``: also the leases of earlier engines of this home. An owner is a home and a life of its engine, and whoever begins
+    a life holds the home's lock. Only then: an engine that wakes from a standstill must take nothing back from its successor.
     """
     before = f"{owner.partition('-')[0]}-%" if earlier else ""
     rows = connection.execute(TAKE, {"me": owner, "earlier": before, "place": place[:16]})
@@ -91,7 +91,7 @@ def take(connection: Connection, owner: str, place: str, *, earlier: bool = Fals
 
 
 def begin(connection: Connection, owner: str, place: str) -> None:
-    """An engine's life begins: those of its home that went before have ended. Who has long been silent is forgotten."""
+    """An engine's life begins: earlier lives of its home have ended. Engines long silent are forgotten."""
     silent = engines.c.at < now() - FORGET
     old = silent & engines.c.owner.not_in(select(leases.c.owner))
     connection.execute(delete(engines).where(engines.c.owner.like(f"{owner.partition('-')[0]}-%") | old))
@@ -102,13 +102,13 @@ HEARD = update(engines).where(engines.c.owner == bindparam("me")).values(at=now(
 
 
 def renew(connection: Connection, owner: str) -> list[Fence]:
-    """Renew all that this engine holds, in one statement; returns what that is. One that ran out and was not taken counts."""
+    """Renew all that this engine holds, in one statement; return those leases. A lease that ran out and was not taken counts."""
     connection.execute(HEARD, {"me": owner})
     return [Fence(row.resource, owner, row.token) for row in connection.execute(RENEW, {"me": owner})]
 
 
 def release(connection: Connection, owner: str) -> int:
-    """A life ends. Give everything back, so that others need not wait. Returns how much it was."""
+    """A life ends: give all leases back, so that others need not wait. Returns how many there were."""
     connection.execute(delete(engines).where(engines.c.owner == owner))
     return connection.execute(update(leases).where(leases.c.owner == owner).values(owner="", expires_at=now())).rowcount
 
@@ -147,7 +147,7 @@ def absent(connection: Connection, run_ids: Sequence[str]) -> list[Absent]:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An engine of a shared store. ``silent``: seconds since it was heard of; it holds ``held`` leases, of which some ran out."""
+    """An engine of a shared store. ``silent``: seconds since its last report. ``held``: its leases, of which some ran out."""
 
     owner: str
     place: str
@@ -157,7 +157,7 @@ class Heard:
 
 
 def heard(connection: Connection) -> list[Heard]:
-    """All engines of a shared store, those that are silent too, each once."""
+    """All engines of a shared store, silent ones too, each once."""
     query = (
         select(
             engines.c.owner,

@@ -23,11 +23,11 @@ def shared(home: Home) -> Secret | None:
     text = os.environ.get(ENV_DATABASE, "").strip()
     if not text:
         try:
-            found = home.database.stat()
+            status = home.database.stat()
             text = home.database.read_text().strip()
         except FileNotFoundError:
             return None
-        if stat.S_IMODE(found.st_mode) & 0o077:
+        if stat.S_IMODE(status.st_mode) & 0o077:
             raise ConfigurationError(
                 f"others can read {home.database}, which holds a password", hint=f"chmod 600 {home.database}, then try again"
             )

@@ -23,7 +23,7 @@ class Chunk:
 
 
 def append(connection: Connection, attempt_id: str, offset: int, data: bytes) -> bool:
-    """Store ``data`` at ``offset`` if that is where the log ends; False (and nothing stored) if it is not.
+    """Store ``data`` at ``offset`` if that is where the log ends; False (and nothing stored) if not.
 
     The guard is the update itself: a second reader, or a late answer of a stalled one, changes no row.
     """
@@ -61,7 +61,7 @@ def read(connection: Connection, attempt_id: str, offset: int, limit: int) -> li
         .where(log_chunks.c.attempt_id == attempt_id, log_chunks.c.offset >= func.coalesce(first, 0))
         .order_by(log_chunks.c.offset)
     )
-    found: list[Chunk] = []
+    chunks: list[Chunk] = []
     total = 0
     # Row by row: a following reader must not load a log of gigabytes to take its first piece.
     with connection.execute(query.execution_options(yield_per=16)) as rows:
@@ -70,8 +70,8 @@ def read(connection: Connection, attempt_id: str, offset: int, limit: int) -> li
             if skip >= row.length:
                 continue
             data = None if row.data is None else bytes(row.data[skip:])
-            found.append(Chunk(attempt_id, row.offset + skip, row.length - skip, row.at, data, row.reason))
+            chunks.append(Chunk(attempt_id, row.offset + skip, row.length - skip, row.at, data, row.reason))
             total += len(data or b"")
             if total >= limit:
                 break
-    return found
+    return chunks

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "migrations"
 
 
 def current(connection: Connection) -> str | None:
-    """The revision that the database is at; None for an empty one."""
+    """The revision of the database; None for an empty database."""
     if not connection.dialect.has_table(connection, "alembic_version"):
         return None
     revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -23,12 +23,12 @@ def current(connection: Connection) -> str | None:
 
 def upgrade(connection: Connection) -> None:
     """Called by the store on its thread when it opens, inside one transaction. Raises EngineError for a newer store."""
-    found = current(connection)
-    if found == HEAD:
+    revision = current(connection)
+    if revision == HEAD:
         return
-    if found is not None and found > HEAD:
+    if revision is not None and revision > HEAD:
         raise EngineError(
-            f"the store was made by a newer version of dstack_jupyter (schema {found}, this one knows {HEAD})",
+            f"the store was made by a newer version of dstack_jupyter (schema {revision}, this one knows {HEAD})",
             hint="upgrade dstack-jupyter, or name another state folder in DSTACK_JUPYTER_HOME",
         )
     from alembic import command
@@ -40,4 +40,4 @@ def upgrade(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except DatabaseError as error:
-        raise EngineError(f"the store could not be upgraded from {found}: {error.orig}") from error
+        raise EngineError(f"the store could not be upgraded from {revision}: {error.orig}") from error

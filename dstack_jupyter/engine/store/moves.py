@@ -36,7 +36,7 @@ from .schema import attempts, bookings, cloud_instances, fleets, gpu_claims, ins
 
 # Built once: making an expression costs more than running it, and the reconcilers run these all the time.
 LIVING_INSTANCE = select(instances).where(instances.c.attempt_id == bindparam("id"), ~among(instances.c.state, INSTANCE_END))
-"""The one that is made for an attempt, or that has it: an index holds that there is no other."""
+"""The instance that is made for an attempt or has the attempt: an index allows no other."""
 WITH_ATTEMPT = Joined(attempts, runs, instances)
 ATTEMPT = (
     WITH_ATTEMPT.query.select_from(attempts)
@@ -54,7 +54,7 @@ FLEET = (
 INSTANCES = select(instances).where(instances.c.fleet_id == bindparam("id")).order_by(instances.c.created_at)
 INSTANCE = select(instances).where(instances.c.id == bindparam("id"))
 BOOKABLE = select(instances.c.id).where(instances.c.id == bindparam("id")).with_for_update(key_share=True)
-"""Keeps whoever wants to book the instance waiting until it is known whether it is idle."""
+"""Locks the instance: others who want to book wait until its state is known."""
 ATTEMPT_STATES = (
     select(attempts.c.id, attempts.c.state, attempts.c.instance_id, attempts.c.job)
     .where(attempts.c.run_id == bindparam("id"))
@@ -83,10 +83,10 @@ RUN_OF = select(attempts.c.run_id).where(attempts.c.id == bindparam("id"))
 
 def load_attempt(connection: Connection, attempt_id: str) -> tuple[AttemptRow, RunRow, InstanceRow | None]:
     """(attempt, its run, the instance made for it or None). Raises LookupError for an unknown id."""
-    found = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
-    if found is None:
+    row = connection.execute(ATTEMPT, {"id": attempt_id}).one_or_none()
+    if row is None:
         raise LookupError(attempt_id)
-    attempt, run, instance = WITH_ATTEMPT.split(found)
+    attempt, run, instance = WITH_ATTEMPT.split(row)
     return attempt, run, instance if instance is not None else _one(connection, LIVING_INSTANCE, attempt_id)
 
 
@@ -110,15 +110,15 @@ def _one(connection: Connection, query: Select[Any], id: str) -> InstanceRow | N
 def load_fleet(connection: Connection, fleet_id: str) -> tuple[FleetRow, RunRow | None, list[Tried], list[InstanceRow]]:
     """(fleet, the run that made it, that run's attempts, the fleet's instances); of a fleet that a user applied nothing but
     itself."""
-    found = connection.execute(FLEET, {"id": fleet_id}).one()
-    fleet, run = WITH_FLEET.split(found)
+    fleet_and_run = connection.execute(FLEET, {"id": fleet_id}).one()
+    fleet, run = WITH_FLEET.split(fleet_and_run)
     if run is None:
         return fleet, None, [], []
     tried = [
         Tried(id, AttemptState(state), instance_id, job)
         for id, state, instance_id, job in connection.execute(ATTEMPT_STATES, {"id": run.id})
     ]
-    made = connection.execute(INSTANCES, {"id": fleet_id}) if found.has_instances else ()
+    made = connection.execute(INSTANCES, {"id": fleet_id}) if fleet_and_run.has_instances else ()
     return fleet, run, tried, [instance_row(row) for row in made]
 
 
@@ -157,7 +157,7 @@ def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = N
     if run.state in RUN_END:
         return RunState(run.state)
     jobs: dict[str, run_step.JobNow] = {}
-    # Of a run with one job, what was moved is its newest attempt: nothing else has to be read.
+    # The moved attempt of a run with one job is its newest: nothing else has to be read.
     configuration = StoredRun(run.configuration)
     alone = attempt is not None and configuration.nodes == 1
     rows: Iterable[Any] = [attempt] if alone else connection.execute(JOBS_NOW, {"id": run_id})
@@ -166,12 +166,12 @@ def derive_run(connection: Connection, run_id: str, attempt: Row[Any] | None = N
             AttemptState(row.state), row.reason, row.message, row.exit_code, row.num, row.submitted_at, row.finished_at
         )
     policy = policy_of(configuration, run.current)
-    found = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
-    if found.state != run.state:
-        move_run(connection, run_id, found, project=run.project, name=run.name)
+    outcome = run_step.derive(list(jobs.values()), Desired(run.desired), policy, submitted_at=run.submitted_at, now=run.current)
+    if outcome.state != run.state:
+        move_run(connection, run_id, outcome, project=run.project, name=run.name)
     if run.has_password and policy.ends_with_its_jobs and all(job.state in STARTED for job in jobs.values()):
         connection.execute(WIPE_PASSWORD, {"b_id": run_id})
-    return found.state
+    return outcome.state
 
 
 @cache
@@ -189,14 +189,14 @@ def _run_move(state: RunState) -> Update:
     return update(runs).where(runs.c.id == bindparam("b_id")).values(**values)
 
 
-def move_run(connection: Connection, run_id: str, found: run_step.RunNow, *, project: str, name: str) -> None:
+def move_run(connection: Connection, run_id: str, outcome: run_step.RunNow, *, project: str, name: str) -> None:
     """Store a run's new state, with its event."""
-    values = {"b_id": run_id, "b_next_at": found.next_at, "b_waits_for": found.waits_for}
-    if found.state is RunState.PENDING or found.state in RUN_END:
-        values["b_message"] = found.message
-    if found.state in RUN_END:
-        values |= {"b_reason": found.reason, "b_exit_code": found.exit_code}
-    connection.execute(_run_move(found.state), values)
+    values = {"b_id": run_id, "b_next_at": outcome.next_at, "b_waits_for": outcome.waits_for}
+    if outcome.state is RunState.PENDING or outcome.state in RUN_END:
+        values["b_message"] = outcome.message
+    if outcome.state in RUN_END:
+        values |= {"b_reason": outcome.reason, "b_exit_code": outcome.exit_code}
+    connection.execute(_run_move(outcome.state), values)
     events.record(
         connection,
         actor="engine",
@@ -205,8 +205,8 @@ def move_run(connection: Connection, run_id: str, found: run_step.RunNow, *, pro
         resource_id=run_id,
         run_id=run_id,
         name=name,
-        action=found.state,
-        message=found.message,
+        action=outcome.state,
+        message=outcome.message,
     )
 
 
@@ -242,7 +242,7 @@ def move_attempt(connection: Connection, attempt_id: str, state: AttemptState) -
 
 
 def say_of_attempt(connection: Connection, attempt_id: str, message: str) -> None:
-    """What an unfinished attempt does at the moment, for people."""
+    """Store what an unfinished attempt does at the moment, for people."""
     unfinished = (attempts.c.id == attempt_id) & attempts.c.state.not_in(ATTEMPT_END)
     connection.execute(update(attempts).where(unfinished).values(message=message))
 
@@ -333,7 +333,7 @@ def _instance_move(state: InstanceState, *, with_data: bool) -> ReturningUpdate[
         values["started_at"] = func.coalesce(instances.c.started_at, now())
     if state is InstanceState.TERMINATED:
         values["finished_at"] = now()
-    # What is to end does not come back: only its end follows.
+    # An instance that is to end does not come back: only its end follows.
     final = {state, InstanceState.TERMINATED}
     if state != InstanceState.TERMINATED:
         final.add(InstanceState.TERMINATING)
@@ -358,7 +358,7 @@ def move_instance(
     message: str = "",
     data: dict[str, Any] | None = None,
 ) -> bool:
-    """Move an instance on, with its event; frees what a terminated one held. False: it is there already, or is to end."""
+    """Move an instance on, with its event; free what a terminated one held. False: the instance is there already or is to end."""
     values = {"b_id": instance_id, "b_message": message}
     statement = _instance_move(state, with_data=data is not None)
     moved = connection.execute(statement, values if data is None else {**values, "b_data": data}).one_or_none()
@@ -381,7 +381,7 @@ def move_instance(
 
 
 def book(connection: Connection, attempt_id: str, instance_id: str) -> bool:
-    """The attempt takes its idle instance: one transaction, so that nobody sees the half of it. False: it is not to be had."""
+    """The attempt books its idle instance, in one transaction, so that nobody sees half of this. False: not available."""
     if not move_instance(connection, instance_id, InstanceState.BUSY):
         return False
     _move(connection, attempt_id, AttemptState.PROVISIONING, {"b_instance": instance_id})
@@ -389,6 +389,6 @@ def book(connection: Connection, attempt_id: str, instance_id: str) -> bool:
 
 
 def close_fleet(connection: Connection, fleet_id: str) -> None:
-    """The end of a fleet, and of its lease."""
+    """End a fleet and its lease."""
     leases.gone(connection, fleet_id)
     connection.execute(CLOSE, {"b_id": fleet_id})

@@ -107,7 +107,7 @@ class AddressData(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InstanceData:
-    """What is kept of an instance beside its columns. ``raw`` is all of it, what its backend added included."""
+    """An instance's data beside its columns. ``raw`` is all data, with the backend's additions."""
 
     raw: Mapping[str, Any]
     gpus: list[int] = field(default_factory=list)
@@ -128,7 +128,7 @@ class InstanceData:
     internal_ip: str = ""
     """As the fleet's configuration says."""
     internal_ip_found: str = ""
-    """What the other nodes of a run reach it by."""
+    """The address at which other nodes of a run reach the instance."""
     network: str = ""
     docker: bool = False
     notes: list[str] = field(default_factory=list)
@@ -136,11 +136,11 @@ class InstanceData:
     """Seconds that its clock is ahead of ours."""
     host_key: str = ""
     next_key: str = ""
-    """The host key that it will show from some moment on: stored before the machine is told to."""
+    """The host key that the machine will show next: stored before the machine gets it."""
     verdict: str = ""
     """``offer`` or ``account``: what the vendor's refusal was about."""
     spared: bool = False
-    """It was ended for no fault of its offer."""
+    """The instance ended for no fault of its offer."""
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> InstanceData:
@@ -190,7 +190,7 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the vendor told of a machine last: the fields of ``backends.base.Instance`` that are kept. All are empty at first."""
+    """The vendor's last answer about a machine: the fields of ``backends.base.Instance`` that are kept. Empty at first."""
 
     status: str = ""
     raw_status: str = ""
@@ -211,7 +211,7 @@ OBSERVED = tuple(each.name for each in fields(Observed))
 
 @dataclass(frozen=True, slots=True)
 class CloudRow:
-    """What is known of an instance at its vendor."""
+    """A cloud instance at its vendor."""
 
     instance_id: str
     account: str
@@ -282,7 +282,7 @@ def reader(cls: Callable[..., T], table: Table, **convert: Callable[[Any], Any])
 
 
 NO_OFFER = OfferView(backend="", instance_type="", cpus=None, memory_gb=None, disk_gb=None, gpu_memory_gb=None, price=None)
-"""Of a host that nobody has reached yet."""
+"""The offer of a host that nobody has reached yet."""
 
 run_row = reader(RunRow, runs, state=RunState, desired=Desired, configuration=StoredRun, waits_for=WaitsFor)
 attempt_row = reader(AttemptRow, attempts, state=AttemptState)

@@ -144,14 +144,14 @@ def _name_in_use(connection: Connection, new: Submission) -> Conflict:
 
 def find(connection: Connection, ref: str, project: str) -> str:
     """The id of the run that ``ref`` means: an id, or a name (its newest run). Raises NotFound with near names."""
-    found = connection.execute(
+    run_id = connection.execute(
         select(runs.c.id)
         .where(runs.c.project == project, (runs.c.id == ref) | (runs.c.name == ref))
         .order_by(runs.c.submitted_at.desc())
         .limit(1)
     ).scalar()
-    if found is not None:
-        return str(found)
+    if run_id is not None:
+        return str(run_id)
     names = connection.execute(
         select(runs.c.name)
         .where(runs.c.project == project)
@@ -168,10 +168,10 @@ def find(connection: Connection, ref: str, project: str) -> str:
 
 def active_named(connection: Connection, name: str, project: str) -> str:
     """The id of the active run of that name, or ''."""
-    found = connection.execute(
+    run_id = connection.execute(
         select(runs.c.id).where(runs.c.project == project, runs.c.name == name, runs.c.state.not_in(RUN_END))
     ).scalar()
-    return found or ""
+    return run_id or ""
 
 
 def ask_to_end(connection: Connection, run_id: str, user: str, abort: bool) -> bool:
@@ -208,8 +208,8 @@ def for_capacity(connection: Connection) -> list[str]:
             runs.c.waits_for == WaitsFor.CAPACITY,
         )
     ).all()
-    found = sorted(rows, key=lambda row: (-StoredRun(row.configuration).priority, row.submitted_at))
-    ids = [row.id for row in found]
+    ordered = sorted(rows, key=lambda row: (-StoredRun(row.configuration).priority, row.submitted_at))
+    ids = [row.id for row in ordered]
     waiting = runs.c.id.in_(ids) & (runs.c.state == RunState.PENDING) & (runs.c.waits_for == WaitsFor.CAPACITY)
     connection.execute(update(runs).where(waiting).values(next_at=now()))
     return ids
@@ -269,10 +269,10 @@ def view(connection: Connection, run_id: str) -> RunView:
     """One run as it looks from outside. Built of prepared statements: every follower calls it at every change."""
     run = connection.execute(ONE, {"id": run_id}).one()
     tried = connection.execute(ATTEMPTS_OF_ONE, {"id": run_id}).all()
-    rented = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
-    own = {None, *(row.id for row in rented)}
+    made = connection.execute(INSTANCES_OF_ONE, {"id": run.fleet_id}).all()
+    own = {None, *(row.id for row in made)}
     booked = connection.execute(BOOKED_BY_ONE, {"id": run_id}).all() if any(row.instance_id not in own for row in tried) else []
-    return _view(run, tried, [*rented, *booked])
+    return _view(run, tried, [*made, *booked])
 
 
 def views(
@@ -290,19 +290,19 @@ def views(
         query = query.where(runs.c.state.not_in(RUN_END))
     if last is not None:
         query = query.limit(last)
-    found = connection.execute(query).all()
-    ids = [row.id for row in found]
+    listed = connection.execute(query).all()
+    ids = [row.id for row in listed]
     tried: dict[str, list[Row[Any]]] = {}
     for row in connection.execute(select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.num, attempts.c.job)):
         tried.setdefault(row.run_id, []).append(row)
     used = {row.instance_id for rows in tried.values() for row in rows if row.instance_id is not None}
-    query = costing.MACHINES.where(instances.c.fleet_id.in_([run.fleet_id for run in found]) | instances.c.id.in_(used))
+    query = costing.MACHINES.where(instances.c.fleet_id.in_([run.fleet_id for run in listed]) | instances.c.id.in_(used))
     by_id = {row.id: row for row in connection.execute(query.order_by(instances.c.created_at))}
     by_fleet: dict[str, list[Row[Any]]] = {}
     for row in by_id.values():
         by_fleet.setdefault(row.fleet_id, []).append(row)
     views = []
-    for run in found:
+    for run in listed:
         mine, own = tried.get(run.id, []), by_fleet.get(run.fleet_id, [])
         booked = {row.instance_id: by_id[row.instance_id] for row in mine if row.instance_id in by_id}
         views.append(_view(run, mine, [*own, *(row for row in booked.values() if row.fleet_id != run.fleet_id)]))

@@ -113,7 +113,7 @@ fleets = Table(
     Column("run_id", String(16)),
     # `run`: a run's own; `ssh`, `cloud`: what a user applied.
     Column("kind", String(8), nullable=False, default="run"),
-    # Why it is short of machines.
+    # Why the fleet is short of machines.
     Column("message", UntrustedText, nullable=False, default=""),
     # What a user applied; NULL for a run's own fleet.
     Column("configuration", Sealed("fleets.configuration")),
@@ -121,7 +121,7 @@ fleets = Table(
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
-    # The machine and home whose engine alone can act for it, since its job is a process there; '' for any.
+    # The machine and home whose engine alone can act, since the job is a process there; '' for any.
     Column("place", String(128), nullable=False, default=""),
     state_known(FleetState),
     Index("fleets_by_run", "run_id"),
@@ -143,7 +143,7 @@ instances = Table(
     Column("identity", String(64), nullable=False, unique=True),
     Column("project", String(64), nullable=False),
     Column("fleet_id", String(16), ForeignKey("fleets.id", ondelete="RESTRICT"), nullable=False),
-    # The attempt that it is made for; NULL for what runs share: they book it.
+    # The attempt that the instance is made for; NULL for shared machines, which runs book.
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="RESTRICT")),
     Column("backend", String(32), nullable=False),
     Column("region", Text, nullable=False),
@@ -175,43 +175,43 @@ instances = Table(
 cloud_instances = Table(
     "cloud_instances",
     metadata,
-    # What is known of an instance at a vendor: a row for each one that is rented, stored together with its intent (R1).
+    # What is known of an instance at a vendor: a row for each cloud instance, stored together with its intent (R1).
     Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT"), primary_key=True),
-    # Which account, as the backend's `mark` tells it: a hash, no secret.
+    # The account id: a hash, no secret.
     Column("account", String(64), nullable=False, default=""),
-    # When the last create was sent, stored before it is; NULL: none ever was, or none that could have made anything.
+    # When the last create was sent, stored before the call; NULL: no create that could have made anything.
     Column("create_sent_at", Float),
-    # When the vendor was first known to have it: from then on it costs.
+    # When the vendor was first known to have the machine: from then on the machine costs.
     Column("rented_at", Float),
-    # When the vendor last told of it, and since when it says that it has none.
+    # When the vendor last reported the machine, and since when the vendor says that there is none.
     Column("observed_at", Float),
     Column("absent_since", Float),
-    # When it was decided to end it, and when the vendor last accepted that.
+    # When the end was decided, and when the vendor last accepted the delete.
     Column("ending_at", Float),
     Column("delete_accepted_at", Float),
-    # Since when it has no job, for a machine of a fleet that keeps it a while.
+    # Since when a machine that its fleet keeps a while has no job.
     Column("idle_at", Float),
-    # `backends.base.Instance.data`: what the vendor's calls need; NULL until the vendor has told of the machine.
+    # `backends.base.Instance.data`: what the vendor's calls need; NULL until the vendor has reported the machine.
     # The name that the value is sealed under is that of the first schema: what is stored already stays readable.
     Column("vendor", Sealed("rented.vendor")),
-    # What the vendor told last: status, raw_status, address, internal_address, user, port, region, console.
+    # The vendor's last answer: status, raw_status, address, internal_address, user, port, region, console.
     Column("observed", JSON, nullable=False),
 )
 
 cloud_resources = Table(
     "cloud_resources",
     metadata,
-    # Things beside machines (a key object, a firewall, a disk): a row before each is made.
+    # Cloud resources (a key object, a firewall, a disk): a row before each is made.
     Column("account", String(64), primary_key=True),
     Column("kind", String(32), primary_key=True),
     Column("identity", String(64), primary_key=True),
     Column("backend", String(32), nullable=False),
     Column("project", String(64), nullable=False),
-    # The machine that it goes with; NULL: shared, of the installation.
+    # The machine that the resource belongs to; NULL: shared, of the installation.
     Column("instance_id", String(16), ForeignKey("instances.id", ondelete="RESTRICT")),
-    # `backends.base.CloudResource.id`; '' while it is not known to be made.
+    # `backends.base.CloudResource.id`; '' until the vendor confirmed the resource.
     Column("resource_id", Text, nullable=False, default=""),
-    # 0 for what was there before us: never taken away.
+    # 0 for resources that existed before us: never removed.
     Column("ours", Integer, nullable=False, default=1),
     Column("data", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
@@ -288,7 +288,7 @@ leases = Table(
     metadata,
     # A fleet's id, or `store` for a whole SQLite store. Who acts for it until when, and how often it was taken (R7).
     Column("resource", String(16), primary_key=True),
-    # An engine's life; '' when it was let go.
+    # An engine's life; '' when the lease was given back.
     Column("owner", String(32), nullable=False),
     Column("token", Integer, nullable=False),
     Column("expires_at", Float, nullable=False),
@@ -298,7 +298,7 @@ leases = Table(
 conditions = Table(
     "conditions",
     metadata,
-    # Why an attempt does not get on at the moment; gone when it does.
+    # Why an attempt does not get on at the moment; no row once the attempt does.
     Column("attempt_id", String(16), ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True),
     Column("type", String(16), nullable=False),
     Column("message", UntrustedText, nullable=False),

@@ -1,4 +1,4 @@
-"""The tables of the sweeps: the accounts at vendors that were ever used, and what stands there that no row needs."""
+"""The tables of the sweeps: the accounts at vendors that were ever used, and the orphans there."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ accounts = Table(
     # The last sweep that came to its end, and until when the engine that sweeps it now is let alone.
     Column("swept_at", Float),
     Column("claimed_until", Float),
-    # Why it cannot be asked; '' when it can.
+    # Why the account cannot be asked; '' when it can.
     Column("problem", UntrustedText, nullable=False, default=""),
 )
 
 orphans = Table(
     "orphans",
     metadata,
-    # What a vendor's complete list holds under our names and no row needs, as of the last such list.
+    # Orphans, as of the vendor's last complete list.
     Column("account", String(64), ForeignKey("accounts.account_id", ondelete="RESTRICT"), primary_key=True),
-    # 'instance', or the kind of a thing.
+    # 'instance', or the kind of a cloud resource.
     Column("kind", String(32), primary_key=True),
     # A hash of what the vendor's calls need of it: two machines may have one identity.
     Column("resource_id", String(64), primary_key=True),

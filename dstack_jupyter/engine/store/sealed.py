@@ -79,15 +79,15 @@ def verify(connection: Connection, vault: Vault, table: Table) -> None:
 def keep(connection: Connection, table: Table, name: str, make: Callable[[], str]) -> str:
     """A value that is made once for a store, whoever is first."""
     query = select(table.c.value).where(table.c.name == name)
-    found = connection.execute(query).scalar()
-    if found is None:
+    value = connection.execute(query).scalar()
+    if value is None:
         try:
             with connection.begin_nested():
                 connection.execute(insert(table).values(name=name, value=make()))
         except IntegrityError:
             pass  # another engine was first
-        found = connection.execute(query).scalar_one()
-    return str(found)
+        value = connection.execute(query).scalar_one()
+    return str(value)
 
 
 def run_seed() -> str:
@@ -120,7 +120,7 @@ def reseal(connection: Connection, tables: list[Table], key: str, count: int) ->
 
 
 def count_foreign(connection: Connection, tables: list[Table], key: str) -> int:
-    """How many values other keys than ``key`` sealed."""
+    """The number of values that other keys than ``key`` sealed."""
     counts = [
         connection.execute(select(func.count()).select_from(table).where(_foreign(column, key))).scalar_one()
         for table in tables

@@ -1,4 +1,4 @@
-"""What an engine has to look at: after a start, after it took leases, or when a key must be told whose it is."""
+"""The keys that an engine has to look at: after a start, after taking leases, or to learn which engine a key belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Work(NamedTuple):
 
 def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[Work]:
     """Everything that is not finished, of all fleets or of some: fleets that rent, runs' attempts, waiting runs, hosts,
-    rented machines.
+    cloud instances.
 
     Runs that wait come with the highest priority first.
     """
@@ -31,7 +31,7 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
     def among(column: ColumnElement[Any]) -> ColumnElement[bool]:
         return true() if of is None else column.in_(of)
 
-    found = [
+    todo = [
         Work("fleet", row.id, row.id)
         for row in connection.execute(
             select(fleets.c.id).where(fleets.c.state.not_in(FLEET_END), fleets.c.kind != "ssh", among(fleets.c.id))
@@ -42,24 +42,24 @@ def unfinished(connection: Connection, of: Sequence[str] | None = None) -> list[
         .join(runs, runs.c.id == attempts.c.run_id)
         .where(attempts.c.state.not_in(ATTEMPT_END), among(runs.c.fleet_id))
     )
-    found += [Work("attempt", *row) for row in connection.execute(unended)]
+    todo += [Work("attempt", *row) for row in connection.execute(unended)]
     hosts = select(instances.c.id, instances.c.fleet_id).where(
         instances.c.backend == "ssh", instances.c.state != InstanceState.TERMINATED, among(instances.c.fleet_id)
     )
-    found += [Work("host", *row) for row in connection.execute(hosts)]
+    todo += [Work("host", *row) for row in connection.execute(hosts)]
     renting = (
         select(instances.c.id, instances.c.fleet_id)
         .join(cloud_instances, cloud_instances.c.instance_id == instances.c.id)
         .where(instances.c.state != InstanceState.TERMINATED, among(instances.c.fleet_id))
     )
-    found += [Work("instance", *row) for row in connection.execute(renting)]
+    todo += [Work("instance", *row) for row in connection.execute(renting)]
     waiting = select(runs.c.id, runs.c.fleet_id, runs.c.configuration).where(
-        # One that was stopped while it waited has nothing but itself to be ended by.
+        # A run that was stopped while it waited has no job that would end it.
         runs.c.state.in_([RunState.PENDING, RunState.TERMINATING]),
         among(runs.c.fleet_id),
     )
     rows = sorted(connection.execute(waiting), key=lambda row: -StoredRun(row.configuration).priority)
-    return found + [Work("run", row.id, row.fleet_id) for row in rows]
+    return todo + [Work("run", row.id, row.fleet_id) for row in rows]
 
 
 def just_ended(connection: Connection) -> list[Work]:
