@@ -54,7 +54,7 @@ def _share(wanted: float, size: float | None) -> float:
 def somebody_first(connection: Connection, run: RunRow) -> bool:
     """Whether a run that waited for a host looks for one at this moment and comes before this one: by priority, then by age.
 
-    A free host wakes all of these runs; the fastest must not win by speed.
+    A free host wakes all of these runs. Which of them is the fastest must not matter.
     """
     others = runs.looking(connection, run, LOOKS)
     return any(_turn(*other) < _turn(run.configuration, run.submitted_at) for other in others)

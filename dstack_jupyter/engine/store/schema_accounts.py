@@ -24,7 +24,7 @@ accounts = Table(
 orphans = Table(
     "orphans",
     metadata,
-    # Orphans, as of the vendor's last complete list.
+    # What the vendor's last complete list holds under our names and no row needs.
     Column("account", String(64), ForeignKey("accounts.account_id", ondelete="RESTRICT"), primary_key=True),
     # 'instance', or the kind of a cloud resource.
     Column("kind", String(32), primary_key=True),
