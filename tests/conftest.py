@@ -20,9 +20,21 @@ from dstack_jupyter.models.home import ENV_HOME, Home, write_private
 from dstack_jupyter.models.secret import Secret
 from tests.clouds.real import real
 from tests.postgres import Server, postgres
-from tests.whole_run import pytest_collection_modifyitems, pytest_configure, pytest_runtest_protocol
+from tests.whole_run import (
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+)
 
-__all__ = ["postgres", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol", "real"]
+__all__ = [
+    "postgres",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "real",
+]
 
 STORES = ["sqlite", "postgresql"]
 

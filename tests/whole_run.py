@@ -6,22 +6,22 @@ images and ports of its own; the hooks below run in each of them, and those that
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import defaultdict
 from collections.abc import Generator
-from functools import cache
 
 import pytest
 
 from tests.clouds.fixtures import OFFERS
 
 SECONDS = {"make test": 20.0, "make test-machines": 90.0}
-"""What the tests of one vendor may take: each vendor to come has as much, and the suites must keep their room."""
+"""Seconds of a processor that the tests of one vendor may take, so that the suites keep their room for each vendor to come."""
 OWN = re.compile(r"tests/backends/(?P<folder>\w+)/|tests/clouds/.*\[(?P<words>.*)\]$")
 """Whose tests these are: a folder of its own, or its name among a test's parameters."""
-LENT = 0.05
-"""Seconds of work by which a process learns what share of a core it has."""
+SPENT: pytest.StashKey[float] = pytest.StashKey()
+"""What this process had worked when a test's present part began."""
 
 
 def vendor_of(nodeid: str) -> str:
@@ -60,16 +60,13 @@ class Budget:
         return found
 
 
-@cache
-def share(_: str) -> float:
-    """How much of a core this process has now, once for each file of tests: 1 alone, less on a busy machine.
+def worked() -> float:
+    """Seconds of a processor that this process and its ended children had by now.
 
-    A vendor is charged for what its tests would take on a machine that is theirs, not for its neighbours.
+    A vendor is charged for the work of its tests: on a busy machine their waits are longer, and the neighbours' fault.
     """
-    began, worked = time.perf_counter(), time.thread_time()
-    while time.thread_time() - worked < LENT:
-        pass
-    return min(1.0, LENT / (time.perf_counter() - began))
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -97,10 +94,18 @@ def workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[SPENT] = worked()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    before, item.stash[SPENT] = item.stash[SPENT], worked()
     if vendor := vendor_of(item.nodeid):
         suite = "make_test-machines" if item.get_closest_marker("machines") else "make_test"
-        item.user_properties.append(("vendor", f"{vendor} {suite} {share(str(item.path)):.3f}"))
-    return (yield)
+        report.user_properties.append(("vendor", f"{vendor} {suite} {item.stash[SPENT] - before:.6f}"))
+    return report
 
 
 class Leader:
@@ -113,8 +118,8 @@ class Leader:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties:
             if name == "vendor":
-                vendor, suite, part = str(value).split()
-                self._budget.add(vendor, suite.replace("_", " "), report.nodeid, report.duration * float(part))
+                vendor, suite, seconds = str(value).split()
+                self._budget.add(vendor, suite.replace("_", " "), report.nodeid, float(seconds))
             elif name == "told" and report.when == "call":
                 self._told.append(str(value))
 

@@ -89,7 +89,7 @@ def test_a_run_in_which_a_vendor_takes_too_much_fails_and_names_it(tmp_path: Pat
     folder = tmp_path / "tests" / "backends" / "newcloud"
     folder.mkdir(parents=True)
     (folder / "test_slow.py").write_text("def test_sleeps():\n    pass\n")
-    names = "pytest_collection_modifyitems, pytest_configure, pytest_runtest_protocol"
+    names = "pytest_collection_modifyitems, pytest_configure, pytest_runtest_makereport, pytest_runtest_protocol"
     (tmp_path / "conftest.py").write_text(f"from tests import whole_run\nfrom tests.whole_run import {names}\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *side_by_side, str(folder)]

@@ -19,7 +19,7 @@ class PricedCloud:
     """``backends.base.Cloud``."""
 
     traits = Traits(resend="name", stopped_is_billed=True, user_data=1 << 16)
-    mark = "priced"
+    account_id = "priced"
 
     def __init__(self) -> None:
         self._machines: dict[str, Instance] = {}

@@ -16,9 +16,11 @@ from dstack_jupyter.engine.provisioning.offers import checked, make_plan
 from dstack_jupyter.engine.provisioning.placement import blocks_needed
 from dstack_jupyter.engine.service.fleets import price_of
 from dstack_jupyter.engine.steps.costs import cost
+from dstack_jupyter.engine.store.rows import InstanceData
 from dstack_jupyter.models.fleets_view import FleetPlan, FleetView, HostView
 from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.states import FleetState, InstanceState
+from dstack_jupyter.models.stored import StoredRun
 from dstack_jupyter.offers.frame import to_frame
 from dstack_jupyter.offers.groups import group
 from dstack_jupyter.offers.requirements import Requirements
@@ -47,13 +49,13 @@ def test_an_offer_of_unknown_size_and_price_raises_nowhere(unknown: float | None
     plan = make_plan(task, offers, [], 3, "main")
     assert (plan.price, plan.max_cost) == (None, None)
     assert "? CPUs, ? GB" in plan_line(plan) and "not known" in plan_line(plan)
-    assert blocks_needed(task, stored, 4) == 4, "a share of what is not known may be all of it"
-    assert blocks_needed(checked({"type": "task", "commands": ["true"]}), stored, 4) == 1
+    assert blocks_needed(task, OfferView(**stored), 4) == 4, "a share of what is not known may be all of it"
+    assert blocks_needed(checked({"type": "task", "commands": ["true"]}), OfferView(**stored), 4) == 1
 
-    run: Any = SimpleNamespace(id="r", name="run", configuration=TASK, context={}, code=[], registry_password=None)
+    run: Any = SimpleNamespace(id="r", name="run", configuration=StoredRun(TASK), context={}, code=[], registry_password=None)
     keys: Any = SimpleNamespace()
-    data = {"docker": True, "blocks": 4, "address": {"hostname": "h"}}
-    instance: Any = SimpleNamespace(backend="ssh", offer=stored, data=data)
+    data = InstanceData.of({"docker": True, "blocks": 4, "address": {"hostname": "h"}})
+    instance: Any = SimpleNamespace(backend="ssh", offer=OfferView(**stored), data=data)
     attempt: Any = SimpleNamespace(id="a", job=0, job_id="j")
     spec = JobMaker(Path, keys).spec(attempt, run, instance, [(attempt, instance)], [0, 1])
     assert spec.container is not None and (spec.container.cpus, spec.container.memory) == (0.0, 0)
