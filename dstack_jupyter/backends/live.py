@@ -22,6 +22,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from ..models.durations import format_duration
 from ..models.errors import BackendError, ConfigurationError, DstackJupyterError
 from ..models.home import Home, private_folder, write_private
 from ..models.offers import COLUMNS, NEEDED, OWN_MACHINES, Missing
@@ -257,19 +258,12 @@ def line_of(live: Live, answer: Answer) -> Missing | None:
         if not reason:
             reason, hint = "its offers are being asked for", "ask again in a moment, or with `--refresh` to wait for them"
         return Missing(backend=live.name, reason=reason, hint=hint)
-    old = f"its offers are {words(answer.age)} old"
+    old = f"its offers are {format_duration(answer.age, rough=True)} old"
     if reason:
         return Missing(backend=live.name, reason=f"{old}: {reason}", hint=hint)
     if answer.age > max(2 * feed.fresh, 600.0):
         return Missing(backend=live.name, reason=f"{old}; newer ones are being asked for", hint="")
     return None
-
-
-def words(seconds: float) -> str:
-    for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f} {word}"
-    return f"{max(0.0, seconds):.0f} seconds"
 
 
 def ask(names: Sequence[str], seconds: float = 0.0) -> tuple[dict[str, tuple[Live, Answer]], dict[str, DstackJupyterError]]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from ..models.backends import BackendView, PermissionView
+from ..models.durations import format_duration
 from ..models.errors import BackendError, BadCredentials, DstackJupyterError
 from ..offers import snapshot
 from . import live, registry
@@ -106,7 +107,7 @@ def _remember(name: str, title: str, view: BackendView, backend: Clouds) -> None
     rows, age = found
     login, rights = rows[0], rows[1:]
     view.credentials = {"granted": "valid", "missing": "invalid"}.get(login.status, "unknown")  # type: ignore[assignment]
-    view.permissions = f"{_complete(rights)} ({live.words(age)} ago)"
+    view.permissions = f"{_complete(rights)} ({format_duration(age, rough=True)} ago)"
     if login.status == "granted":
         view.identity = "; ".join(part for part in (login.hint, view.identity) if part)
     wrong = next((row for row in rows if row.status == "missing" and row.level == "required"), None)

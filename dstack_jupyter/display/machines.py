@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ..models.durations import format_duration
 from ..models.instances import InstanceView
+from ..models.money import format_dollars
 from ..models.status import rate, urgent
 from . import ansi, html
-from .words import duration, money, price
+from .words import price
 
 COLUMNS = ("machine", "runs", "where", "state", "since", "price", "cost")
 """Of a table of machines: what a terminal of 100 columns has room for. What is wrong stands in place of the state."""
@@ -29,7 +31,7 @@ def total_line(machines: Sequence[InstanceView]) -> str:
     if unknown == len(billed):
         return f"{count} cost{'s' if unknown == 1 else ''} $?/h now: no price is known{asked}"
     more = f" and $?/h for {unknown} of them" if unknown else ""
-    return f"{count} cost{'s' if len(billed) == 1 else ''} {money(dollars)}/h now{more}{asked}"
+    return f"{count} cost{'s' if len(billed) == 1 else ''} {format_dollars(dollars)}/h now{more}{asked}"
 
 
 def guard_lines(machines: Sequence[InstanceView]) -> list[str]:
@@ -51,7 +53,7 @@ def stuck_lines(machines: Sequence[InstanceView], now: float) -> list[str]:
 
 
 def stuck_line(machine: InstanceView, now: float) -> str:
-    since = f" for {duration(now - machine.stuck_since)}" if machine.stuck_since is not None else ""
+    since = f" for {format_duration(now - machine.stuck_since)}" if machine.stuck_since is not None else ""
     what = f"{machine.backend} {machine.instance_type}, {'$?/h' if machine.price is None else price(machine.price)}"
     said = f" ({ansi.strip(machine.message)})" if machine.message else ""
     return f"{machine.identity} ({what}): {machine.stuck}{since}{said}; {remedy(machine)}"
@@ -79,7 +81,7 @@ def row(machine: InstanceView, now: float) -> dict[str, Any]:
         "backend": machine.backend,
         "where": " ".join(filter(None, (machine.backend, machine.region, machine.instance_type, "spot" * machine.spot))),
         "state": machine.stuck or str(machine.state),
-        "since": duration(now - since) if since is not None else "",
+        "since": format_duration(now - since) if since is not None else "",
         "price": machine.price,
         "cost": machine.cost,
     }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..models.money import format_dollars
 from ..models.offers import COLUMNS, NOT_AVAILABLE_YET, Missing, known
 from .html import FONT, MUTED, escape, table
+from .terminal import text_table
 from .words import number
 
 Columns = Mapping[str, Sequence[Any]]
@@ -15,9 +17,8 @@ MOST_REGIONS = 3
 """Regions of a group that a shell names; more are counted."""
 
 
-def dollars(value: float | None) -> str:
-    """All that a price has: offers are compared by it, where ``money`` rounds sums to cents."""
-    return "?" if known(value) is None else "free" if value == 0 else f"${value:,.4f}".rstrip("0").rstrip(".")
+def _price(value: float | None) -> str:
+    return "free" if value == 0 else format_dollars(value, 4)
 
 
 def resources(row: Mapping[str, Any]) -> str:
@@ -32,7 +33,7 @@ def resources(row: Mapping[str, Any]) -> str:
 
 def _of_each(row: Mapping[str, Any]) -> str:
     price = known(row["price"])
-    return "" if not row["gpu_count"] else dollars(None if price is None else price / row["gpu_count"])
+    return "" if not row["gpu_count"] else _price(None if price is None else price / row["gpu_count"])
 
 
 Cell = Callable[[Mapping[str, Any]], str]
@@ -41,7 +42,7 @@ TOGETHER: dict[str, list[tuple[str, Cell]]] = {
     "zone": [("REGION", lambda row: row["zone"] or row["region"])],
     "cpus": [("RESOURCES", resources)],
     "spot": [("SPOT", lambda row: "spot" if row["spot"] else "")],
-    "price": [("$/H", lambda row: dollars(row["price"])), ("$/GPU", _of_each)],
+    "price": [("$/H", lambda row: _price(row["price"])), ("$/GPU", _of_each)],
 }
 """Cells made of several columns, in the place of one of them."""
 
@@ -70,29 +71,24 @@ def offers_text(columns: Columns, total: int) -> list[str]:
     """A table of the offers that there are, and how many more of ``total`` there would be."""
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     cells = offer_cells()
-    lines = aligned([name for name, _ in cells], [[cell(row) for _, cell in cells] for row in rows]) if rows else []
+    lines = text_table([name for name, _ in cells], [[cell(row) for _, cell in cells] for row in rows]) if rows else []
     return lines + _more(len(rows), total)
 
 
 def groups_text(columns: Columns, total: int) -> list[str]:
     rows = [[_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in zip(*columns.values(), strict=True)]
-    return (aligned([name.upper().replace("_", " ") for name in columns], rows) if rows else []) + _more(len(rows), total)
+    return (text_table([name.upper().replace("_", " ") for name in columns], rows) if rows else []) + _more(len(rows), total)
 
 
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, float):
-        return dollars(value) if name.startswith("price") else number(value)
+        return _price(value) if name.startswith("price") else number(value)
     count = str(value).count(",") + 1
     return f"{count} {name}" if name == "regions" and count > MOST_REGIONS else str(value)
 
 
 def _more(shown: int, total: int) -> list[str]:
     return [f"… and {total - shown} more: --max-offers {total} shows all"] if total > shown else []
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
 
 
 def beside_text(missing: Sequence[Missing], notes: Sequence[Missing], empty: str) -> list[str]:

@@ -6,10 +6,10 @@ import io
 from collections import Counter
 from typing import Any, TextIO
 
+from ..models.durations import format_duration
 from ..models.status import Status, urgent
 from . import ansi, html, machines
 from .terminal import cell, print_table
-from .words import duration
 
 
 def print_status(status: Status, file: TextIO) -> None:
@@ -49,7 +49,7 @@ def _engine(status: Status) -> list[str]:
     host = "a Jupyter server" if info.host == "server" else "a process of its own"
     states = Counter(str(run.state) for run in status.runs)
     active = ", ".join(f"{count} {state}" for state, count in states.items()) or "none active"
-    up = f"engine: {host} (pid {info.pid}), up for {duration(status.now - info.started_at)}"
+    up = f"engine: {host} (pid {info.pid}), up for {format_duration(status.now - info.started_at)}"
     return [up, *(f"problem: {each}" for each in info.problems), f"runs: {active}"]
 
 
@@ -76,7 +76,7 @@ def _stuck(status: Status) -> list[str]:
 
 def _conditions(status: Status) -> list[str]:
     return [
-        ansi.strip(f"run {run.name}: {each.type} for {duration(status.now - each.since)}: {each.message}")
+        ansi.strip(f"run {run.name}: {each.type} for {format_duration(status.now - each.since)}: {each.message}")
         for run in status.runs
         for each in run.conditions
     ]

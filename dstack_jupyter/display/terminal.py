@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO
 
+from ..models.money import format_dollars
 from ..models.offers import OWN_MACHINES
 from . import ansi
-from .words import money
 
 STYLES = {
     "available": "green",
@@ -49,35 +49,41 @@ def cell(column: str, value: object, *, unknown: str = "") -> str:
     if isinstance(value, datetime):  # pandas' Timestamp is one; its NaT is one too, and unequal to itself
         return f"{datetime.fromtimestamp(value.timestamp()):%Y-%m-%d %H:%M:%S}" if value == value else ""  # noqa: PLR0124
     if isinstance(value, float):
-        return money(value) if column in MONEY else f"{value:g}"
+        return format_dollars(value) if column in MONEY else f"{value:g}"
     # A message may hold what a job printed: its control sequences are not for this terminal.
     return ansi.strip(str(value)).replace("\n", " ") if str(value) not in ("<NA>", "NaT") else ""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], file: TextIO) -> None:
     """Print rows below the names of those columns that hold anything. Nothing is cut where ``file`` is no terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     cells = [[cell(name, row.get(name), unknown=_unknown(row)) for name in columns] for row in rows]
     shown = [at for at in range(len(columns)) if any(line[at] for line in cells)]
     if not cells or not shown:
         print("nothing to show", file=file)
         return
-    numbers = {at for at in shown if all(_is_number(line[at]) for line in cells)}
     width = os.get_terminal_size(file.fileno()).columns if file.isatty() else NO_TERMINAL
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    lines = text_table([columns[at] for at in shown], [[line[at] for at in shown] for line in cells], width)
+    print("\n".join(lines), file=file)
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = NO_TERMINAL) -> list[str]:
+    """The lines of a table: numbers to the right, words coloured by ``STYLES``; folded to ``width`` if that is a terminal's."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = width != NO_TERMINAL
+    console = Console(width=width, force_terminal=colour, highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for at in shown:
-        whole = columns[at] in WHOLE or not file.isatty()
-        table.add_column(columns[at], justify="right" if at in numbers else "left", overflow="fold", no_wrap=whole)
-    for line in cells:
+    for at, name in enumerate(head):
+        right = all(_is_number(row[at]) for row in rows)
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in WHOLE or not colour)
+    for row in rows:
         # Text, never markup: names and messages may come from a job.
-        table.add_row(*(Text(line[at], style=STYLES.get(line[at], "")) for at in shown))
+        table.add_row(*(Text(each, style=STYLES.get(each, "")) for each in row))
     with console.capture() as lines:
         console.print(table)
-    print("\n".join(line.rstrip() for line in lines.get().splitlines()), file=file)
+    return [line.rstrip() for line in lines.get().splitlines()]
 
 
 def _unknown(row: Mapping[str, object]) -> str:
@@ -90,7 +96,7 @@ def _is_number(text: str) -> bool:
     if text == "?":
         return True
     try:
-        float(text.removeprefix("$") or 0)
+        float(text.removeprefix("$").replace(",", "") or 0)
     except ValueError:
         return False
     return True

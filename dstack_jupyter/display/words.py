@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
+from ..models.durations import format_duration
 from ..models.fleets_view import FleetPlan, FleetView, HostView
+from ..models.money import format_dollars
 from ..models.offers import known
 from ..models.runs import Attachment, Plan, RunView
-
-
-def money(dollars: float) -> str:
-    return "$0" if dollars == 0 else f"${dollars:.2f}" if dollars >= 0.01 else f"${dollars:.4f}"
-
-
-def duration(seconds: float) -> str:
-    """``42s``, ``3m 05s``, ``2h 07m``."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
 def size(count: float) -> str:
@@ -34,13 +22,9 @@ def number(value: float | None) -> str:
 
 
 def price(dollars_per_hour: float | None) -> str:
-    return (
-        "a price that is not known"
-        if dollars_per_hour is None
-        else "free"
-        if dollars_per_hour == 0
-        else f"{money(dollars_per_hour)}/h"
-    )
+    if dollars_per_hour is None:
+        return "a price that is not known"
+    return "free" if dollars_per_hour == 0 else f"{format_dollars(dollars_per_hour, 4)}/h"
 
 
 def run_line(view: RunView, now: float) -> str:
@@ -49,11 +33,11 @@ def run_line(view: RunView, now: float) -> str:
     if view.backend:
         where = view.backend if view.instance_type in ("", view.backend) else f"{view.backend} {view.instance_type}"
         parts.append(f"on {where} ({price(view.price)})")
-    parts.append(duration((view.finished_at or now) - view.submitted_at))
+    parts.append(format_duration((view.finished_at or now) - view.submitted_at))
     if view.cost is None:
         parts.append("cost ?")
     elif view.cost:
-        parts.append(f"cost {money(view.cost)}")
+        parts.append(f"cost {format_dollars(view.cost)}")
     if view.message:
         parts.append(view.message)
     elif view.exit_code:

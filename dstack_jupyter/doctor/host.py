@@ -9,9 +9,10 @@ from pathlib import Path
 
 from .._version import __version__
 from ..engine.process.lock import LOOK, STILL
+from ..models.durations import format_duration
 from ..models.endpoint import Endpoint
 from ..models.engine import EngineInfo
-from ..models.findings import Finding, age, finding
+from ..models.findings import Finding, finding
 from ..models.home import Home
 
 SILENT = STILL * LOOK
@@ -65,7 +66,8 @@ def mute(home: Home) -> list[Finding]:
     if holder and stopped(holder):
         return [finding("host", False, f"the engine's process {holder} is stopped: it can do nothing", f"kill -CONT {holder}")]
     if holder and (quiet := silence(home)) > SILENT:
-        message = f"the engine's process {holder} gave its last word {age(quiet)} ago: it hangs, or its disk is full"
+        age = format_duration(quiet, rough=True)
+        message = f"the engine's process {holder} gave its last word {age} ago: it hangs, or its disk is full"
         hint = f"`df -h {home.root}`; if there is room, end it: kill -9 {holder}; its work goes on in the next engine, jobs stay"
         return [finding("host", False, message, hint)]
     return []
@@ -99,7 +101,8 @@ def examine(home: Home) -> list[Finding]:
 def describe(home: Home, info: EngineInfo, python: str) -> list[Finding]:
     """The engine that answered. ``python`` is the interpreter that asks."""
     who = "a Jupyter server" if info.host == "server" else "a process of its own"
-    message = f"hosted by {who}, pid {info.pid}, for {age(time.time() - info.started_at)}, last word {age(silence(home))} ago"
+    age, silent = format_duration(time.time() - info.started_at, rough=True), format_duration(silence(home), rough=True)
+    message = f"hosted by {who}, pid {info.pid}, for {age}, last word {silent} ago"
     found = [finding("host", not info.problems, "; ".join([message, *info.problems]), "engine.log in the home says more")]
     same = info.version == __version__
     versions = f"engine {info.version} on {info.python}, client {__version__} on {python}"

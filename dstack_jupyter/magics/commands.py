@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import api
 from ..client import Run, connect
-from ..display.words import attachment_lines, fleet_line, fleet_plan_line, host_line, money, plan_line, price
+from ..display.words import attachment_lines, fleet_line, fleet_plan_line, host_line, plan_line, price
 from ..models.errors import ConfigurationError, ConfirmationNeeded, Conflict, NoCapacity, RunFailed, Unreachable
 from ..models.frames import Frame, RunFrame
+from ..models.money import format_dollars
 from ..models.states import Reason, RunState
 from . import cleaning, configuring, watching
 from .frontend import Frontend, Report, Result
@@ -250,7 +251,7 @@ def _confirm(plan: Plan, frontend: Frontend, *, yes: bool) -> None:
         spot = " spot" if offer.spot else ""
         frontend.say(f"  {offer.backend} {offer.region} {offer.instance_type}{spot}: {price(offer.price)}{each}")
     bounded = plan.price is None or plan.max_cost is not None
-    most = f", {money(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
+    most = f", {format_dollars(plan.max_cost)} at most" if plan.max_cost is not None else "" if bounded else ", with no end set"
     if not yes and not frontend.ask(f"Launch for {price(plan.price)}{most}?"):
         raise ConfirmationNeeded("not launched", hint="nothing was started")
 

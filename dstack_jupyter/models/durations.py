@@ -25,6 +25,26 @@ def parse_duration(value: object) -> int:
     return seconds
 
 
+_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def format_duration(seconds: float, *, rough: bool = False) -> str:
+    """The two largest units, rounded down: ``42 s``, ``3 min 5 s``, ``24 h``, ``9 days 2 h``. 0 s for less than nothing.
+
+    ``rough`` is for ages that are measured, not set: the largest unit of which there are two, rounded: ``90 s``, ``5 min``.
+    """
+    rest = max(0, round(seconds) if rough else int(seconds))
+    if rough:
+        size, unit = next((each for each in _UNITS if rest >= 2 * each[0]), _UNITS[-1])
+        return f"{rest / size:.0f} {unit}"
+    first = next((at for at, (size, _) in enumerate(_UNITS) if rest >= (2 * size if size == 86400 else size)), len(_UNITS) - 1)
+    parts = []
+    for size, unit in _UNITS[first : first + 2]:
+        count, rest = divmod(rest, size)
+        parts += [f"{count} {unit}"] if count else []
+    return " ".join(parts) or "0 s"
+
+
 def _or_off(value: object) -> object:
     """``off`` and false mean no limit, which is stored as ``off``; true and null mean the default."""
     if value is False or value == "off":

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from dstack_jupyter.display.ansi import CONTROL, settle, strip, to_html
 from dstack_jupyter.display.logview import TAIL, Tail, TerminalView, _for_terminal
-from dstack_jupyter.display.words import duration, money, size
+from dstack_jupyter.display.words import size
+from dstack_jupyter.models.durations import format_duration
 from dstack_jupyter.models.frames import EndFrame, LogFrame
+from dstack_jupyter.models.money import format_dollars
 from dstack_jupyter.models.runs import RunView
 
 EVIL = ["\x1b", "\x1b[31m", "\x1b]8;;javascript:alert(1)\x07", "\x1b]52;c;x\x07", "\x9b", "<script>", "\r", "&"]
@@ -101,8 +103,11 @@ def test_a_terminal_view_writes_the_log_once_and_states_aside() -> None:
 
 
 def test_words() -> None:
-    assert [duration(s) for s in (0, 59, 61, 3700)] == ["0s", "59s", "1m 01s", "1h 01m"]
-    assert [money(m) for m in (0, 0.004, 1.5)] == ["$0", "$0.0040", "$1.50"]
+    assert [format_duration(s) for s in (-1, 0, 59, 61, 3700)] == ["0 s", "0 s", "59 s", "1 min 1 s", "1 h 1 min"]
+    assert [format_duration(s * 3600) for s in (24, 47, 48, 50)] == ["24 h", "47 h", "2 days", "2 days 2 h"]
+    assert [format_duration(s, rough=True) for s in (-1, 90.4, 130, 3599.7)] == ["0 s", "90 s", "2 min", "60 min"]
+    assert [format_dollars(m) for m in (0, 0.004, 1.5, 1234.567)] == ["$0", "$0.0040", "$1.50", "$1,234.57"]
+    assert [format_dollars(m, 4) for m in (2.5, 2.4999, 0.004, None, float("nan"))] == ["$2.50", "$2.4999", "$0.004", "?", "?"]
     assert [size(c) for c in (3, 2048, 5 << 30)] == ["3 bytes", "2 KiB", "5.0 GiB"]
     assert settle("a") == "a"
     assert CONTROL.search("plain") is None

@@ -84,7 +84,7 @@ def test_below_a_list_stand_the_total_the_guard_and_what_is_stuck() -> None:
 def test_a_stuck_machine_says_since_when_its_price_and_what_to_do() -> None:
     (line,) = stuck_lines([machine(1), OFF], NOW)
     assert "$2.00/h" in line
-    assert "off, still billed for 15m 00s" in line
+    assert "off, still billed for 15 min" in line
     assert "https://sky.example/3" in line
     unknown = machine(4, price=None, rented_at=None, stuck="not known whether it was made", stuck_since=NOW - 1200)
     (line,) = stuck_lines([unknown], NOW)
@@ -109,13 +109,13 @@ def test_status_is_one_screen_with_what_is_stuck_first() -> None:
         runs=[run(state=RunState.RUNNING, conditions=conditions)],
     )
     text = "\n".join(status_lines(found))
-    assert "a Jupyter server (pid 42), up for 2h 00m" in text
+    assert "a Jupyter server (pid 42), up for 2 h" in text
     assert "the disk is nearly full" in text
     assert "backends: rain: the key is not known" in text
     assert "2 machines cost $4.00/h now (1 busy, 1 terminating)" in text
     assert text.index(OFF.identity) < text.index(machine(1).identity)
     assert f"{machine(1).identity}: its first boot goes on" in text
-    assert "run train: unreachable for 1m 00s: no route" in text
+    assert "run train: unreachable for 1 min: no route" in text
     assert "backends: none in trouble" in "\n".join(status_lines(status()))
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from dstack_jupyter.backends.base import Traits
-from dstack_jupyter.engine.provisioning.guards import guard_of, traits_of, words
+from dstack_jupyter.engine.provisioning.guards import guard_of, traits_of
 from dstack_jupyter.engine.provisioning.orders import AFTER_ITS_TIME, guard_times
 from dstack_jupyter.machines.userdata import LEAST_SILENCE
+from dstack_jupyter.models.durations import format_duration
 from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.stored import Limits
 
@@ -25,7 +26,7 @@ def test_a_rented_machine_powers_itself_off_and_the_plan_says_whether_that_ends_
     billed = guard_of(offer(), Limits.of({}), BILLED)
     assert (billed.kind, billed.off_is_billed) == ("host", True)
     assert "the engine ends the machine when the job has ended" in billed.text
-    assert f"after {words(LEAST_SILENCE)} without a word" in billed.text
+    assert f"after {format_duration(LEAST_SILENCE)} without a word" in billed.text
     assert "digitalocean bills a machine that is off too" in billed.text
     free = guard_of(offer("aws"), Limits.of({}), FREE_WHEN_OFF)
     assert (free.kind, free.off_is_billed) == ("host", False)
@@ -35,7 +36,7 @@ def test_a_rented_machine_powers_itself_off_and_the_plan_says_whether_that_ends_
 def test_max_duration_is_a_timer_beside_the_job_and_later_one_on_the_machine() -> None:
     text = guard_of(offer(), Limits.of({"max_duration": 7200}), BILLED).text
     assert "a timer beside the job ends it after 2 h" in text
-    assert f"after {words(7200 + AFTER_ITS_TIME)} in any case" in text
+    assert f"after {format_duration(7200 + AFTER_ITS_TIME)} in any case" in text
     assert "nothing ends the job but itself or you" in guard_of(offer(), Limits.of({"max_duration": "off"}), BILLED).text
 
 
@@ -69,7 +70,7 @@ def test_a_machine_of_ones_own_is_never_ended(backend: str) -> None:
     assert traits_of(backend) is None
     limited = guard_of(offer(backend, 0.0), Limits.of({"max_duration": 90}), None)
     assert limited.kind == "host"
-    assert limited.text == "costs nothing; a timer beside the job ends it after 90 s; the machine is yours and left alone"
+    assert limited.text == "costs nothing; a timer beside the job ends it after 1 min 30 s; the machine is yours and left alone"
     assert guard_of(offer(backend, 0.0), Limits.of({}), None).kind == "none"
 
 
@@ -81,4 +82,10 @@ def test_of_a_vendor_that_nobody_can_ask_nothing_is_promised() -> None:
 
 
 def test_durations_are_read_by_people() -> None:
-    assert [words(each) for each in (90, 1800, 3600, 5400, 86400)] == ["90 s", "30 min", "1 h", "1 h 30 min", "24 h"]
+    assert [format_duration(each) for each in (90, 1800, 3600, 5400, 86400)] == [
+        "1 min 30 s",
+        "30 min",
+        "1 h",
+        "1 h 30 min",
+        "24 h",
+    ]

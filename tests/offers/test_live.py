@@ -118,7 +118,7 @@ def test_after_a_failure_the_last_rows_stay_with_their_age(home: Home, monkeypat
         wait_until(lambda: ask("acme", seconds=20).notes, what="the failure")
         found = ask("acme", seconds=20)
         assert len(found.rows) == 1
-        assert "seconds old: the key is not valid (500)" in found.notes[0].reason
+        assert " s old: the key is not valid (500)" in found.notes[0].reason
         acme.status = 200
         wait_until(lambda: not ask("acme", seconds=20).notes, what="the recovery")
 

@@ -135,7 +135,7 @@ def test_wrong_groups_are_refused(text: str, hint: str) -> None:
 def test_text_for_a_shell() -> None:
     lines = offers_text(some_rows().lists(), 9)
     assert lines[0].split() == ["BACKEND", "REGION", "INSTANCE", "TYPE", "RESOURCES", "SPOT", "$/H", "$/GPU", "PRICE", "OF"]
-    assert " ".join(lines[1].split()) == "aws z gpu-1 8 CPUs, 64 GB, 4 × H100 80 GB spot $10 $2.5"
+    assert " ".join(lines[1].split()) == "aws z gpu-1 8 CPUs, 64 GB, 4 × H100 80 GB spot $10.00 $2.50"
     assert " ? " in lines[3]
     assert lines[-1] == "… and 4 more: --max-offers 9 shows all"
     assert offers_text(Rows.none().lists(), 0) == []

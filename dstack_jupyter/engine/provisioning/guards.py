@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...backends import registry
 from ...backends.base import Clouds, Traits
+from ...models.durations import format_duration
 from ...models.errors import BackendError, NotFound
 from ...models.instances import Guard
 from ...models.offers import OWN_MACHINES, OfferView
@@ -28,12 +29,12 @@ def guard_of(offer: OfferView, limits: Limits, traits: Traits | None, kept: str 
     ``kept``: what the engine does with a machine that outlives its jobs.
     """
     limit = limits.max_duration
-    ends = f"a timer beside the job ends it after {words(limit)}" if limit else "nothing ends the job but itself or you"
+    ends = f"a timer beside the job ends it after {format_duration(limit)}" if limit else "nothing ends the job but itself or you"
     if offer.is_own:
         costs = "costs nothing; " if offer.price == 0 else ""
         return Guard(kind="host" if limit else "none", text=f"{costs}{ends}; the machine is yours and left alone")
     if idle := limits.keeps:
-        kept = kept or f"the engine ends the machine when it had no job for {words(idle)}; {ends}"
+        kept = kept or f"the engine ends the machine when it had no job for {format_duration(idle)}; {ends}"
     engine = kept or f"the engine ends the machine when the job has ended; {ends}"
     if traits is None:
         return Guard(kind="engine", text=f"{engine}; without the engine nothing ends the machine")
@@ -58,16 +59,7 @@ def _timer(limits: Limits) -> str:
     times = guard_times(limits)
     parts = []
     if times["silence"]:
-        parts.append(f"after {words(times['silence'])} without a word from the engine and without a job")
+        parts.append(f"after {format_duration(times['silence'])} without a word from the engine and without a job")
     if times["age"]:
-        parts.append(f"after {words(times['age'])} in any case")
+        parts.append(f"after {format_duration(times['age'])} in any case")
     return ", or ".join(parts)
-
-
-def words(seconds: float) -> str:
-    """``30 min``, ``2 h``, ``1 h 30 min``, ``90 s``."""
-    whole = int(seconds)
-    if whole % 60:
-        return f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return " ".join(part for part in (f"{hours} h" if hours else "", f"{minutes} min" if minutes or not hours else "") if part)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ...models.durations import format_duration
 from ...models.fleets import FleetConfiguration
 from ...models.instances import Guard
 from ...models.offers import NOT_AVAILABLE_YET, OfferView
 from ...models.states import INSTANCE_ENDING, FleetState, InstanceState
 from ...models.stored import Limits
 from ..names import identity, new_id
-from ..provisioning.guards import guard_of, traits_of, words
+from ..provisioning.guards import guard_of, traits_of
 from ..provisioning.orders import guard_times
 from ..runtime.queue import Key, Next
 from ..steps import cloud_fleet as steps
@@ -135,7 +136,7 @@ def guard_times_of(fleet: FleetConfiguration) -> dict[str, int]:
 def guard_of_fleet(fleet: FleetConfiguration, offer: OfferView, project: str) -> Guard:
     """Which guard ends a machine of this fleet (D7)."""
     idle = idle_of(fleet.idle_duration)
-    until = "and ends none" if idle is None else f"and ends what is beyond that and had no job for {words(int(idle))}"
+    until = "and ends none" if idle is None else f"and ends what is beyond that and had no job for {format_duration(int(idle))}"
     kept = f"the engine keeps the fleet's least number of machines {until}; `%dstack fleets delete` ends all"
     return guard_of(offer, Limits(idle_duration="off" if idle is None else int(idle)), traits_of(offer.backend, project), kept)
 

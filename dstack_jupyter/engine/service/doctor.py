@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DatabaseError
 
+from ...models.durations import format_duration
 from ...models.errors import DstackJupyterError
-from ...models.findings import Finding, age, finding
+from ...models.findings import Finding, finding
 from ...models.home import Home
 from ..keys.identity_files import path_of
 from ..keys.vault import Vault
@@ -93,7 +94,7 @@ def _lease(connection: Connection) -> list[Finding]:
 def _engine(engine: leases.Heard) -> Finding:
     """An engine that shares the store. Each engine reports every few seconds (``leasing.BEAT``), with or without work."""
     where = f"the engine on {location.name_of(engine.place)} ({engine.owner})"
-    message = f"{where} acts for {engine.held} fleets; its last word is {age(engine.silent)} old"
+    message = f"{where} acts for {engine.held} fleets; its last word is {format_duration(engine.silent, rough=True)} old"
     if engine.silent <= leases.TTL:
         return finding("lease", True, message)
     hint = (
@@ -129,7 +130,7 @@ def _key(connection: Connection, vault: Vault) -> list[Finding]:
     keys = vault.load()
     foreign = sealed.count_foreign(connection, SEALED_TABLES, vault.sealing)
     old = time.time() - keys[0].made
-    message = f"{keys[0].id} in {vault.place}, made {age(old)} ago"
+    message = f"{keys[0].id} in {vault.place}, made {format_duration(old, rough=True)} ago"
     rotate = "`%dstack doctor --rotate-key`"
     if foreign or (len(keys) > 1 and connection.dialect.name == "sqlite"):
         return [finding("key", False, f"{message}: a rotation was cut off, {foreign} values have an older key", rotate)]
@@ -151,7 +152,7 @@ def _clocks(connection: Connection) -> list[Finding]:
 
 
 def _off(ahead: float) -> str:
-    return f"{age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
+    return f"{format_duration(abs(ahead), rough=True)} {'ahead of' if ahead > 0 else 'behind'}"
 
 
 async def _hosts(database: Database, home: Home) -> list[Finding]:

@@ -12,6 +12,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from ...models.errors import NoCapacity
 from ...models.instances import Guard
+from ...models.money import format_dollars
 from ...models.offers import OfferView
 from ...models.states import (
     ATTEMPT_END,
@@ -315,7 +316,7 @@ def want_instance(
         run_id=run_id,
         name=identity,
         action="wanted",
-        message=f"{offer.backend} {offer.instance_type} at " + ("?" if offer.price is None else f"${offer.price:g}/h"),
+        message=f"{offer.backend} {offer.instance_type} at {format_dollars(offer.price, 4)}/h",
     )
 
 
