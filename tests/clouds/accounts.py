@@ -115,8 +115,8 @@ class Past:
         return await self.database.read(lambda c: list(c.execute(select(table))))
 
     async def deeds(self) -> list[tuple[str, str, str]]:
-        """(actor, name, action) of all events but those that only tell of a stray."""
-        return [(row.actor, row.name, row.action) for row in await self.rows(events) if row.action != "stray"]
+        """(actor, name, action) of all events but those that only tell of an orphan."""
+        return [(row.actor, row.name, row.action) for row in await self.rows(events) if row.action != "orphan"]
 
     def machine(self, number: int) -> Instance:
         """A machine at the vendor, made an hour ago by its clock."""

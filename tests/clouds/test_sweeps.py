@@ -42,7 +42,7 @@ async def test_r10_a_machine_whose_row_has_ended_is_ended_again_and_nobody_elses
     assert await past.rows(orphans) == []
 
 
-async def test_a_stray_that_was_just_seen_is_not_touched(past: Past) -> None:
+async def test_an_orphan_that_was_just_seen_is_not_touched(past: Past) -> None:
     """Old by the vendor's clock, and seen in many sweeps: an engine elsewhere may still be at it."""
     await past.row(1, "terminated", past.machine(1))
     for _ in range(4):
@@ -55,7 +55,7 @@ async def test_a_stray_that_was_just_seen_is_not_touched(past: Past) -> None:
     assert past.names() == []
 
 
-async def test_a_stray_that_is_young_at_its_vendor_is_not_touched(past: Past) -> None:
+async def test_an_orphan_that_is_young_at_its_vendor_is_not_touched(past: Past) -> None:
     """An identity that was seen long ago, and a machine of it that was made now."""
     past.site.cloud.clock.advance(3600 - 60)
     await past.row(1, "terminated", past.machine(1))
@@ -85,10 +85,10 @@ async def test_a_machine_that_this_store_never_knew_is_reported_and_left_alone(p
     )  # fmt: skip
     assert await past.deeds() == []
     told = [(row.name, row.action, row.kind) for row in await past.rows(events)]
-    assert told == [(machine.identity, "stray", "instance")], "once"
+    assert told == [(machine.identity, "orphan", "instance")], "once"
 
 
-async def test_what_is_made_while_a_sweep_begins_is_no_stray(past: Past) -> None:
+async def test_what_is_made_while_a_sweep_begins_is_no_orphan(past: Past) -> None:
     """The cloud is listed first: rows that are read before know nothing of what is made in between."""
 
     class Meanwhile(Vendors):

@@ -56,5 +56,5 @@ def test_a_machine_that_is_made_after_its_row_has_ended_is_ended_by_the_sweeps(s
     life.run(wait)
     assert late.gone is not None and late.gone - late.made < 900
     told = [row["action"] for row in store.rows("SELECT action FROM events WHERE kind = 'instance' ORDER BY seq")]
-    assert told[-2:] == ["stray", "swept"]
+    assert told[-2:] == ["orphan", "swept"]
     life.end()

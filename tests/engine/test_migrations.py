@@ -17,7 +17,7 @@ from dstack_jupyter.engine.store import cloud_instances, migrate, sealed
 from dstack_jupyter.engine.store.connect import engine_for
 from dstack_jupyter.engine.store.database import Database
 from dstack_jupyter.engine.store.schema import cloud_instances as cloud_table
-from dstack_jupyter.engine.store.schema import cloud_resources, fleets, instances, runs
+from dstack_jupyter.engine.store.schema import cloud_resources, events, fleets, instances, runs
 from dstack_jupyter.engine.store.schema_accounts import accounts, orphans
 from dstack_jupyter.models.secret import Secret
 from dstack_jupyter.models.states import Reason, WaitsFor
@@ -91,6 +91,11 @@ def fill(connection: Connection, vault: Vault) -> None:
     add("attached", **ATTACHED)
     add("accounts", **ACCOUNT)
     add("strays", **STRAY)
+    for kind, action in (("thing", "stray"), ("instance", "swept")):
+        add(
+            "events", at=1.0, actor="engine", project="main", kind=kind, resource_id="77", run_id="", name="dj-9", action=action,
+            message="",
+        )  # fmt: skip
     add("sealed_values", name=sealed.CHECK, value=seal("sealed_values.value", f'"{sealed.CHECK}"'))
 
 
@@ -111,6 +116,10 @@ def older(where: Path | Secret, vault: Vault) -> Path | Secret:
         fill(connection, vault)
     engine.dispose()
     return where
+
+
+def _events(connection: Connection) -> list[tuple[str, str]]:
+    return [(row.kind, row.action) for row in connection.execute(select(events).order_by(events.c.seq)).all()]
 
 
 async def test_every_value_arrives_under_its_new_name(older: Path | Secret, vault: Vault) -> None:
@@ -143,6 +152,7 @@ async def test_every_value_arrives_under_its_new_name(older: Path | Secret, vaul
             "raw_status": "active", "region": "ams3", "price": 0.5, "first_seen_at": 4.5, "seen_at": 5.5,
             "delete_accepted_at": 6.5,
         }  # fmt: skip
+        assert await database.read(_events) == [("cloud_resource", "orphan"), ("instance", "swept")]
         instance = await database.read(only(instances))
         assert (instance["data"], instance["offer"], instance["guard"]) == ({"verdict": "offer"}, {"a": 1}, {"b": 2})
         assert (await database.read(only(fleets)))["configuration"] == {"name": "train"}

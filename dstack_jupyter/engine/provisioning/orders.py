@@ -40,7 +40,7 @@ class Maker:
         """The key that a machine shows at its first contact: derived, so it is known before there is a machine (D6)."""
         return self._derived(instance_id)
 
-    def order(self, instance: InstanceRow, *, first: bool = False) -> InstanceRequest:
+    def request(self, instance: InstanceRow, *, first: bool = False) -> InstanceRequest:
         """The instance request without its cloud resources: the vendor names those, by this request."""
         login = " ".join(self._keys.public.split()[:2])
         host = self.host_key(instance.id)

@@ -148,7 +148,7 @@ class InstanceReconciler:
 
     async def _create(self, cloud: Cloud, machine: CloudInstance, *, first: bool) -> Next | None:
         instance = machine.instance
-        request = self._maker.order(instance, first=first)
+        request = self._maker.request(instance, first=first)
         resources = await self._attach(cloud, machine, request)
         try:
             async with self._vendors.thread_slot(cloud.account_id) as call:
@@ -202,7 +202,7 @@ class InstanceReconciler:
             raise error
         if isinstance(error, Refused):
             # Most likely somebody removed a shared cloud resource: the next machine makes it again.
-            for need in cloud.needs(self._maker.order(instance)):
+            for need in cloud.needs(self._maker.request(instance)):
                 if need.shared:
                     await self._database.write(cloud_instances.unmade, cloud.account_id, need.kind, need.identity)
         verdict = "account" if isinstance(error, (*ACCOUNT, BackendUnreachable)) else "offer"
@@ -306,7 +306,7 @@ class InstanceReconciler:
         times.deleted = asyncio.get_running_loop().time()
         try:
             if await self._vendors.call(cloud.account_id, cloud.terminate, machine.cloud.vendor, ends=True):
-                await self._database.write(cloud_instances.told, machine.instance.id)
+                await self._database.write(cloud_instances.delete_accepted, machine.instance.id)
         except Busy as error:
             await self._database.write(cloud_instances.say, machine.instance.id, f"it cannot be ended yet: {error.text}")
         return None

@@ -158,14 +158,14 @@ class Sweeps:
         log.warning("%s %s is ended: %s", look.account.backend, machine.identity, why)
         if await self._vendors.call(look.cloud.account_id, look.cloud.terminate, machine.data, ends=True):
             where = ("instance", orphan.key, machine.identity)
-            await self._database.write(accounts.told, look.account, *where, actor, why)
+            await self._database.write(accounts.delete_accepted, look.account, *where, actor, why)
             self._bus.publish_events()
 
     async def detach(self, look: Look, resource: CloudResource, actor: str) -> None:
         """Remove a cloud resource that nobody needs. Raises BackendError."""
         await self._vendors.call(look.cloud.account_id, look.cloud.detach, resource, ends=True)
         where = (resource.kind, steps.key_of(resource.id), resource.identity)
-        await self._database.write(accounts.told, look.account, *where, actor, "no machine needs it")
+        await self._database.write(accounts.delete_accepted, look.account, *where, actor, "no machine needs it")
         self._bus.publish_events()
 
     async def _detach(self, look: Look, row: steps.Row, resource: CloudResource | None) -> None:

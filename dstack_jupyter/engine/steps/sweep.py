@@ -1,6 +1,6 @@
 """What a sweep concludes from a vendor's complete list and the rows that were read after it: pure functions (D4, R10).
 
-A machine of our names that no row needs is a stray. None is acted on before it is old, by the vendor's clock and by ours: an
+A machine of our names that no row needs is an orphan. None is acted on before it is old, by the vendor's clock and by ours: an
 engine elsewhere may be making it this moment.
 """
 
@@ -59,7 +59,7 @@ class Machines:
 
 
 def gate(traits: Traits) -> float:
-    """Seconds for which nobody touches a stray."""
+    """Seconds for which nobody touches an orphan."""
     return traits.settles + MARGIN
 
 
@@ -77,7 +77,7 @@ def young_for(first_seen: float | None, created_at: float, now: float, gate: flo
 def machines(
     listed: Sequence[Instance], owners: Mapping[str, Owner], seen: Mapping[str, float], now: float, gate: float
 ) -> Machines:
-    """``owners`` by identity; ``seen``: since when each stray that is known already is seen, by its key."""
+    """``owners`` by identity; ``seen``: since when each orphan that is known already is seen, by its key."""
     found = Machines([], [], [])
     by_identity: dict[str, list[Instance]] = {}
     for each in listed:

@@ -263,7 +263,7 @@ def store(
 def _orphan(connection: Connection, account_id: str, kind: str, key: str, fields: dict[str, Any]) -> None:
     """The event of a new orphan, once."""
     account = account_row(connection.execute(select(accounts).where(accounts.c.account_id == account_id)).one())
-    _event(connection, account, kind, key, fields["identity"], "engine", "stray", WORDS[fields["verdict"]])
+    _event(connection, account, kind, key, fields["identity"], "engine", "orphan", WORDS[fields["verdict"]])
 
 
 WORDS = {
@@ -273,7 +273,9 @@ WORDS = {
 }
 
 
-def told(connection: Connection, account: AccountRow, kind: str, key: str, identity: str, actor: str, why: str) -> None:
+def delete_accepted(
+    connection: Connection, account: AccountRow, kind: str, key: str, identity: str, actor: str, why: str
+) -> None:
     """Note that the vendor accepted to end an orphan. The first time is an event."""
     mine = (orphans.c.account == account.account_id) & (orphans.c.kind == kind) & (orphans.c.resource_id == key)
     row = connection.execute(select(orphans.c.delete_accepted_at).where(mine)).one_or_none()
@@ -291,7 +293,7 @@ def _event(
         connection,
         actor=actor,
         project=owner.project if owner is not None else account.project,
-        kind="instance" if kind == "instance" else "thing",
+        kind="instance" if kind == "instance" else "cloud_resource",
         resource_id=owner.id if owner is not None else key[:16],
         name=identity[:64],
         action=action,

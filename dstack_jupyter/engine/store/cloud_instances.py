@@ -81,7 +81,7 @@ ANSWERED = _change("vendor", "observed", **ANSWER)
 SAW = _change("vendor", "observed", **ANSWER, observed_at=now())
 MOVED = _change("account")
 ABSENT = _change(absent_since=func.coalesce(cloud_instances.c.absent_since, now()))
-TOLD = _change(delete_accepted_at=now())
+DELETE_ACCEPTED = _change(delete_accepted_at=now())
 ENDING = _change(ending_at=func.coalesce(cloud_instances.c.ending_at, now()))
 ALIVE = select(attempts.c.id).where(
     attempts.c.run_id == select(attempts.c.run_id).where(attempts.c.id == bindparam("id")).scalar_subquery(),
@@ -236,9 +236,9 @@ def started(connection: Connection, machine: CloudInstance) -> None:
     )
 
 
-def told(connection: Connection, instance_id: str) -> None:
+def delete_accepted(connection: Connection, instance_id: str) -> None:
     """Note that the vendor accepted the delete now."""
-    connection.execute(TOLD, {"b_id": instance_id})
+    connection.execute(DELETE_ACCEPTED, {"b_id": instance_id})
 
 
 def ready(connection: Connection, instance_id: str, facts: dict[str, Any]) -> list[str]:

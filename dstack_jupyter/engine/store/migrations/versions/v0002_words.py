@@ -22,6 +22,7 @@ COLUMNS = {
     "accounts": {"mark": "account_id"},
     "orphans": {"thing": "resource_id", "said": "raw_status", "told_at": "delete_accepted_at"},
 }  # fmt: skip
+EVENTS = {"action": {"stray": "orphan"}, "kind": {"thing": "cloud_resource"}}
 KEYS = {"word": "status", "said": "raw_status"}
 
 
@@ -32,6 +33,9 @@ def upgrade() -> None:
         for old, new in columns.items():
             # Both databases know this statement, and neither copies the table for it.
             op.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
+    for column, words in EVENTS.items():
+        for old, new in words.items():
+            op.execute(f"UPDATE events SET {column} = '{new}' WHERE {column} = '{old}'")
     op.drop_index("attached_by_instance", "cloud_resources")
     op.create_index("cloud_resources_by_instance", "cloud_resources", ["instance_id"])
     connection = op.get_bind()
