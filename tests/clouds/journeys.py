@@ -181,7 +181,7 @@ MOMENTS: dict[str, Moment] = {
     "its address is asked for": at_the_vendor("GET", "/v2/droplets/", answered=True),
     "the first log in is tried": when(lambda journey: journey.seen("provisioning", "first log in")),
     "its first boot goes on": when(lambda journey: journey.seen("provisioning", "first boot")),
-    "the machine is ready": when(lambda journey: journey.seen("idle") or journey.observed("busy")),
+    "the machine is ready": when(lambda journey: journey.seen("idle") or journey.seen("busy")),
     "the job is launched": when(_attempt("provisioning")),
     "the log is read": when(_log_has(b"two\n")),
     "the job has ended": when(lambda journey: journey.seen("terminating")),
