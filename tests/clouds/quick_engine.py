@@ -12,11 +12,13 @@ from dstack_jupyter.engine.reconcilers import instance, timing
 from dstack_jupyter.engine.steps import instance as steps
 from dstack_jupyter.machines import userdata
 
+from ..shorten import shorten
+
 if __name__ == "__main__":
-    userdata.LEAST_SILENCE = 8
+    shorten(userdata, LEAST_SILENCE=8)
     orders.userdata.Recipe = partial(userdata.Recipe, tick=1)  # type: ignore[assignment,misc]
-    timing.VISIT = 2.0
-    instance.LOOK = 2.0
-    steps.YOUNG_FLICKER = steps.FLICKER = 4.0
+    shorten(timing, HEARTBEAT=2.0)
+    shorten(instance, LOOK=2.0)
+    shorten(steps, YOUNG_FLICKER=4.0, FLICKER=4.0)
     DigitalOceanCloud.traits = replace(DigitalOceanCloud.traits, absent_after=15.0)
     process.main()

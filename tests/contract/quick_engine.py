@@ -9,10 +9,12 @@ from dstack_jupyter.engine.steps import instance as steps
 
 def hurry() -> None:
     """In a process of its own only: whoever imports this keeps the times that users have."""
-    instance.LOOK = 2.0
-    steps.YOUNG_FLICKER = 4.0
-    watchdog.EVERY = 1.0
+    shorten(instance, LOOK=2.0)
+    shorten(steps, YOUNG_FLICKER=4.0)
+    shorten(watchdog, EVERY=1.0)
 
+
+from ..shorten import shorten
 
 if __name__ == "__main__":
     hurry()
