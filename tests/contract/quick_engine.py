@@ -6,6 +6,8 @@ from dstack_jupyter.engine import __main__ as process
 from dstack_jupyter.engine.reconcilers import instance, watchdog
 from dstack_jupyter.engine.steps import instance as steps
 
+from ..shorten import shorten
+
 
 def hurry() -> None:
     """In a process of its own only: whoever imports this keeps the times that users have."""
@@ -13,8 +15,6 @@ def hurry() -> None:
     shorten(steps, YOUNG_FLICKER=4.0)
     shorten(watchdog, EVERY=1.0)
 
-
-from ..shorten import shorten
 
 if __name__ == "__main__":
     hurry()
