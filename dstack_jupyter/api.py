@@ -92,8 +92,8 @@ def load(text: str, *, file: str = "", first_line: int = 1) -> AnyRun | FleetCon
     from .models.configurations import runnable
     from .models.yaml_source import load_configuration
 
-    found = load_configuration(text, file=file, env=os.environ, first_line=first_line)
-    return found if found.type == "fleet" else runnable(found)
+    configuration = load_configuration(text, file=file, env=os.environ, first_line=first_line)
+    return configuration if configuration.type == "fleet" else runnable(configuration)
 
 
 def plan(task: AnyRun, *, project: str = "main", max_offers: int = 3) -> Plan:
@@ -112,15 +112,15 @@ def apply(task: AnyRun | str | Path, *, project: str = "main", base: Path | None
 
     if isinstance(task, Path):
         base = base or task.parent
-        found = load(read_file(task), file=str(task))
+        configuration = load(read_file(task), file=str(task))
     else:
-        found = load(task) if isinstance(task, str) else task
-    if found.type == "fleet":
+        configuration = load(task) if isinstance(task, str) else task
+    if configuration.type == "fleet":
         raise ConfigurationError("a fleet is no run", hint="use api.apply_fleet")
     if name is not None:
-        found.name = name
+        configuration.name = name
     client = connect()
-    packed = pack_task(found, base or Path.cwd())
+    packed = pack_task(configuration, base or Path.cwd())
     try:
         for archive in packed:
             client.upload(archive.path, archive.sha256)
@@ -129,21 +129,21 @@ def apply(task: AnyRun | str | Path, *, project: str = "main", base: Path | None
             archive.path.unlink(missing_ok=True)
     return client.apply(
         ApplyRequest(
-            configuration=found.given(),
+            configuration=configuration.given(),
             project=project,
             request_key=secrets.token_hex(16),
             code=[CodeRef(sha256=archive.sha256, path=archive.dest) for archive in packed],
-            registry_password=_registry_password(found),
+            registry_password=_registry_password(configuration),
             context=Context(cwd=str(base or Path.cwd()), python=sys.executable, session=_session()),
         )
     )
 
 
-def _registry_password(found: AnyRun) -> str:
+def _registry_password(configuration: AnyRun) -> str:
     """The password of ``registry_auth``, with a ``${{ env.NAME }}`` taken from this process. Raises ConfigurationError."""
-    if found.registry_auth is None:
+    if configuration.registry_auth is None:
         return ""
-    password = found.registry_auth.password.reveal()
+    password = configuration.registry_auth.password.reveal()
     named = re.fullmatch(r"\s*\$\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}\s*", password)
     if named is None:
         return password
@@ -172,13 +172,13 @@ def _fleet_request(fleet: FleetConfiguration | str | Path, project: str, base: P
 
     if isinstance(fleet, Path):
         base = base or fleet.parent
-        found = load(read_file(fleet), file=str(fleet))
+        configuration = load(read_file(fleet), file=str(fleet))
     else:
-        found = load(fleet) if isinstance(fleet, str) else fleet
-    if found.type != "fleet":
-        raise ConfigurationError(f"a {found.type} is no fleet", hint="use api.apply")
+        configuration = load(fleet) if isinstance(fleet, str) else fleet
+    if configuration.type != "fleet":
+        raise ConfigurationError(f"a {configuration.type} is no fleet", hint="use api.apply")
     where = str((base or Path.cwd()).absolute())
-    return FleetRequest(configuration=found.given(), project=project, base=where)
+    return FleetRequest(configuration=configuration.given(), project=project, base=where)
 
 
 def fleets(*, project: str = "main", rented: bool = True) -> pandas.DataFrame:
@@ -205,7 +205,7 @@ def status(*, project: str = "main") -> Status:
 
     client = connect()
     troubled = [view for view in client.backends() if view.configured and (view.last_error or view.status == "in trouble")]
-    runs = [found.view for found in client.runs(project)]
+    runs = [each.view for each in client.runs(project)]
     return Status(time.time(), client.info(), troubled, client.machines(project), runs)
 
 
@@ -260,7 +260,7 @@ def ps(*, project: str = "main", all: bool = False, last: int | None = None) -> 
 
     ``price`` is $/h of the machines that a run has or had last, ``cost`` what it has cost by now; NaN where that is not known.
     """
-    return frames.of_runs([found.view for found in connect().runs(project, all=all, last=last)])
+    return frames.of_runs([each.view for each in connect().runs(project, all=all, last=last)])
 
 
 def backends(*, project: str = "main") -> pandas.DataFrame:
@@ -298,9 +298,9 @@ def events(*, project: str = "main", run: str = "", after: int = 0, last: int = 
     """The event log: seq, time, actor, kind, name, action, message, id."""
     import pandas as pd
 
-    found = connect().events(project, after=after, limit=last, run=run)
+    rows = connect().events(project, after=after, limit=last, run=run)
     columns = ["seq", "time", "actor", "kind", "name", "action", "message", "id"]
-    frame = pd.DataFrame([event.model_dump() for event in found], columns=["at", *columns])
+    frame = pd.DataFrame([event.model_dump() for event in rows], columns=["at", *columns])
     frame["time"] = pd.to_datetime(frame["at"].astype("float64"), unit="s", utc=True)
     return frame[columns]
 

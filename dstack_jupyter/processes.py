@@ -33,7 +33,7 @@ def ended(pid: int) -> int | None:
     -1 for one that was collected before.
     """
     try:
-        found, status = os.waitpid(pid, os.WNOHANG)
+        child, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return -1
-    return os.waitstatus_to_exitcode(status) if found else None
+    return os.waitstatus_to_exitcode(status) if child else None

@@ -35,8 +35,8 @@ class UnixConnection(http.client.HTTPConnection):
 
 def target(path: str, query: dict[str, Any] | None = None) -> str:
     """The request target of an API path, which may hold names from users."""
-    found = API_ROOT + quote(path)
-    return f"{found}?{urlencode(query)}" if query else found
+    url = API_ROOT + quote(path)
+    return f"{url}?{urlencode(query)}" if query else url
 
 
 def open_response(

@@ -55,7 +55,7 @@ def collect(
             lines[name] = line
     tables += [live.checked(name, columns, 0.0) for name, columns in (idle or {}).items() if name in names]
     hits = [table.query(wanted) for table in tables]
-    present = {name for found in hits for name, count in found.backends().items() if count}
+    present = {name for hit in hits for name, count in hit.backends().items() if count}
     removed = {name: by for name, by in _removed(hits).items() if name not in present}
     near = _near_gpus(wanted, tables)
     filtered = [
@@ -110,7 +110,7 @@ def _ends(days: Sequence[str]) -> Sequence[str]:
 
 def _removed(hits: Sequence[Selection]) -> dict[str, str]:
     """For each backend that a filter left without a row, the filter that took its last one."""
-    return {name: by for found in hits for name, by in found.removed_by().items()}
+    return {name: by for hit in hits for name, by in hit.removed_by().items()}
 
 
 def _why_empty(removed: Mapping[str, str], near: str) -> str:

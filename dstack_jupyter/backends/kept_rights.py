@@ -32,8 +32,8 @@ def keep(name: str, account_id: str, rows: list[PermissionView]) -> None:
 def kept(name: str, account_id: str) -> tuple[list[PermissionView], float] | None:
     """(what the last check of this account found, its age in seconds); None if there was none. Blocks for one small file."""
     try:
-        found = json.loads(_file(name, account_id).read_bytes())
-        return [PermissionView(**row) for row in found["rows"]], max(0.0, time.time() - float(found["at"]))
+        entry = json.loads(_file(name, account_id).read_bytes())
+        return [PermissionView(**row) for row in entry["rows"]], max(0.0, time.time() - float(entry["at"]))
     except (OSError, ConfigurationError):
         return None
     except (ValueError, KeyError, TypeError, ValidationError):

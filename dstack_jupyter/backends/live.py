@@ -166,10 +166,10 @@ class Live:
 
     def _state(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self._file) if self._file is not None else None
+            status = os.stat(self._file) if self._file is not None else None
         except OSError:
             return None
-        return None if found is None else (found.st_mtime_ns, found.st_ino)
+        return None if status is None else (status.st_mtime_ns, status.st_ino)
 
     def _read(self) -> None:
         """Take what another process has kept since. A file that makes no sense is no answer: it is written anew."""
@@ -182,7 +182,7 @@ class Live:
             if kept["format"] != FORMAT:
                 return
             columns = kept["columns"]
-            found = Answer(
+            answer = Answer(
                 None if columns is None else checked(self.name, columns, kept["asked_at"]),
                 float(kept["asked_at"]),
                 str(kept["error"]),
@@ -192,8 +192,8 @@ class Live:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, BackendError) as error:
             log.warning("kept offers of %s make no sense and are asked for anew: %s", self.name, type(error).__name__)
             return
-        if max(found.asked_at, found.failed_at) >= max(self._answer.asked_at, self._answer.failed_at):
-            self._answer = found
+        if max(answer.asked_at, answer.failed_at) >= max(self._answer.asked_at, self._answer.failed_at):
+            self._answer = answer
 
 
 def checked(name: str, columns: Columns, asked_at: float) -> OfferTable:
@@ -202,18 +202,20 @@ def checked(name: str, columns: Columns, asked_at: float) -> OfferTable:
     A price of 0 for a machine that is not the user's own is one that is not known: what looks free is launched unasked.
     Raises BackendError for what is not a table of this backend's offers.
     """
-    found: dict[str, Sequence[Any]] = dict(columns)
-    unknown, absent = found.keys() - COLUMNS.keys(), [column for column in NEEDED if column not in found]
+    checked_columns: dict[str, Sequence[Any]] = dict(columns)
+    unknown, absent = checked_columns.keys() - COLUMNS.keys(), [column for column in NEEDED if column not in checked_columns]
     if unknown or absent:
         raise BackendError(f"{name}: its offers have wrong columns: {', '.join(sorted(unknown) or absent)}")
-    if set(found["backend"]) - {name}:
+    if set(checked_columns["backend"]) - {name}:
         raise BackendError(f"{name}: it gives offers of another backend")
     if asked_at:
-        found.setdefault("price_date", [time.strftime("%Y-%m-%d", time.gmtime(asked_at))] * len(found["backend"]))
+        checked_columns.setdefault(
+            "price_date", [time.strftime("%Y-%m-%d", time.gmtime(asked_at))] * len(checked_columns["backend"])
+        )
     try:
         if name not in OWN_MACHINES:
-            found["price"] = [price if price is not None and price > 0 else nan for price in found["price"]]
-        return OfferTable.of(found)
+            checked_columns["price"] = [price if price is not None and price > 0 else nan for price in checked_columns["price"]]
+        return OfferTable.of(checked_columns)
     except (ValueError, TypeError, OverflowError) as error:
         raise BackendError(f"{name}: its offers are no table: {error}") from None
 
@@ -235,15 +237,15 @@ def of(name: str) -> Live:
         account = source.account()
     home = Home.default()
     with _making:
-        found = _lives.get((home.root, proper, account))
-        if found is None or found.source is not source:
+        live = _lives.get((home.root, proper, account))
+        if live is None or live.source is not source:
             file = None
             if source.feed.kept:
                 mark = hashlib.sha256(account.encode()).hexdigest()[:16]
                 with suppress(OSError, ConfigurationError):  # then they are kept in memory only
                     file = private_folder(home.cache / "offers") / f"{proper}-{mark}.json"
-            found = _lives[home.root, proper, account] = Live(proper, source, file)
-        return found
+            live = _lives[home.root, proper, account] = Live(proper, source, file)
+        return live
 
 
 def line_of(live: Live, answer: Answer) -> Missing | None:
@@ -286,8 +288,8 @@ def ask(names: Sequence[str], seconds: float = 0.0) -> tuple[dict[str, tuple[Liv
 def known_tables(names: Sequence[str]) -> list[OfferTable]:
     """The answers that this process has of these backends."""
     with _making:
-        found = [live.answer().table for live in _lives.values() if live.name in names]
-    return [table for table in found if table is not None]
+        tables = [live.answer().table for live in _lives.values() if live.name in names]
+    return [table for table in tables if table is not None]
 
 
 def hand_over() -> None:

@@ -100,11 +100,11 @@ def _complete(rights: Iterable[PermissionView]) -> str:
 
 def _remember(name: str, title: str, view: BackendView, backend: Clouds) -> None:
     """Fill in what the last check of an account found."""
-    found = backend.checked()
-    if found is None:
+    last = backend.checked()
+    if last is None:
         view.hint = f"`%dstack backends check {name}` looks at the key and its rights"
         return
-    rows, age = found
+    rows, age = last
     login, rights = rows[0], rows[1:]
     view.credentials = {"granted": "valid", "missing": "invalid"}.get(login.status, "unknown")  # type: ignore[assignment]
     view.permissions = f"{_complete(rights)} ({format_duration(age, rough=True)} ago)"
@@ -121,13 +121,13 @@ def rights(name: str, project: str = "main") -> list[PermissionView]:
 
     Raises NotFound for a name that nobody knows.
     """
-    name, found = account_of(name)
+    name, account = account_of(name)
     config = configured().backends(project).get(name)
     entry = registry.entries.get(name)
     if entry is not None and entry.module:
         with vendor_errors(name):
             return registry.load(name).check()
-    needed = {each.name for each in wanted(found, config)}
+    needed = {each.name for each in wanted(account, config)}
     unknown = f"this version cannot ask the vendor yet; `%dstack backends policy {name}` holds what to add"
     return [
         PermissionView(
@@ -139,35 +139,35 @@ def rights(name: str, project: str = "main") -> list[PermissionView]:
             hint=unknown if each.name in needed else f"only for {each.purpose}",
             on_the_page=each.page,
         )
-        for each in found.permissions
+        for each in account.permissions
     ]
 
 
 def policy(name: str, project: str = "main") -> str:
     """The minimal policy for the configuration that there is, ready to load; what to tick where keys have no policy."""
-    name, found = account_of(name)
+    name, account = account_of(name)
     config = configured().backends(project).get(name)
-    return policy_of(found, config)
+    return policy_of(account, config)
 
 
-def policy_of(found: Account, config: BackendConfig | None) -> str:
+def policy_of(account: Account, config: BackendConfig | None) -> str:
     """As ``policy``, of an account's side and a configuration."""
-    return found.policy(config, wanted(found, config)) if found.policy is not None else found.no_policy
+    return account.policy(config, wanted(account, config)) if account.policy is not None else account.no_policy
 
 
 def help_lines(name: str) -> Iterable[str]:
     """How to log in, for each way there is: steps, the vendor's own commands, what else the account needs."""
-    name, found = account_of(name)
+    name, account = account_of(name)
     entry = registry.entries.get(name)
     yield f"{entry.title if entry is not None else name}"
-    for variant, guide in found.guides.items():
+    for variant, guide in account.guides.items():
         yield ""
         yield f"creds.type: {variant}" if variant not in ("none", "key", "kubeconfig") else "how to log in"
         yield from (f"  {number}. {step}" for number, step in enumerate(guide.steps, 1))
         yield from (f"     $ {command}" for command in guide.commands)
-    if found.more:
+    if account.more:
         yield ""
         yield "also"
-        yield from (f"  - {line}" for line in found.more)
+        yield from (f"  - {line}" for line in account.more)
     yield ""
-    yield f"rights: {'`%dstack backends policy ' + name + '` prints what is needed' if found.policy else found.no_policy}"
+    yield f"rights: {'`%dstack backends policy ' + name + '` prints what is needed' if account.policy else account.no_policy}"

@@ -130,20 +130,20 @@ def entry(name: str) -> tuple[str, Entry]:
 
 def load(name: str) -> Backend:
     """The backend, imported on first use. Raises NotFound, BackendNotAvailable (not built, or its extra is not installed)."""
-    known, found = entry(name)
-    if not found.module:
-        raise BackendNotAvailable(f"{found.title} is not available yet", hint=f"this version runs on {built()}")
+    known, listed = entry(name)
+    if not listed.module:
+        raise BackendNotAvailable(f"{listed.title} is not available yet", hint=f"this version runs on {built()}")
     with _loading:
         if known not in _loaded:
-            _loaded[known] = _make(found)
+            _loaded[known] = _make(listed)
         return _loaded[known]
 
 
-def _make(found: Entry) -> Backend:
-    module, _, attribute = found.module.partition(":")
+def _make(listed: Entry) -> Backend:
+    module, _, attribute = listed.module.partition(":")
     try:
         backend: Backend = getattr(importlib.import_module(module), attribute)()
     except ModuleNotFoundError as error:
-        hint = f'pip install "dstack-jupyter[{found.extra}]"' if found.extra else ""
-        raise BackendNotAvailable(f"{found.title} needs {error.name}, which is not installed", hint=hint) from error
+        hint = f'pip install "dstack-jupyter[{listed.extra}]"' if listed.extra else ""
+        raise BackendNotAvailable(f"{listed.title} needs {error.name}, which is not installed", hint=hint) from error
     return backend

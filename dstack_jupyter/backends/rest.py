@@ -65,12 +65,12 @@ def endpoint(name: str, default: str) -> str:
     Raises ConfigurationError for what would carry a key in clear text over a network.
     """
     variable = f"DSTACK_JUPYTER_{name.upper()}_ENDPOINT"
-    found = os.environ.get(variable, "").rstrip("/") or default
-    parts = urlsplit(found)
+    base = os.environ.get(variable, "").rstrip("/") or default
+    parts = urlsplit(base)
     secure = parts.scheme == "https" or (parts.scheme == "http" and _here(parts.hostname or ""))
     if not parts.hostname or parts.username or not secure:
         raise ConfigurationError(f"{variable} must be an https address without a user in it", hint=f"unset it for {default}")
-    return found
+    return base
 
 
 def _here(host: str) -> bool:

@@ -49,10 +49,10 @@ class Vendor(ABC, Generic[Config]):
         assert isinstance(config, self.config_type)
         endpoint = self.endpoint()
         with self._connecting:
-            found = self._accounts.get(project)
-            if found is None or found[0] is not config or found[1] != endpoint:
-                found = self._accounts[project] = (config, endpoint, self.connect(config, endpoint))
-            return found[2]
+            entry = self._accounts.get(project)
+            if entry is None or entry[0] is not config or entry[1] != endpoint:
+                entry = self._accounts[project] = (config, endpoint, self.connect(config, endpoint))
+            return entry[2]
 
     def account(self) -> str:
         cloud = self.cloud()

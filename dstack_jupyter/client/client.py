@@ -93,8 +93,8 @@ class Client:
 
     def rotate_key(self) -> dict[str, Any]:
         """A new key for the store: ``{key, forgotten, values}``. One that was cut off is gone on with."""
-        found: dict[str, Any] = self.call("POST", "/engine/rotate-key")
-        return found
+        answer: dict[str, Any] = self.call("POST", "/engine/rotate-key")
+        return answer
 
     def plan(self, wanted: PlanRequest) -> Plan:
         return Plan(**self.call("POST", "/runs/plan", wanted))
@@ -141,15 +141,15 @@ class Client:
         return [InstanceView(**view) for view in self.call("GET", "/machines", project=project, all=int(all))]
 
     def runs(self, project: str = "main", all: bool = False, last: int | None = None) -> list[Run]:
-        found = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)
-        return [Run(self, RunView(**view)) for view in found]
+        answer = self.call("GET", "/runs", project=project, all=int(all), last=last or 0)
+        return [Run(self, RunView(**view)) for view in answer]
 
     def run(self, ref: str, project: str = "main") -> Run:
         return Run(self, RunView(**self.call("GET", f"/runs/{ref}", project=project)))
 
     def events(self, project: str = "main", after: int = 0, limit: int = 100, run: str = "") -> list[EventView]:
-        found = self.call("GET", "/events", project=project, after=after, limit=limit, run=run)
-        return [EventView(**line) for line in found]
+        answer = self.call("GET", "/events", project=project, after=after, limit=limit, run=run)
+        return [EventView(**line) for line in answer]
 
     def upload(self, path: Path, sha256: str) -> None:
         """Send an archive unless the engine has it. Raises LimitExceeded, StorageFull."""

@@ -29,11 +29,11 @@ SERVER = 3.0
 
 def alive(home: Home) -> str:
     """The socket of the engine that answers for this home, or ''. Raises EngineUnavailable for another API version."""
-    found = endpoint.read(home)
-    if found is None:
+    known = endpoint.read(home)
+    if known is None:
         return ""
     try:
-        info = request(found.socket, "GET", "/info", timeout=5)
+        info = request(known.socket, "GET", "/info", timeout=5)
     except (OSError, HTTPException):
         return ""
     if info["api_version"] != API_VERSION:
@@ -41,7 +41,7 @@ def alive(home: Home) -> str:
             f"the engine (pid {info['pid']}) speaks API version {info['api_version']}, this client {API_VERSION}",
             hint="restart the Jupyter server and this kernel, so that both have the same version",
         )
-    return found.socket
+    return known.socket
 
 
 def server_may_host(home: Home) -> bool:
@@ -78,8 +78,8 @@ def _start(home: Home) -> tuple[str, str]:
     deadline = time.monotonic() + START
     while time.monotonic() < deadline:
         if socket := alive(home):
-            found = endpoint.read(home)
-            ours = found is not None and found.pid == pid
+            known = endpoint.read(home)
+            ours = known is not None and known.pid == pid
             return socket, f"started an engine (pid {pid})" if ours else ""
         if ended(pid) not in (None, 1, -1):  # 1: another engine has the lease, and will answer
             break

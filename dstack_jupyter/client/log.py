@@ -78,7 +78,7 @@ class Log:
         import pandas as pd
 
         times: list[float] = []
-        found: list[bytes] = []
+        pieces: list[bytes] = []
         begun = b""
         since = 0.0
         for piece in self.pieces:
@@ -87,16 +87,16 @@ class Log:
                 begun += part
                 if begun.endswith((b"\n", b"\r")):
                     times.append(since)
-                    found.append(begun.rstrip(b"\r\n"))
+                    pieces.append(begun.rstrip(b"\r\n"))
                     begun = b""
         if begun:
             times.append(since)
-            found.append(begun)
+            pieces.append(begun)
         return pd.DataFrame(
             {
                 "time": pd.to_datetime(times, unit="s", utc=True),
-                "job": pd.array([0] * len(found), dtype="int64"),
-                "line": [line.decode("utf-8", "replace") for line in found],
+                "job": pd.array([0] * len(pieces), dtype="int64"),
+                "line": [line.decode("utf-8", "replace") for line in pieces],
             }
         )
 

@@ -42,13 +42,13 @@ def pack_task(task: AnyRun, base: Path) -> list[Packed]:
 
     Raises NotFound, ConfigurationError, LimitExceeded.
     """
-    found = []
+    archives = []
     for repo in task.repos:
         if repo.local_path is not None:
-            found.append(pack(repo.local_path, repo.path, base, ignore=True))
+            archives.append(pack(repo.local_path, repo.path, base, ignore=True))
     for mapping in task.files:
-        found.append(pack(mapping.local_path, mapping.path, base, ignore=False))
-    return found
+        archives.append(pack(mapping.local_path, mapping.path, base, ignore=False))
+    return archives
 
 
 def pack(local_path: str, dest: str | None, base: Path, *, ignore: bool) -> Packed:
@@ -104,24 +104,24 @@ def _of_git(folder: Path) -> list[PurePosixPath] | None:
     """Files that git knows or would add; None where this is no work tree or there is no git."""
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        found = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        output = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    names = {PurePosixPath(os.fsdecode(name)) for name in found.split(b"\0") if name}
+    names = {PurePosixPath(os.fsdecode(name)) for name in output.split(b"\0") if name}
     # Deleted but still in the index; a submodule is a folder here.
     return [name for name in names if os.path.lexists(folder / name) and not (folder / name).is_dir()]
 
 
 def _ignore_rules(folder: Path, names: tuple[str, ...]) -> list[tuple[PurePosixPath, pathspec.GitIgnoreSpec]]:
-    found = []
+    paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != ".git"]
         for name in names:
             if name in files:
                 lines = (Path(root) / name).read_text(errors="replace").splitlines()
                 spec = pathspec.GitIgnoreSpec.from_lines(lines)
-                found.append((PurePosixPath(Path(root).relative_to(folder)), spec))
-    return found
+                paths.append((PurePosixPath(Path(root).relative_to(folder)), spec))
+    return paths
 
 
 def _write(source: Path, entries: list[tuple[Path, str]], dest: str) -> Packed:

@@ -55,16 +55,16 @@ def to_html(text: str) -> str:
 def _line(line: str) -> str:
     if len(line) > LONGEST_LINE:
         line = line[:LONGEST_LINE] + f" … {len(line) - LONGEST_LINE} more characters"
-    found: list[str] = []
+    lines: list[str] = []
     style: dict[str, str] = {}
     position = 0
     for match in CONTROL.finditer(line):
-        found.append(_span(line[position : match.start()], style))
+        lines.append(_span(line[position : match.start()], style))
         if match["final"]:
             _apply(match["args"], style)
         position = match.end()
-    found.append(_span(line[position:], style))
-    return "".join(found)
+    lines.append(_span(line[position:], style))
+    return "".join(lines)
 
 
 def _span(text: str, style: dict[str, str]) -> str:

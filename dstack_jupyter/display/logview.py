@@ -62,13 +62,13 @@ class Tail:
         self._lines.append(f"[{text}]")
 
     def lines(self) -> list[str]:
-        found = [*self._lines, settle(self._open)] if self._open else list(self._lines)
+        lines = [*self._lines, settle(self._open)] if self._open else list(self._lines)
         total = 0
-        for number in range(len(found) - 1, -1, -1):
-            total += len(found[number])
+        for number in range(len(lines) - 1, -1, -1):
+            total += len(lines[number])
             if total > LONGEST_TAIL:
-                return found[number + 1 :] or [found[-1][-LONGEST_TAIL:]]
-        return found
+                return lines[number + 1 :] or [lines[-1][-LONGEST_TAIL:]]
+        return lines
 
 
 class NotebookView:

@@ -43,8 +43,8 @@ def guard_lines(machines: Sequence[InstanceView]) -> list[str]:
 
 
 def _names(machines: Sequence[InstanceView], guard: str) -> list[str]:
-    found = [", ".join(each.runs) or each.identity for each in machines if each.guard.text == guard]
-    return list(dict.fromkeys(found))
+    guarded = [", ".join(each.runs) or each.identity for each in machines if each.guard.text == guard]
+    return list(dict.fromkeys(guarded))
 
 
 def stuck_lines(machines: Sequence[InstanceView], now: float) -> list[str]:

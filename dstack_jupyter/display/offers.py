@@ -57,10 +57,10 @@ def _note(row: Mapping[str, Any]) -> str:
 
 def offer_cells() -> list[tuple[str, Cell]]:
     """Above each cell its header, in the order of the columns; what else is to be said of the offer stands last."""
-    found: list[tuple[str, Cell]] = []
+    cells: list[tuple[str, Cell]] = []
     for name, column in COLUMNS.items():
-        found += TOGETHER.get(name, [(column.header, _alone(name))] if column.header else [])
-    return [*found, ("", _note)]
+        cells += TOGETHER.get(name, [(column.header, _alone(name))] if column.header else [])
+    return [*cells, ("", _note)]
 
 
 def _availability(word: str) -> str:
@@ -100,10 +100,10 @@ def beside_text(missing: Sequence[Missing], notes: Sequence[Missing], empty: str
 
 def _by_sentence(lines: Sequence[Missing]) -> dict[str, str]:
     """Sentence → names of the backends that it is true of."""
-    found: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for line in lines:
-        found.setdefault(_sentence(line), []).append(line.backend)
-    return {sentence: ", ".join(names) for sentence, names in found.items()}
+        names_of.setdefault(_sentence(line), []).append(line.backend)
+    return {sentence: ", ".join(names) for sentence, names in names_of.items()}
 
 
 def beside_html(missing: Sequence[Missing], notes: Sequence[Missing], empty: str) -> str:

@@ -98,11 +98,11 @@ def host_line(host: HostView) -> str:
     return f"{host.hostname}: {host.state} ({has}, {runs}), key {host.host_key}"
 
 
-def attachment_lines(name: str, found: Attachment) -> list[str]:
+def attachment_lines(name: str, attachment: Attachment) -> list[str]:
     """How a running job is reached from the engine's machine."""
-    lines = [f"port {forward.port} is at {forward.url}" for forward in found.forwards]
-    if found.ssh_host:
-        lines.append(f"ssh {found.ssh_host}   (once ~/.ssh/config begins with: {found.ssh_config})")
-    if found.link:
-        lines.append(f"open in {found.ide}: {found.link}")
-    return [*lines, *found.notes]
+    lines = [f"port {forward.port} is at {forward.url}" for forward in attachment.forwards]
+    if attachment.ssh_host:
+        lines.append(f"ssh {attachment.ssh_host}   (once ~/.ssh/config begins with: {attachment.ssh_config})")
+    if attachment.link:
+        lines.append(f"open in {attachment.ide}: {attachment.link}")
+    return [*lines, *attachment.notes]

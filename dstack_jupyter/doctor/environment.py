@@ -37,17 +37,19 @@ def packages() -> list[Finding]:
         installed = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         return [finding("packages", False, f"{PACKAGE} is not installed in {sys.prefix}", f'pip install "{PACKAGE}"')]
-    found = []
+    findings = []
     wanted = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
     if installed != __version__:
         hint = "restart the kernel and the Jupyter server"
-        found.append(finding("packages", False, f"{PACKAGE} {installed} is installed, {__version__} is loaded", hint))
+        findings.append(finding("packages", False, f"{PACKAGE} {installed} is installed, {__version__} is loaded", hint))
     for each in wanted:
         version = _version(each.name)
         if version is None or not each.specifier.contains(version, prereleases=True):
             hint = f'pip install "{each.name}{each.specifier}"'
-            found.append(finding("packages", False, f"{each.name} {version or 'is missing'}, {each.specifier} is needed", hint))
-    return found or [finding("packages", True, f"{len(wanted)} requirements are met")]
+            findings.append(
+                finding("packages", False, f"{each.name} {version or 'is missing'}, {each.specifier} is needed", hint)
+            )
+    return findings or [finding("packages", True, f"{len(wanted)} requirements are met")]
 
 
 def _version(name: str) -> str | None:
@@ -83,7 +85,7 @@ def _configurations(folder: Path) -> Iterator[Path]:
 def _enabled(path: Path) -> bool | None:
     try:
         read: Any = json.loads(path.read_text())
-        found = read["ServerApp"]["jpserver_extensions"][EXTENSION]
+        enabled = read["ServerApp"]["jpserver_extensions"][EXTENSION]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return bool(found)
+    return bool(enabled)

@@ -39,7 +39,7 @@ def private(home: Home) -> Iterator[tuple[Path, int]]:
 
 def permissions(home: Home) -> list[Finding]:
     """One finding for each path that others can use, or one that all is well."""
-    found = []
+    findings = []
     count = 0
     for path, wanted in private(home):
         try:
@@ -52,11 +52,11 @@ def permissions(home: Home) -> list[Finding]:
         if mode & 0o077:
             holds = ": it holds keys in clear text" if path == config_path() else ""
             hint = f"chmod {wanted:o} {path}, or `%dstack doctor --fix`"
-            found.append(finding(name, False, f"{path} has mode {mode:04o}, others can use it{holds}", hint))
+            findings.append(finding(name, False, f"{path} has mode {mode:04o}, others can use it{holds}", hint))
         elif status.st_uid != os.getuid():
-            found.append(finding(name, False, f"{path} belongs to user {status.st_uid}", f"chown {os.getuid()} {path}"))
+            findings.append(finding(name, False, f"{path} belongs to user {status.st_uid}", f"chown {os.getuid()} {path}"))
     said = f"{count} files and folders are yours alone" if count else "nothing of ours is there yet"
-    return found or [finding("permissions", True, said)]
+    return findings or [finding("permissions", True, said)]
 
 
 def fix(home: Home) -> list[str]:

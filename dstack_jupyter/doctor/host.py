@@ -22,11 +22,11 @@ SILENT = STILL * LOOK
 def lock_holder(home: Home, locks: Path = Path("/proc/locks")) -> int:
     """The process that holds the home's lock; 0 if nobody does or it cannot be told. Takes no lock itself."""
     try:
-        found = home.lock.stat()
+        status = home.lock.stat()
         lines = locks.read_text().splitlines()
     except OSError:
         return 0
-    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in lines:
         fields = line.split()
         if "->" not in fields and file in fields and fields[1] == "FLOCK":
@@ -75,8 +75,8 @@ def mute(home: Home) -> list[Finding]:
 
 def examine(home: Home) -> list[Finding]:
     """What lock and endpoint say together. An ``ok`` of None: no engine runs."""
-    if found := mute(home):
-        return found
+    if reason := mute(home):
+        return reason
     holder = lock_holder(home)
     written = _written(home)
     if isinstance(written, str):
@@ -103,10 +103,10 @@ def describe(home: Home, info: EngineInfo, python: str) -> list[Finding]:
     who = "a Jupyter server" if info.host == "server" else "a process of its own"
     age, silent = format_duration(time.time() - info.started_at, rough=True), format_duration(silence(home), rough=True)
     message = f"hosted by {who}, pid {info.pid}, for {age}, last word {silent} ago"
-    found = [finding("host", not info.problems, "; ".join([message, *info.problems]), "engine.log in the home says more")]
+    findings = [finding("host", not info.problems, "; ".join([message, *info.problems]), "engine.log in the home says more")]
     same = info.version == __version__
     versions = f"engine {info.version} on {info.python}, client {__version__} on {python}"
     hint = "install the same version in both environments, then restart the Jupyter server and this kernel"
     alike = same and info.python == python
-    found.append(finding("versions", same, f"{__version__} on both sides" if alike else versions, hint))
-    return found
+    findings.append(finding("versions", same, f"{__version__} on both sides" if alike else versions, hint))
+    return findings

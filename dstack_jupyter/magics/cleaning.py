@@ -29,14 +29,14 @@ def cleanup(args: argparse.Namespace, frontend: Frontend, body: str | None) -> R
     """Exit code 1 if an account could not be asked, or if something was to be ended and stands."""
     if args.forget:
         return _forget(args.forget, frontend, ask=not args.yes)
-    found = api.cleanup()
+    accounts = api.cleanup()
     if not args.delete:
-        return _result(found)
-    chosen = [(account, [each for each in account.made if each.deletable]) for account in found]
+        return _result(accounts)
+    chosen = [(account, [each for each in account.made if each.deletable]) for account in accounts]
     chosen = [(account, made) for account, made in chosen if made]
     if not chosen:
         frontend.say("there is nothing that could be ended")
-        return _result(found)
+        return _result(accounts)
     count = 0
     for account, made in chosen:
         for each in made:
@@ -83,10 +83,10 @@ def _wait(chosen: list[tuple[AccountView, list[MadeView]]], frontend: Frontend) 
     going = {(account.account_id, each.resource_id) for account, made in chosen for each in made if each.kind == "instance"}
     deadline = time.monotonic() + PATIENCE
     while True:
-        found = api.cleanup()
-        there = {(account.account_id, each.resource_id) for account in found for each in account.made} & going
+        accounts = api.cleanup()
+        there = {(account.account_id, each.resource_id) for account in accounts for each in account.made} & going
         if not there or time.monotonic() > deadline:
-            return found
+            return accounts
         frontend.say(f"{len(there)} machine{'s' if len(there) > 1 else ''} on the way out")
         time.sleep(AGAIN)
 
@@ -102,10 +102,10 @@ def _line(made: MadeView) -> str:
     return ansi.strip(f"{made.kind} {made.name}{said}{cost}: {made.why or made.standing}").replace("\n", " ")
 
 
-def _result(found: list[AccountView], *, failed: bool = False) -> Result:
+def _result(accounts: list[AccountView], *, failed: bool = False) -> Result:
     lines: list[str] = []
     rows: list[tuple[str, ...]] = []
-    for account in found:
+    for account in accounts:
         place = _place(account)
         lines.append(f"{place}: {'nothing of ours' if not account.made and not account.problem else ''}".rstrip(": "))
         if account.problem:
@@ -119,14 +119,14 @@ def _result(found: list[AccountView], *, failed: bool = False) -> Result:
             by = f", for {each.user}" if each.user else ""
             lines.append(f"  {each.standing:<7} {_line(each)}{by}")
             rows.append((place, each.kind, each.name, each.state or each.standing, cost, each.user, each.why))
-    if not found:
+    if not accounts:
         lines.append("this installation never made anything at a vendor")
-    lines += _cost([each for account in found for each in account.made if each.kind == "instance"])
-    left = sum(each.deletable for account in found for each in account.made)
+    lines += _cost([each for account in accounts for each in account.made if each.kind == "instance"])
+    left = sum(each.deletable for account in accounts for each in account.made)
     if left:
         lines.append(f"{left} of this can be ended: `%dstack cleanup --delete`")
-    data = [account.model_dump(mode="json") for account in found]
-    bad = failed or any(account.problem for account in found)
+    data = [account.model_dump(mode="json") for account in accounts]
+    bad = failed or any(account.problem for account in accounts)
     return Result(Report(lines, data, table(HEAD, rows) if rows else ""), code=1 if bad else 0)
 
 

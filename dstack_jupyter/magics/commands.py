@@ -43,7 +43,7 @@ SHOWN = 50
 def offers(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     from ..display.offers import beside_html, beside_text, groups_text, offers_text
 
-    found = api.find_offers(
+    result = api.find_offers(
         gpu=args.gpu,
         cpu=args.cpu,
         memory=args.memory,
@@ -57,17 +57,17 @@ def offers(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Re
         refresh=args.refresh,
     )
     if args.json:
-        return Result(Report([], found.json(args.max_offers, args.group_by)))
-    beside = found.missing, found.notes, found.empty
+        return Result(Report([], result.json(args.max_offers, args.group_by)))
+    beside = result.missing, result.notes, result.empty
     frontend.below(beside_text(*beside), beside_html(*beside))
     if frontend.holds_objects:
-        return Result(found.frame(args.max_offers, args.group_by))
+        return Result(result.frame(args.max_offers, args.group_by))
     most = SHOWN if args.max_offers is None else args.max_offers
     if args.group_by is not None:
-        groups = found.groups(args.group_by)
+        groups = result.groups(args.group_by)
         first = {name: values[:most] for name, values in groups.items()}
         return Result(Report(groups_text(first, len(groups["offers"])), None))
-    return Result(Report(offers_text(found.rows.first(most).lists(), len(found.rows)), None))
+    return Result(Report(offers_text(result.rows.first(most).lists(), len(result.rows)), None))
 
 
 def apply(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
@@ -266,8 +266,8 @@ def _until_attachable(frames: Iterator[Frame]) -> Iterator[Frame]:
 
 def _say_attachment(run: Run, frontend: Frontend) -> None:
     """How the run is reached from here."""
-    found = run.view.attachment
-    for line in attachment_lines(run.name, found) if found is not None else ():
+    attachment = run.view.attachment
+    for line in attachment_lines(run.name, attachment) if attachment is not None else ():
         frontend.say(line)
 
 
@@ -349,8 +349,8 @@ def pull(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Resu
 
 
 def events(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
-    found = api.events(project=args.project, run=args.run, after=args.after, last=args.last)
-    return Result(found, columns=EVENT_COLUMNS)
+    frame = api.events(project=args.project, run=args.run, after=args.after, last=args.last)
+    return Result(frame, columns=EVENT_COLUMNS)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Frontend, str | None], Result]] = {

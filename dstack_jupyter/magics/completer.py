@@ -34,11 +34,11 @@ class Completer:
     def learn(self, value: Any) -> None:
         """Remember the names of runs in a result."""
         name = getattr(value, "name", None)
-        found = [name] if isinstance(name, str) else []
+        names = [name] if isinstance(name, str) else []
         columns = getattr(value, "columns", ())
         if "name" in columns and "exit_code" in columns:
-            found += list(value["name"])
-        for run in reversed(found):
+            names += list(value["name"])
+        for run in reversed(names):
             if run in self._runs:
                 self._runs.remove(run)
             self._runs.insert(0, run)
@@ -46,10 +46,10 @@ class Completer:
 
     def candidates(self, line: str) -> tuple[str, list[str]]:
         """(the word being completed, what it can become) for a line up to the cursor; nothing for other lines."""
-        found = LINE.search(line)
-        if found is None:
+        match = LINE.search(line)
+        if match is None:
             return "", []
-        words = found["rest"].split(" ")
+        words = match["rest"].split(" ")
         word, before = words[-1], [part for part in words[:-1] if part]
         if not before:
             return word, [command for command in parser.COMMANDS if command.startswith(word)]
@@ -87,11 +87,11 @@ class Completer:
         from IPython.core.completer import SimpleCompletion
 
         line = context.line_with_cursor[: context.cursor_position]
-        word, found = self.candidates(line)
+        word, candidates = self.candidates(line)
         return {
-            "completions": [SimpleCompletion(text=name, type="dstack") for name in found],
+            "completions": [SimpleCompletion(text=name, type="dstack") for name in candidates],
             "matched_fragment": word,
-            "suppress": bool(found),
+            "suppress": bool(candidates),
         }
 
 

@@ -24,10 +24,10 @@ FILES = (".dstack.yml", ".dstack.yaml", "dstack.yml")
 def check(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     """Exit code 0 for a valid configuration, 1 for one with faults."""
     if body is not None:
-        found = api.check("<cell>", text=body, first_line=2)
+        checked = api.check("<cell>", text=body, first_line=2)
     else:
-        found = api.check(_file(args.file))
-    return Result(_report(found), code=0 if found.valid else 1)
+        checked = api.check(_file(args.file))
+    return Result(_report(checked), code=0 if checked.valid else 1)
 
 
 def _file(named: str) -> Path:
@@ -42,21 +42,21 @@ def _file(named: str) -> Path:
     raise NotFound("there is nothing to check here", hint="name a file: `check FILE`")
 
 
-def _report(found: Checked) -> Report:
-    place = found.file or "<cell>"
-    if found.valid:
-        lines = [f"{place}: valid ({found.kind})", *(f"  note: {note}" for note in found.notes)]
-        return Report(lines, found.to_json())
-    count = f"{len(found.errors)} fault{'s' if len(found.errors) > 1 else ''}"
-    lines = [f"{place}: {count}", *(f"  {problem}" for problem in found.errors)]
-    return Report(lines, found.to_json(), problems_html(place, found.errors))
+def _report(checked: Checked) -> Report:
+    place = checked.file or "<cell>"
+    if checked.valid:
+        lines = [f"{place}: valid ({checked.kind})", *(f"  note: {note}" for note in checked.notes)]
+        return Report(lines, checked.to_json())
+    count = f"{len(checked.errors)} fault{'s' if len(checked.errors) > 1 else ''}"
+    lines = [f"{place}: {count}", *(f"  {problem}" for problem in checked.errors)]
+    return Report(lines, checked.to_json(), problems_html(place, checked.errors))
 
 
 def schema(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
     from ..backends.config import schema as schemas
 
-    found = schemas.schema(args.kind)
-    return Result(Report(json.dumps(found, indent=2).splitlines(), found))
+    document = schemas.schema(args.kind)
+    return Result(Report(json.dumps(document, indent=2).splitlines(), document))
 
 
 def backends(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
@@ -136,14 +136,14 @@ def doctor(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Re
     if args.rotate_key:
         made = api.rotate_key()
         frontend.say(f"the store has the key {made['key']}; {made['values']} values were sealed anew")
-    found = api.doctor(start=not args.no_start)
+    findings = api.doctor(start=not args.no_start)
     words = {True: "ok", False: "BAD", None: "?"}
     lines: list[str] = []
-    for line in found:
+    for line in findings:
         lines.append(f"{words[line['ok']]:<4} {line['check']:<12} {line['message']}")
         if line["hint"]:
             lines.append(f"     {'':<12} → {line['hint']}")
-    bad = sum(line["ok"] is False for line in found)
+    bad = sum(line["ok"] is False for line in findings)
     lines.append("all is well" if not bad else f"{bad} thing{'s' if bad > 1 else ''} to mend")
-    rows = [(words[line["ok"]], line["check"], line["message"], line["hint"]) for line in found]
-    return Result(Report(lines, found, table(("", "check", "found", "what to do"), rows)), code=1 if bad else 0)
+    rows = [(words[line["ok"]], line["check"], line["message"], line["hint"]) for line in findings]
+    return Result(Report(lines, findings, table(("", "check", "found", "what to do"), rows)), code=1 if bad else 0)

@@ -143,8 +143,8 @@ def register(shell: InteractiveShell) -> None:
 
 def unregister(shell: InteractiveShell) -> None:
     """Take both back."""
-    found = shell.magics_manager.registry.pop("DstackMagics", None)
+    magics = shell.magics_manager.registry.pop("DstackMagics", None)
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("dstack", None)
-    if found is not None and shell.Completer is not None and found.matcher in shell.Completer.custom_matchers:
-        shell.Completer.custom_matchers.remove(found.matcher)
+    if magics is not None and shell.Completer is not None and magics.matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(magics.matcher)

@@ -271,21 +271,21 @@ def parse(arguments: Sequence[str], prog: str = "dstack") -> argparse.Namespace:
     if not words or words[0] in ("help", "-h", "--help"):
         raise HelpShown(parser.format_help() if len(words) < 2 else _help_of(words[1], prog))
     words[0] = ALIASES.get(words[0], words[0])
-    found, unknown = parser.parse_known_args(words)
-    if unknown and found.command == "configure":
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown and namespace.command == "configure":
         raise SecretTyped(
             f"{prog} configure takes a backend's name and nothing else: it asks for what is secret, unseen",
-            hint=f"if that was a key, whoever sees this line knows it: make a new one, then `{prog} configure {found.name}`",
+            hint=f"if that was a key, whoever sees this line knows it: make a new one, then `{prog} configure {namespace.name}`",
         )
     if unknown:
         subparser(parser, words[0]).error(f"unrecognized arguments: {' '.join(unknown)}")
-    return found
+    return namespace
 
 
 def subparser(parser: Parser, command: str) -> Parser:
     action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found: Parser = action.choices[command]
-    return found
+    chosen: Parser = action.choices[command]
+    return chosen
 
 
 def _help_of(command: str, prog: str) -> str:

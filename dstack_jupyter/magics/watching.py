@@ -34,8 +34,8 @@ def say_money(machines: Sequence[InstanceView], frontend: Frontend, lines: Seque
     from ..display.machines import below, lines_html, stuck_lines
 
     now = time.time()
-    found = [*map(ansi.strip, lines), *below(machines, now)]
-    frontend.below(found, lines_html(found, stuck_lines(machines, now)))
+    text = [*map(ansi.strip, lines), *below(machines, now)]
+    frontend.below(text, lines_html(text, stuck_lines(machines, now)))
 
 
 def _story(views: Sequence[RunView]) -> list[str]:
@@ -54,8 +54,8 @@ def status(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Re
     """Everything at one look. Exit code 0 whatever there is to say."""
     from ..display.status import print_status, status_html, status_lines
 
-    found = api.status(project=args.project)
+    current = api.status(project=args.project)
     if frontend.holds_objects or args.json:
-        return Result(Report(status_lines(found), found.data(), status_html(found)))
-    print_status(found, sys.stdout)
+        return Result(Report(status_lines(current), current.data(), status_html(current)))
+    print_status(current, sys.stdout)
     return Result(None, shown=True)

@@ -179,13 +179,15 @@ def run_configuration(data: dict[str, Any]) -> AnyRun:
     return RUN_TYPES[data.get("type", "task")].model_validate(data)
 
 
-def runnable(found: Any) -> AnyRun:
+def runnable(configuration: Any) -> AnyRun:
     """The configuration of a run that this version can carry out. Raises NotSupportedYet for other types, ConfigurationError."""
-    if found.type == "fleet":
+    if configuration.type == "fleet":
         raise ConfigurationError("a fleet is no run", hint="in Python: api.apply_fleet")
-    if found.type not in RUN_TYPES:
-        raise NotSupportedYet(f"type {found.type!r} is not supported yet", hint=f"this version runs {', '.join(RUN_TYPES)}")
-    run: AnyRun = found
+    if configuration.type not in RUN_TYPES:
+        raise NotSupportedYet(
+            f"type {configuration.type!r} is not supported yet", hint=f"this version runs {', '.join(RUN_TYPES)}"
+        )
+    run: AnyRun = configuration
     return run
 
 
@@ -202,17 +204,17 @@ DEAD = ("home_dir", "setup")
 def unsupported(task: AnyRun) -> list[str]:
     """Keys that the user set, that mean something, and that this version does not carry out yet."""
     nothing: tuple[Any, ...] = (None, False, 0, "", [], {})
-    found = [key for key in task.model_fields_set - BUILT - set(DEAD) if getattr(task, key) not in nothing]
+    missing = [key for key in task.model_fields_set - BUILT - set(DEAD) if getattr(task, key) not in nothing]
     # 0 would mean to kill at once; the launcher's 0 is to wait for ever.
-    found += ["stop_duration: 0"] if task.stop_duration == 0 else []
-    found += [f"repos.{key}" for repo in task.repos for key in ("url", "branch", "hash", "if_exists") if getattr(repo, key)]
-    found += ["ide: jupyter"] if isinstance(task, DevEnvironmentConfiguration) and task.ide == "jupyter" else []
-    found += ["volumes by name" for mount in task.volumes if mount.name is not None]
+    missing += ["stop_duration: 0"] if task.stop_duration == 0 else []
+    missing += [f"repos.{key}" for repo in task.repos for key in ("url", "branch", "hash", "if_exists") if getattr(repo, key)]
+    missing += ["ide: jupyter"] if isinstance(task, DevEnvironmentConfiguration) and task.ide == "jupyter" else []
+    missing += ["volumes by name" for mount in task.volumes if mount.name is not None]
     if task.resources.gpu is not None and task.resources.gpu.compute_capability is not None:
-        found.append("resources.gpu.compute_capability")
+        missing.append("resources.gpu.compute_capability")
     texts = {"commands": task.script, "env": task.env.values(), "working_dir": [task.working_dir]}
-    found += [f"{key}: ${{{{ … }}}}" for key, values in texts.items() if any("${{" in (text or "") for text in values)]
-    return sorted(found)
+    missing += [f"{key}: ${{{{ … }}}}" for key, values in texts.items() if any("${{" in (text or "") for text in values)]
+    return sorted(missing)
 
 
 def notes(task: AnyRun) -> list[str]:

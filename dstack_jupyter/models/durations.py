@@ -16,10 +16,10 @@ def parse_duration(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         seconds = value
     else:
-        found = re.fullmatch(r"\s*(\d+)\s*([smhdw]?)\s*", value) if isinstance(value, str) else None
-        if found is None:
+        match = re.fullmatch(r"\s*(\d+)\s*([smhdw]?)\s*", value) if isinstance(value, str) else None
+        if match is None:
             raise ValueError("expected a duration such as 90s, 30m, 2h, 1d")
-        seconds = int(found[1]) * SECONDS.get(found[2], 1)
+        seconds = int(match[1]) * SECONDS.get(match[2], 1)
     if not 0 <= seconds <= LONGEST:
         raise ValueError("a duration cannot be negative or longer than 100 years")
     return seconds

@@ -34,8 +34,8 @@ class Endpoint:
 def read(home: Home) -> Endpoint | None:
     """The endpoint of this home; None if there is none, or if its process is gone."""
     try:
-        found = Endpoint(**json.loads(home.endpoint.read_bytes()))
-        os.kill(found.pid, 0)
+        endpoint = Endpoint(**json.loads(home.endpoint.read_bytes()))
+        os.kill(endpoint.pid, 0)
     except (OSError, ValueError, TypeError):
         return None
-    return found
+    return endpoint

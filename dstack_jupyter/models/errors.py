@@ -322,10 +322,10 @@ class EngineError(DstackJupyterError):
 
 
 def _walk(cls: type[DstackJupyterError]) -> dict[str, type[DstackJupyterError]]:
-    found = {cls.code: cls}
+    by_code = {cls.code: cls}
     for child in cls.__subclasses__():
-        found.update(_walk(child))
-    return found
+        by_code.update(_walk(child))
+    return by_code
 
 
 def from_envelope(envelope: dict[str, Any]) -> DstackJupyterError:

@@ -27,7 +27,7 @@ def problems(source: Source, error: ValidationError, root: type[BaseModel], pref
     data = source.data
     for part in prefix:
         data = data[part]
-    found: dict[KeyPath, Problem] = {}
+    by_path: dict[KeyPath, Problem] = {}
     for fault in error.errors(include_url=False, include_input=False):
         path, model = _inside(data, fault["loc"], root)
         message, hint = _plain(fault["msg"]), ""
@@ -46,23 +46,23 @@ def problems(source: Source, error: ValidationError, root: type[BaseModel], pref
                 message, path = f"expected one of {', '.join(tags)}", (*path, TAG)
                 hint = f"did you mean {near[0]!r}?" if near else ""
         whole = (*prefix, *path)
-        if whole in found and not hint:
-            before, also = found[whole].message, message.removeprefix("expected ")
+        if whole in by_path and not hint:
+            before, also = by_path[whole].message, message.removeprefix("expected ")
             message = before if also in before else f"{before} or {also}"
-        found[whole] = source.problem(whole, message, hint)
+        by_path[whole] = source.problem(whole, message, hint)
     deepest = [
-        path for path in found if path == prefix or not any(path == other[: len(path)] for other in found if other != path)
+        path for path in by_path if path == prefix or not any(path == other[: len(path)] for other in by_path if other != path)
     ]
-    return in_order(found[path] for path in deepest)
+    return in_order(by_path[path] for path in deepest)
 
 
 def _is_in(path: KeyPath, other: KeyPath) -> bool:
     return path != other and path[: len(other)] == other
 
 
-def in_order(found: Any) -> list[Problem]:
+def in_order(unsorted: Any) -> list[Problem]:
     """Problems as a reader meets them."""
-    return sorted(found, key=lambda problem: (problem.line, problem.column))
+    return sorted(unsorted, key=lambda problem: (problem.line, problem.column))
 
 
 def _plain(message: str) -> str:
@@ -119,17 +119,17 @@ def members(annotation: Any) -> list[type[BaseModel]]:
     """All models in an annotation, through Optional, list, Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for part in get_args(annotation) for found in members(part)]
+    return [each for part in get_args(annotation) for each in members(part)]
 
 
 def member(info: FieldInfo, data: Any) -> type[BaseModel] | None:
     """The model behind a field: of several the one whose tag the data holds, else the first."""
-    found = members(info.annotation)
-    for model in found if isinstance(data, dict) and tagged(info) else ():
+    classes = members(info.annotation)
+    for model in classes if isinstance(data, dict) and tagged(info) else ():
         for name, field in model.model_fields.items():
             if name in data and data[name] in get_args(field.annotation):
                 return model
-    return found[0] if found else None
+    return classes[0] if classes else None
 
 
 def _tags_at(data: Any, path: KeyPath, root: type[BaseModel]) -> list[str]:

@@ -94,8 +94,8 @@ class NodesRange(Model):
 
 def _nodes(value: object) -> object:
     if isinstance(value, int | str) and not isinstance(value, bool):
-        found = CountRange.model_validate(value)
-        return {"min": found.min or 0, "target": found.min or 0, "max": found.max}
+        counts = CountRange.model_validate(value)
+        return {"min": counts.min or 0, "target": counts.min or 0, "max": counts.max}
     return value
 
 
@@ -146,5 +146,5 @@ def unsupported(fleet: FleetConfiguration) -> list[str]:
     """Keys that the user set and that this version does not carry out yet."""
     nothing: tuple[Any, ...] = (None, False, 0, "", [], {})
     built = BUILT_CLOUD if fleet.nodes is not None else BUILT_SSH
-    found = {key for key in fleet.model_fields_set - built if getattr(fleet, key) not in nothing}
-    return sorted(found - {"blocks"} if fleet.blocks == 1 else found)
+    missing = {key for key in fleet.model_fields_set - built if getattr(fleet, key) not in nothing}
+    return sorted(missing - {"blocks"} if fleet.blocks == 1 else missing)

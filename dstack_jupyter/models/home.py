@@ -36,10 +36,10 @@ def write_private(path: Path, data: bytes) -> None:
 def private_folder(path: Path) -> Path:
     """Make ``path`` (0700) if needed. Raises ConfigurationError where it belongs to somebody else."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise ConfigurationError(f"{path} is not a folder of yours", hint=f"remove it, or name another folder in {ENV_HOME}")
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         path.chmod(0o700)
     return path
 

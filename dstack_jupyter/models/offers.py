@@ -98,10 +98,10 @@ class OfferView(WireModel):
         """NaN is None here; what an earlier version stored has the origin of its backend."""
         if not isinstance(values, Mapping):
             return values
-        found: dict[str, Any] = dict.fromkeys(name for name, value in values.items() if value != value)  # noqa: PLR0124
+        unknown: dict[str, Any] = dict.fromkeys(name for name, value in values.items() if value != value)  # noqa: PLR0124
         if not values.get("origin"):
-            found["origin"] = origin_of(str(values.get("backend")))
-        return {**values, **found}
+            unknown["origin"] = origin_of(str(values.get("backend")))
+        return {**values, **unknown}
 
     @property
     def is_own(self) -> bool:

@@ -30,10 +30,10 @@ ARCHES = ("x86", "arm")
 
 def parse_memory(value: object) -> float:
     """GB as float from a number (GB) or text such as ``512MB``. Raises ValueError."""
-    found = MEMORY.fullmatch(value) if isinstance(value, str) else None
+    match = MEMORY.fullmatch(value) if isinstance(value, str) else None
     try:
-        if found is not None:
-            size = float(found[1]) * UNITS[(found[2] or "GB").upper()]
+        if match is not None:
+            size = float(match[1]) * UNITS[(match[2] or "GB").upper()]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             size = float(value)
         else:
@@ -110,18 +110,18 @@ class CPU(Model):
             return value
         if not isinstance(value, str):
             return {"count": value}
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for token in value.split(":"):
             key = "arch" if token.strip().lower() in ARCHES else "count"
-            if not token.strip() or key in found:
+            if not token.strip() or key in fields:
                 raise ValueError("expected [arch:]count, such as arm:8 or 4..")
-            found[key] = token.strip().lower()
-        return found
+            fields[key] = token.strip().lower()
+        return fields
 
 
 def _gpu_tokens(text: str) -> dict[str, Any]:
     """The parts of a GPU specification, each kind at most once. Raises ValueError."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for raw in text.split(":"):
         token = raw.strip()
         if not token:
@@ -132,10 +132,10 @@ def _gpu_tokens(text: str) -> dict[str, Any]:
             key = "name"
         else:
             key = "memory" if re.search(r"[A-Za-z]", token) else "count"
-        if key in found:
+        if key in fields:
             raise ValueError(f"the GPU's {key} is given twice")
-        found[key] = token
-    return found
+        fields[key] = token
+    return fields
 
 
 def _names(value: object) -> object:
@@ -179,10 +179,10 @@ class GPU(Model):
     @classmethod
     def _capability(cls, value: object) -> object:
         if isinstance(value, str | int | float):
-            found = re.fullmatch(r"(\d+)\.(\d+)", str(value))
-            if found is None:
+            match = re.fullmatch(r"(\d+)\.(\d+)", str(value))
+            if match is None:
                 raise ValueError("expected a compute capability such as 7.5")
-            return int(found[1]), int(found[2])
+            return int(match[1]), int(match[2])
         return value
 
     @field_serializer("compute_capability", when_used="json")

@@ -75,8 +75,8 @@ class Repo(Model):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        if isinstance(value, str) and (found := URL.fullmatch(value)):
-            return {"url": found[1], **({"path": found[2]} if found[2] else {})}
+        if isinstance(value, str) and (match := URL.fullmatch(value)):
+            return {"url": match[1], **({"path": match[2]} if match[2] else {})}
         return _source_and_path(value)
 
     @model_validator(mode="after")
@@ -92,7 +92,7 @@ def _env(value: object) -> object:
         return _env_of_list(value)
     if not isinstance(value, dict):
         return value
-    found: dict[str, str | None] = {}
+    variables: dict[str, str | None] = {}
     for name, text in value.items():
         if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of an environment variable")
@@ -102,21 +102,21 @@ def _env(value: object) -> object:
             text = str(text)
         elif text is not None and not isinstance(text, str):
             raise ValueError(f"the value of {name} is not text")
-        found[name] = text
-    return found
+        variables[name] = text
+    return variables
 
 
 def _env_of_list(items: list[Any]) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    variables: dict[str, str | None] = {}
     for number, item in enumerate(items, 1):
         name, separator, text = item.partition("=") if isinstance(item, str) else ("", "", "")
         if not ENV_NAME.fullmatch(name):
             # Not shown: what is written wrongly may well be a secret.
             raise ValueError(f"item {number} is neither NAME=value nor NAME")
-        if name in found:
+        if name in variables:
             raise ValueError(f"{name} is given twice")
-        found[name] = text if separator else None
-    return found
+        variables[name] = text if separator else None
+    return variables
 
 
 Env = Annotated[dict[str, Text | None], BeforeValidator(_env)]
@@ -136,10 +136,10 @@ class Port(Model):
             return {"local_port": value, "container_port": value}
         if not isinstance(value, str):
             return value
-        found = re.fullmatch(r"(?:(\d{1,5}|\*):)?(\d{1,5})", value)
-        if found is None:
+        match = re.fullmatch(r"(?:(\d{1,5}|\*):)?(\d{1,5})", value)
+        if match is None:
             raise ValueError("expected a port such as 8080, 80:8080 or *:8080")
-        local, container = found[1] or found[2], int(found[2])
+        local, container = match[1] or match[2], int(match[2])
         return {"local_port": None if local == "*" else int(local), "container_port": container}
 
 

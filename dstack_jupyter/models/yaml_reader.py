@@ -104,7 +104,7 @@ class _Walk:
         return self.mapping(node, path)
 
     def mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -114,12 +114,12 @@ class _Walk:
                     merged = {**part, **merged}
                 continue
             key = key_node.value
-            if key in found:
+            if key in mapping:
                 raise self.fail(key_node.start_mark, f"the key {key!r} stands here twice")
             at = (*path, key)
             self.source.places[at] = self.at(key_node.start_mark)
-            found[key] = self.data(value_node, at)
-        return {**merged, **found}
+            mapping[key] = self.data(value_node, at)
+        return {**merged, **mapping}
 
     def merge(self, node: yaml.Node, path: KeyPath) -> Iterator[dict[str, Any]]:
         """What ``<<:`` names: one map, or a list of maps of which the first wins."""

@@ -46,8 +46,8 @@ INVALID = "the configuration is not valid"
 def model_of(kind: str) -> type[BaseModel]:
     """The model of a type in ``TYPES``."""
     module, _, name = TYPES[kind].partition(":")
-    found: type[BaseModel] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
-    return found
+    model: type[BaseModel] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return model
 
 
 def load_configuration(
@@ -62,14 +62,14 @@ def load_configuration(
     if isinstance(text, Path):
         text, file = read_file(text), file or str(text)
     source = read_yaml(text, file, first_line)
-    found = validate(source)
-    if env is not None and isinstance(found, RunConfiguration):
-        _resolve(found, source, env)
-    return found
+    configuration = validate(source)
+    if env is not None and isinstance(configuration, RunConfiguration):
+        _resolve(configuration, source, env)
+    return configuration
 
 
-def _resolve(found: RunConfiguration, source: Source, env: Mapping[str, str]) -> None:
-    missing = found.resolve_env(dict(env))
+def _resolve(configuration: RunConfiguration, source: Source, env: Mapping[str, str]) -> None:
+    missing = configuration.resolve_env(dict(env))
     if missing:
         hint = "set it there, or write NAME=value"
         faults = [
@@ -93,8 +93,8 @@ def validate(source: Source) -> Configuration:
         near = difflib.get_close_matches(str(kind), TYPES, 1) if isinstance(kind, str) else []
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TYPES)}"
         raise ConfigurationError(INVALID, problems=[source.problem(("type",), "unknown type", hint)])
-    found: Configuration = validated(source, model_of(kind))
-    return found
+    configuration: Configuration = validated(source, model_of(kind))
+    return configuration
 
 
 def validated(source: Source, model: type[BaseModel], prefix: KeyPath = ()) -> Any:

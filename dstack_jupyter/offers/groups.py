@@ -16,14 +16,14 @@ KEYS = {key: grouped(key) for key in ("gpu", "backend", "region", "count")}
 
 def parse(text: str) -> tuple[str, ...]:
     """The keys of ``--group-by gpu[,backend,region,count]``. Raises ConfigurationError."""
-    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    wrong = [word for word in found if word not in KEYS]
-    if wrong or "gpu" not in found:
+    keys = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    wrong = [word for word in keys if word not in KEYS]
+    if wrong or "gpu" not in keys:
         what = f"{wrong[0]!r} is no key" if wrong else "gpu must be among the keys"
         raise ConfigurationError(f"--group-by {text}: {what}", hint=f"keys: {', '.join(KEYS)}, as in gpu,backend")
-    if "region" in found and "backend" not in found:
+    if "region" in keys and "backend" not in keys:
         raise ConfigurationError(f"--group-by {text}: region needs backend", hint="write gpu,backend,region")
-    return found
+    return keys
 
 
 def group(rows: Rows, by: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -37,7 +37,7 @@ def group(rows: Rows, by: tuple[str, ...]) -> dict[str, list[Any]]:
     each, _ = per_gpu(rows)
     text = rows.text["availability"]
     free = ~text.flags(tuple(UNAVAILABLE))[text.codes]
-    found: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
     sort = np.argsort(ids, kind="stable")
     starts = np.flatnonzero(np.diff(ids[sort], prepend=-1))
     for part in np.split(sort, starts[1:]) if len(rows) else []:
@@ -54,8 +54,8 @@ def group(rows: Rows, by: tuple[str, ...]) -> dict[str, list[Any]]:
         if "count" not in by:
             row["gpu_counts"] = ", ".join(str(count) for count in np.unique(some.numbers["gpu_count"]).tolist())
         row["offers"], row["available"] = len(part), int(free[part].sum())
-        found.append(row)
-    found.sort(key=lambda row: (np.isnan(row["price_per_gpu"]), row["price_per_gpu"]))
+        groups.append(row)
+    groups.sort(key=lambda row: (np.isnan(row["price_per_gpu"]), row["price_per_gpu"]))
     keys = [*names, "spot", "price_per_gpu", "price_per_gpu_max", *(f"{k}s" for k in ("backend", "region") if k not in by)]
     keys += ["gpu_counts"] if "count" not in by else []
-    return {key: [row[key] for row in found] for key in [*keys, "offers", "available"]}
+    return {key: [row[key] for row in groups] for key in [*keys, "offers", "available"]}

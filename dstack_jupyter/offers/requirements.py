@@ -91,7 +91,7 @@ class Filter:
 
 def filters(wanted: Requirements) -> list[Filter]:
     """All wishes of a query, in the order in which they are blamed: where, what, and for how much at last."""
-    found: list[Filter] = []
+    wishes: list[Filter] = []
     for name, column, values in (
         ("backends", "backend", wanted.backends),
         ("regions", "region", wanted.regions),
@@ -99,21 +99,21 @@ def filters(wanted: Requirements) -> list[Filter]:
         ("instance_types", "instance_type", wanted.instance_types),
     ):
         if values:
-            found.append(Filter(name, _one_of(column, values)))
+            wishes.append(Filter(name, _one_of(column, values)))
     if names := tuple(name.rpartition("/")[2] for name in wanted.fleets):
-        found.append(Filter("fleets", lambda part: ~_one_of("backend", ("ssh",))(part) | _one_of("region", names)(part)))
+        wishes.append(Filter("fleets", lambda part: ~_one_of("backend", ("ssh",))(part) | _one_of("region", names)(part)))
     if wanted.resources.gpu is not None:
-        found += _gpu_filters(wanted.resources.gpu)
+        wishes += _gpu_filters(wanted.resources.gpu)
     if vendor := wanted.image_vendor:
-        found.append(Filter(f"gpu vendor: the default image is made for {vendor}", lambda part: _usable(part, vendor)))
-    found += _resource_filters(wanted)
+        wishes.append(Filter(f"gpu vendor: the default image is made for {vendor}", lambda part: _usable(part, vendor)))
+    wishes += _resource_filters(wanted)
     # The user's own machines are neither spot nor on-demand; asking for spot alone leaves them out.
     if (spot := wanted.spot) is not None:
-        found.append(Filter("spot_policy", lambda part: part.number("spot") == spot))
+        wishes.append(Filter("spot_policy", lambda part: part.number("spot") == spot))
     if (highest := wanted.max_price) is not None:
         # A price that is not known may be any: it does not pass.
-        found.append(Filter("max_price", lambda part: part.number("price") <= highest))
-    return found
+        wishes.append(Filter("max_price", lambda part: part.number("price") <= highest))
+    return wishes
 
 
 def _usable(part: Part, vendor: str) -> Array:
@@ -142,7 +142,7 @@ def _within(values: Array, wanted: MemoryRange | CountRange) -> Array:
 
 def _resource_filters(wanted: Requirements) -> list[Filter]:
     """cpu, memory and disk. What is a default filters rented machines only, or nothing."""
-    resources, found = wanted.resources, []
+    resources, wishes = wanted.resources, []
     for name, column, size in (
         ("cpu", "cpus", resources.cpu.count),
         ("memory", "memory_gb", resources.memory),
@@ -155,22 +155,22 @@ def _resource_filters(wanted: Requirements) -> list[Filter]:
                 own, mask = part.own(), _within(part.number(column), size)
                 return mask if asked or own is None else mask | own
 
-            found.append(Filter(name, fits))
+            wishes.append(Filter(name, fits))
     if arch := resources.cpu.arch:
-        found.append(Filter("cpu arch", _one_of("cpu_arch", (arch,))))
-    return found
+        wishes.append(Filter("cpu arch", _one_of("cpu_arch", (arch,))))
+    return wishes
 
 
 def _gpu_filters(gpu: GPU) -> list[Filter]:
     low = gpu.count.min or 0
-    found: list[Filter] = []
+    wishes: list[Filter] = []
 
     def add(name: str, fits: Callable[[Part], Array]) -> None:
         # Where no GPU will do too, what is asked of a GPU is not asked of a machine without one.
         if low == 0:
-            found.append(Filter(name, lambda part: fits(part) | (part.number("gpu_count") == 0)))
+            wishes.append(Filter(name, lambda part: fits(part) | (part.number("gpu_count") == 0)))
         else:
-            found.append(Filter(name, lambda part: fits(part) & (part.number("gpu_count") > 0), gpus_only=True))
+            wishes.append(Filter(name, lambda part: fits(part) & (part.number("gpu_count") > 0), gpus_only=True))
 
     if vendor := gpu.vendor:
         add("gpu vendor", _one_of("gpu_vendor", (vendor,)))
@@ -195,4 +195,4 @@ def _gpu_filters(gpu: GPU) -> list[Filter]:
         # A machine of the user's own is shared: it fits if it has at least that many, and the job sees only its share.
         return mask if own is None else np.where(own, value >= low, mask)
 
-    return [*found, Filter("gpu count", count, gpus_only=low > 0)]
+    return [*wishes, Filter("gpu count", count, gpus_only=low > 0)]

@@ -44,25 +44,25 @@ class Text:
     @cached_property
     def by_lower(self) -> dict[str, list[int]]:
         """Codes of the words by their lower case."""
-        found: dict[str, list[int]] = {}
+        codes_of: dict[str, list[int]] = {}
         for code, word in enumerate(self.words):
-            found.setdefault(word.lower(), []).append(code)
-        return found
+            codes_of.setdefault(word.lower(), []).append(code)
+        return codes_of
 
     def flags(self, names: Sequence[str], *, lower: bool = False) -> Array:
         """Which words are among ``names``: bool, one a word."""
-        found = np.zeros(len(self.words), np.bool_)
+        matches = np.zeros(len(self.words), np.bool_)
         for name in names:
             for code in self.by_lower.get(name.lower(), ()):
-                found[code] = lower or self.words[code] == name
-        return found
+                matches[code] = lower or self.words[code] == name
+        return matches
 
     def take(self, rows: Index) -> Text:
         """The same words in other rows."""
-        found = Text(self.codes[rows], self.words)
+        taken = Text(self.codes[rows], self.words)
         if "by_lower" in self.__dict__:
-            found.__dict__["by_lower"] = self.by_lower
-        return found
+            taken.__dict__["by_lower"] = self.by_lower
+        return taken
 
     def map(self, function: Callable[[str], str]) -> Text:
         """What a function makes of each word, in the same rows."""
@@ -156,17 +156,17 @@ class Rows:
 
     def keys(self, names: Sequence[str]) -> Array:
         """A number for each different combination of these columns, from 0 without gaps, one a row."""
-        found = np.zeros(len(self), np.int64)
+        groups = np.zeros(len(self), np.int64)
         for name in names:
             values = self.text[name].codes if name in self.text else np.unique(self.numbers[name], return_inverse=True)[1]
             # Numbered anew after each column, so that the product of two counts never overflows.
-            found = np.unique(found * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
-        return found
+            groups = np.unique(groups * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
+        return groups
 
     def lists(self) -> dict[str, list[Any]]:
         """Plain columns again; what is not known is NaN."""
-        found: dict[str, list[Any]] = {name: each.values() for name, each in self.text.items()}
-        return {**found, **{name: each.tolist() for name, each in self.numbers.items()}}
+        columns: dict[str, list[Any]] = {name: each.values() for name, each in self.text.items()}
+        return {**columns, **{name: each.tolist() for name, each in self.numbers.items()}}
 
     def views(self) -> list[OfferView]:
         """One object a row: for plans, not for tables. What is not known is None."""

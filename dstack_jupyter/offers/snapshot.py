@@ -103,5 +103,5 @@ def flagged(rows: Rows, now: float) -> Text:
 
 def dates(table: OfferTable) -> list[str]:
     """The days that the prices of a table are of, oldest first."""
-    found: list[Any] = sorted(table.rows.text["price_date"].words)
-    return found
+    days: list[Any] = sorted(table.rows.text["price_date"].words)
+    return days

@@ -71,10 +71,10 @@ class OfferTable:
         gpus = any(wish.gpus_only for wish in wishes)
         rows = self._gpu if gpus else self.rows
         if limit is None:
-            found = np.flatnonzero(self._mask(rows, EVERY, wishes))
+            rows_that_fit = np.flatnonzero(self._mask(rows, EVERY, wishes))
         else:
-            found = self._first(rows, wishes, limit)
-        return Selection(self, self._with_gpu[found] if gpus else found, wishes)
+            rows_that_fit = self._first(rows, wishes, limit)
+        return Selection(self, self._with_gpu[rows_that_fit] if gpus else rows_that_fit, wishes)
 
     def _mask(self, rows: Rows, index: Index, wishes: Sequence[Filter]) -> Array:
         part = _Part(self, rows, index)
@@ -84,13 +84,13 @@ class OfferTable:
         return mask
 
     def _first(self, rows: Rows, wishes: Sequence[Filter], limit: int) -> Array:
-        found: list[Array] = []
+        parts: list[Array] = []
         begin, length, count = 0, FIRST_STRETCH, 0
         while begin < len(rows) and count < limit:
             hits = np.flatnonzero(self._mask(rows, slice(begin, begin + length), wishes)) + begin
-            found.append(hits)
+            parts.append(hits)
             begin, length, count = begin + length, length * 4, count + len(hits)
-        return np.concatenate(found)[:limit] if found else np.zeros(0, np.intp)
+        return np.concatenate(parts)[:limit] if parts else np.zeros(0, np.intp)
 
     @cached_property
     def backends(self) -> Array:
@@ -126,14 +126,14 @@ class Selection:
         lost[text.codes[self.index]] = False
         if not lost.any():
             return {}
-        index, found = np.flatnonzero(lost[text.codes]), {}
+        index, removed = np.flatnonzero(lost[text.codes]), {}
         for wish in self._wishes:
             index = index[wish.fits(_Part(self.table, self.table.rows, index))]
             left = np.zeros(len(lost), np.bool_)
             left[text.codes[index]] = True
-            found.update({text.words[code]: wish.name for code in np.flatnonzero(lost & ~left).tolist()})
+            removed.update({text.words[code]: wish.name for code in np.flatnonzero(lost & ~left).tolist()})
             lost &= left
-        return found
+        return removed
 
 
 def order(rows: Rows) -> Array:
@@ -147,6 +147,6 @@ def order(rows: Rows) -> Array:
 
 def merge(selections: Sequence[Selection]) -> Rows:
     """The hits of several tables as rows in order."""
-    hits = [found for found in selections if len(found)]
-    rows = Rows.concat([found.rows() for found in hits])
+    hits = [hit for hit in selections if len(hit)]
+    rows = Rows.concat([hit.rows() for hit in hits])
     return rows if len(hits) < 2 else rows.take(order(rows))

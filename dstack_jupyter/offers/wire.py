@@ -32,8 +32,8 @@ def to_wire(rows: Rows, wanted: Requirements, total: int) -> dict[str, Any]:
     """
     columns = rows.lists()
     names = list(columns)
-    found = [_offer(dict(zip(names, row, strict=True)), wanted) for row in zip(*columns.values(), strict=True)]
-    return {"total_offers": total, "requirements": requirements(wanted), "offers": found}
+    offers = [_offer(dict(zip(names, row, strict=True)), wanted) for row in zip(*columns.values(), strict=True)]
+    return {"total_offers": total, "requirements": requirements(wanted), "offers": offers}
 
 
 def _offer(row: dict[str, Any], wanted: Requirements) -> dict[str, Any]:

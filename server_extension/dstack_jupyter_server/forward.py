@@ -30,8 +30,8 @@ def engine_socket() -> str:
     from dstack_jupyter.models import endpoint
     from dstack_jupyter.models.home import Home
 
-    found = endpoint.read(Home.default())
-    return found.socket if found is not None else ""
+    known = endpoint.read(Home.default())
+    return known.socket if known is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ def account(name: str) -> Account:
     """The account's side of a backend: of a ``type`` of config.yml, or ``ssh``."""
     config = registry.CONFIGS.get(name)
     package = config.rpartition(".")[0] if config is not None else f"{registry.HERE}.{name}"
-    found: Account = importlib.import_module(f"{package}.account").ACCOUNT
-    return found
+    vendor_account: Account = importlib.import_module(f"{package}.account").ACCOUNT
+    return vendor_account
 
 
 def account_of(name: str) -> tuple[str, Account]:
@@ -80,6 +80,6 @@ def account_of(name: str) -> tuple[str, Account]:
     return proper, account(proper)
 
 
-def wanted(found: Account, config: BackendConfig | None) -> tuple[Permission, ...]:
+def wanted(vendor_account: Account, config: BackendConfig | None) -> tuple[Permission, ...]:
     """The permissions that this configuration needs: all but those of features that it does not use."""
-    return tuple(each for each in found.permissions if config is None or each.needed(config))
+    return tuple(each for each in vendor_account.permissions if config is None or each.needed(config))

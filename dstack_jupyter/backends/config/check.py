@@ -44,12 +44,12 @@ class Checked:
 
     def to_json(self) -> dict[str, Any]:
         """``{valid, kind, configuration | errors, notes}`` (docs/decisions.md, details)."""
-        found: dict[str, Any] = {"valid": self.valid, "kind": self.kind}
+        result: dict[str, Any] = {"valid": self.valid, "kind": self.kind}
         if self.valid:
-            found["configuration"] = self.configuration
+            result["configuration"] = self.configuration
         else:
-            found["errors"] = [asdict(problem) for problem in self.errors]
-        return {**found, "notes": self.notes}
+            result["errors"] = [asdict(problem) for problem in self.errors]
+        return {**result, "notes": self.notes}
 
 
 def check(text: str | Path, *, file: str = "", env: Mapping[str, str] | None = None, first_line: int = 1) -> Checked:
@@ -95,27 +95,27 @@ def _checked(source: Source, env: Mapping[str, str]) -> Checked:
         near = difflib.get_close_matches(source.data["type"], [*TYPES, *CONFIGS], 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TYPES)}"
         raise ConfigurationError(INVALID, problems=[source.problem(("type",), "unknown type", hint)])
-    found = validate(source)
-    configuration = found.model_dump(mode="json")
+    parsed = validate(source)
+    configuration = parsed.model_dump(mode="json")
     said: list[str] = []
-    if isinstance(found, RunConfiguration):
+    if isinstance(parsed, RunConfiguration):
         _fill(configuration, DEFAULTS["run"])
-        missing = sorted(name for name, value in found.env.items() if value is None and name not in env)
+        missing = sorted(name for name, value in parsed.env.items() if value is None and name not in env)
         said += [f"{name} has no value here: apply will ask for it" for name in missing]
-        if found.type in ("task", "dev-environment"):
-            said += [*notes(found), *(f"{key}: not supported yet, apply refuses it" for key in unsupported(found))]
-        if found.budget is not None:
+        if parsed.type in ("task", "dev-environment"):
+            said += [*notes(parsed), *(f"{key}: not supported yet, apply refuses it" for key in unsupported(parsed))]
+        if parsed.budget is not None:
             said.append("budget is our own key: dstack refuses it")
-        if getattr(found, "ide", None) == "jupyter":
+        if getattr(parsed, "ide", None) == "jupyter":
             said.append("ide: jupyter is our own: dstack refuses it")
-    elif isinstance(found, FleetConfiguration):
+    elif isinstance(parsed, FleetConfiguration):
         _fill(configuration, DEFAULTS["fleet"])
-        said += [f"{key}: not supported yet, apply refuses it" for key in unsupported_of_fleet(found)]
-    if found.type in ("service", "volume", "gateway"):
-        said.append(f"type {found.type!r} is not supported yet: apply refuses it")
+        said += [f"{key}: not supported yet, apply refuses it" for key in unsupported_of_fleet(parsed)]
+    if parsed.type in ("service", "volume", "gateway"):
+        said.append(f"type {parsed.type!r} is not supported yet: apply refuses it")
     if configuration.get("env"):
         configuration["env"] = dict.fromkeys(configuration["env"], "***")
-    return Checked(source.file, found.type, configuration, notes=said)
+    return Checked(source.file, parsed.type, configuration, notes=said)
 
 
 def _fill(configuration: dict[str, Any], defaults: dict[str, Any]) -> None:
@@ -125,18 +125,18 @@ def _fill(configuration: dict[str, Any], defaults: dict[str, Any]) -> None:
 
 
 def _of_server(source: Source, kind: str) -> Checked:
-    found: ServerConfig = of_source(source)
-    if found.problems:
-        return Checked(source.file, kind, errors=found.problems)
-    dumped = {project: [config.model_dump(mode="json") for config in each.values()] for project, each in found.backends.items()}
-    entries = [item for each in found.backends.values() for item in each.items()]
+    server: ServerConfig = of_source(source)
+    if server.problems:
+        return Checked(source.file, kind, errors=server.problems)
+    dumped = {project: [config.model_dump(mode="json") for config in each.values()] for project, each in server.backends.items()}
+    entries = [item for each in server.backends.values() for item in each.items()]
     said = [f"{name}: {note}" for name, config in entries for note in config.notes()]
     if any(name == "dstack" for name, _ in entries):
         said.append("dstack: the hosted marketplace (dstack Sky) is not available here")
-    if found.root is not None and found.root.encryption is not None:
+    if server.root is not None and server.root.encryption is not None:
         said.append("encryption: these keys are for dstack's own database; ours is always encrypted, with a key of its own")
     if kind == "backend":
         return Checked(source.file, kind, dumped["main"][0], notes=said)
-    root = found.root.model_dump(mode="json") if found.root is not None else {}
+    root = server.root.model_dump(mode="json") if server.root is not None else {}
     root["projects"] = [{"name": name, "backends": each} for name, each in dumped.items()]
     return Checked(source.file, kind, root, notes=said)

@@ -33,20 +33,20 @@ class Configured:
 
     def current(self) -> ServerConfig:
         """What the file says now. Blocks for one stat, and for reading after a change. Raises nothing."""
-        found = self._now()
-        if found is None:
+        config = self._now()
+        if config is None:
             from .file import ServerConfig
 
             return ServerConfig()
-        return found
+        return config
 
     def _now(self) -> ServerConfig | None:
         """None without a file: most commands of a user who has none need none of the models of all backends."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return None
-        state = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
+        state = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
         with self._lock:
             if self._config is None or state != self._state:
                 self._config, self._state = self._read(), state
@@ -64,13 +64,13 @@ class Configured:
 
     def backends(self, project: str = "main") -> Mapping[str, BackendConfig]:
         """The backends of a project that are configured rightly, by name."""
-        found = self._now()
-        return found.backends.get(_project(found, project), {}) if found is not None else {}
+        config = self._now()
+        return config.backends.get(_project(config, project), {}) if config is not None else {}
 
     def faults(self, project: str = "main") -> Mapping[str, Problem]:
         """The first fault of each backend that is configured wrongly, by name."""
-        found = self._now()
-        return found.faulty.get(_project(found, project), {}) if found is not None else {}
+        config = self._now()
+        return config.faulty.get(_project(config, project), {}) if config is not None else {}
 
     def warnings(self) -> list[str]:
         """Standing warnings about the file itself."""
@@ -101,9 +101,9 @@ def configured() -> Configured:
 def entry_of(name: str, project: str = "main") -> BackendConfig:
     """The entry of a backend. Raises BackendNotAvailable where there is none, ConfigurationError for a faulty one."""
     known = configured()
-    found = known.backends(project).get(name)
-    if found is not None:
-        return found
+    entry = known.backends(project).get(name)
+    if entry is not None:
+        return entry
     fault = known.faults(project).get(name)
     if fault is not None:
         raise ConfigurationError(str(fault), hint="mend it there; `%dstack check` tells all faults")

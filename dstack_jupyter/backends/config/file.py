@@ -104,8 +104,8 @@ class ServerConfig:
 def model_of(kind: str) -> type[BackendConfig]:
     """The model of an entry's ``type``; its vendor's folder is imported."""
     module, _, name = CONFIGS[kind].partition(":")
-    found: type[BackendConfig] = getattr(importlib.import_module(module), name)
-    return found
+    model: type[BackendConfig] = getattr(importlib.import_module(module), name)
+    return model
 
 
 def load_config(text: str | Path, *, file: str = "") -> ServerConfig:
@@ -120,38 +120,38 @@ def load_config(text: str | Path, *, file: str = "") -> ServerConfig:
 
 def of_source(source: Source) -> ServerConfig:
     """As ``load_config``, of what was read already."""
-    found = ServerConfig()
+    config = ServerConfig()
     if not isinstance(source.data, dict):
         message = "is empty" if source.data is None else "is not a map of keys"
-        found.problems = [source.problem((), f"the configuration {message}", "begin with `projects:`")]
+        config.problems = [source.problem((), f"the configuration {message}", "begin with `projects:`")]
     elif "type" in source.data:
-        _entry(source, (), "main", found)
+        _entry(source, (), "main", config)
     else:
-        _root(source, found)
-    found.problems = in_order(found.problems)
-    return found
+        _root(source, config)
+    config.problems = in_order(config.problems)
+    return config
 
 
-def _root(source: Source, found: ServerConfig) -> None:
+def _root(source: Source, config: ServerConfig) -> None:
     try:
-        found.root = validated(source, ServerFile)
-        for each in found.root.projects:
+        config.root = validated(source, ServerFile)
+        for each in config.root.projects:
             each.__dict__["backends"] = None  # raw entries hold secrets in clear text: their own models take their place
     except ConfigurationError as error:
-        found.problems += error.problems
+        config.problems += error.problems
     projects = source.data.get("projects")
     for number, project in enumerate(projects if isinstance(projects, list) else ()):
         name = project.get("name") if isinstance(project, dict) else None
         if not isinstance(name, str):
             continue
-        found.backends.setdefault(name, {})
+        config.backends.setdefault(name, {})
         entries = project.get("backends")
         for index in range(len(entries) if isinstance(entries, list) else 0):
-            _entry(source, ("projects", number, "backends", index), name, found)
+            _entry(source, ("projects", number, "backends", index), name, config)
 
 
-def _entry(source: Source, path: KeyPath, project: str, found: ServerConfig) -> None:
-    """Validate one backend's entry into ``found``."""
+def _entry(source: Source, path: KeyPath, project: str, result: ServerConfig) -> None:
+    """Validate one backend's entry into ``result``."""
     data = source.data
     for part in path:
         data = data[part]
@@ -159,18 +159,18 @@ def _entry(source: Source, path: KeyPath, project: str, found: ServerConfig) -> 
         missing = isinstance(data, dict) and "type" not in data
         where = (*path, "type") if isinstance(data, dict) else path
         hint = f"one of {', '.join(CONFIGS)}"
-        found.problems.append(source.problem(where, "is missing" if missing else "expected a backend with its type", hint))
+        result.problems.append(source.problem(where, "is missing" if missing else "expected a backend with its type", hint))
         return
     kind = data["type"]
     if kind not in CONFIGS:
         near = difflib.get_close_matches(kind, CONFIGS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CONFIGS)}"
-        found.problems.append(source.problem((*path, "type"), "unknown backend", hint))
+        result.problems.append(source.problem((*path, "type"), "unknown backend", hint))
         return
     name = proper(kind)
     try:
         config = validated(source, model_of(kind), path)
-        if name in found.backends.get(project, {}):
+        if name in result.backends.get(project, {}):
             problem = source.problem((*path, "type"), f"a second {kind} backend in project {project!r}", "one a project")
             raise ConfigurationError(INVALID, problems=[problem])
         creds = data.get("creds")
@@ -178,7 +178,7 @@ def _entry(source: Source, path: KeyPath, project: str, found: ServerConfig) -> 
             problem = source.problem((*path, "creds", "type"), "default credentials are disabled here", ENV_NO_DEFAULT_CREDS)
             raise ConfigurationError(INVALID, problems=[problem])
     except ConfigurationError as error:
-        found.problems += error.problems
-        found.faulty.setdefault(project, {})[name] = error.problems[0]
+        result.problems += error.problems
+        result.faulty.setdefault(project, {})[name] = error.problems[0]
         return
-    found.backends.setdefault(project, {})[name] = config
+    result.backends.setdefault(project, {})[name] = config

@@ -47,10 +47,10 @@ class Form:
     @classmethod
     def of(cls, name: str) -> Form:
         """Raises NotFound for a name that nobody knows, ConfigurationError for one that has no entry."""
-        found, _ = account_of(name)
-        if found not in CONFIGS:
+        backend_type, _ = account_of(name)
+        if backend_type not in CONFIGS:
             raise ConfigurationError(f"{name} has no entry in config.yml", hint=f"`%dstack backends help {name}`")
-        return cls(found, model_of(found))
+        return cls(backend_type, model_of(found))
 
     def _creds(self) -> list[type[BaseModel]]:
         info = self.model.model_fields.get("creds")
@@ -59,8 +59,8 @@ class Form:
     @property
     def variants(self) -> list[str]:
         """Ways to log in: ``creds.type``, or the part of the entry that holds the login."""
-        found = [_tag(model) for model in self._creds()]
-        return found or [key for key in ("kubeconfig",) if key in self.model.model_fields]
+        tags = [_tag(model) for model in self._creds()]
+        return tags or [key for key in ("kubeconfig",) if key in self.model.model_fields]
 
     def fields(self, variant: str) -> list[Asked]:
         """What to ask for a variant, the login first."""
@@ -134,17 +134,17 @@ def save(path: Path, project: str, entry: dict[str, Any]) -> None:
     dash = _indent(text)
     yaml.indent(mapping=2, sequence=dash + 2, offset=dash)
     projects = document["projects"]
-    found = next((each for each in projects if each["name"] == project), None)
-    if found is None and project == "main" and len(projects) == 1:
-        found = projects[0]
-    if found is None:
-        found = {"name": project, "backends": []}
-        projects.append(found)
-    if not found.get("backends"):
-        found["backends"] = []
-    old = next((each for each in found["backends"] if proper(str(each.get("type"))) == proper(entry["type"])), None)
+    mapping = next((each for each in projects if each["name"] == project), None)
+    if mapping is None and project == "main" and len(projects) == 1:
+        mapping = projects[0]
+    if mapping is None:
+        mapping = {"name": project, "backends": []}
+        projects.append(mapping)
+    if not mapping.get("backends"):
+        mapping["backends"] = []
+    old = next((each for each in mapping["backends"] if proper(str(each.get("type"))) == proper(entry["type"])), None)
     if old is None:
-        found["backends"].append(entry)
+        mapping["backends"].append(entry)
     else:
         for key, value in entry.items():
             if key != "type":
@@ -153,7 +153,7 @@ def save(path: Path, project: str, entry: dict[str, Any]) -> None:
     yaml.dump(document, stream)
     after = load_config(stream.getvalue(), file=str(path))
     name = proper(entry["type"])
-    if name in after.faulty.get(found["name"], {}):
+    if name in after.faulty.get(mapping["name"], {}):
         raise ConfigurationError(f"{name} is not configured: nothing was written", problems=after.problems)
     if not target.parent.exists():
         private_folder(target.parent)

@@ -53,10 +53,10 @@ def model(kind: str) -> type[BaseModel]:
 
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a kind. Raises NotFound."""
-    found = _tidy(model(kind).model_json_schema(schema_generator=Lenient))
+    result = _tidy(model(kind).model_json_schema(schema_generator=Lenient))
     if kind == "config":
-        found = _with_backends(found)
-    return {"$schema": DIALECT, "title": f"dstack {kind}", **{key: value for key, value in found.items() if key != "title"}}
+        result = _with_backends(result)
+    return {"$schema": DIALECT, "title": f"dstack {kind}", **{key: value for key, value in result.items() if key != "title"}}
 
 
 def _tidy(part: Any) -> Any:
@@ -76,10 +76,10 @@ def _with_backends(root: dict[str, Any]) -> dict[str, Any]:
     entries = []
     for name in dict.fromkeys(CONFIGS.values()):
         kind = next(each for each, module in CONFIGS.items() if module == name)
-        found = model_of(kind).model_json_schema(schema_generator=Lenient, ref_template=f"#/$defs/{kind}-{{model}}")
-        _tidy(found)
-        definitions.update({f"{kind}-{inner}": value for inner, value in found.pop("$defs", {}).items()})
-        definitions[kind] = found
+        one = model_of(kind).model_json_schema(schema_generator=Lenient, ref_template=f"#/$defs/{kind}-{{model}}")
+        _tidy(one)
+        definitions.update({f"{kind}-{inner}": value for inner, value in one.pop("$defs", {}).items()})
+        definitions[kind] = one
         entries.append({"$ref": f"#/$defs/{kind}"})
     backends = {"anyOf": [{"type": "array", "items": {"anyOf": entries}}, {"type": "null"}], "default": None}
     definitions["Project"]["properties"]["backends"] = backends

@@ -78,13 +78,13 @@ def listed(rest: Rest, path: str, key: str, permission: str, params: Mapping[str
         while True:
             answer = rest.get(path, {**(params or {}), "per_page": PAGE, "page": page}, permission=permission)
             try:
-                found, total = answer[key], int(answer["meta"]["total"])
-                rows.update((row.get("id", row.get("slug")), row) for row in found)
+                items, total = answer[key], int(answer["meta"]["total"])
+                rows.update((row.get("id", row.get("slug")), row) for row in items)
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise BackendError(f"{rest.name}: a list without its {key} or their count") from None
             totals.add(total)
             page += 1
-            if not found or len(found) < PAGE or (page - 1) * PAGE >= total:
+            if not items or len(items) < PAGE or (page - 1) * PAGE >= total:
                 break
         if totals == {len(rows)}:
             return list(rows.values())

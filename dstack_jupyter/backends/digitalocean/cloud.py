@@ -126,10 +126,10 @@ class DigitalOceanCloud:
             raise UnknownOutcome(f"{self.title} accepted a create and names no droplet") from None
 
     def _project_id(self, name: str) -> str:
-        found = projects(self.rest)
-        if name not in found:
-            raise Refused(f"{self.title} has no project {name!r}", hint=f"it has: {', '.join(sorted(found)[:12])}")
-        return found[name]
+        names = projects(self.rest)
+        if name not in names:
+            raise Refused(f"{self.title} has no project {name!r}", hint=f"it has: {', '.join(sorted(names)[:12])}")
+        return names[name]
 
     def find(self, identity: str) -> list[Instance]:
         """Oldest first."""
@@ -170,8 +170,8 @@ class DigitalOceanCloud:
             action = {"type": "power_on"}
             self.rest.send("POST", f"/v2/droplets/{int(data['id'])}/actions", action, permission="droplet:update")
         except Refused:
-            found = self.get(data)
-            if found is None or found.status == "stopped":
+            droplet = self.get(data)
+            if droplet is None or droplet.status == "stopped":
                 raise
 
     def _instance(self, row: Mapping[str, Any]) -> Instance:

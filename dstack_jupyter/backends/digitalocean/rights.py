@@ -60,13 +60,13 @@ def rows(rest: Rest, permissions: tuple[Permission, ...], project_name: str | No
         return [row("log in", "missing", error.text, "everything"), *unasked]
     except PermissionMissing:
         login = row("log in", "granted", "who it is, only the scope account:read would tell", "everything")
-    found = [login]
+    rights = [login]
     if project_name:
-        found.append(row(f"project {project_name}", *_project(rest, project_name), "machines"))
+        rights.append(row(f"project {project_name}", *_project(rest, project_name), "machines"))
     for each in permissions:
         status, hint = _tried(rest, each.name, title)
-        found.append(row(each.name, status, hint, each.purpose, each.level))
-    return found
+        rights.append(row(each.name, status, hint, each.purpose, each.level))
+    return rights
 
 
 def _who(account: dict[str, Any]) -> tuple[Status, str]:
@@ -81,12 +81,12 @@ def _who(account: dict[str, Any]) -> tuple[Status, str]:
 
 def _project(rest: Rest, name: str) -> tuple[Status, str]:
     try:
-        found = projects(rest)
+        names = projects(rest)
     except BackendError as error:
         return "unknown", error.message
-    if name in found:
+    if name in names:
         return "granted", ""
-    there = ", ".join(sorted(found)[:12])
+    there = ", ".join(sorted(names)[:12])
     return "missing", f"the account has no project of this name, it has: {there}; mend `project_name` or leave it out"
 
 

@@ -31,12 +31,12 @@ class ServiceAccountCreds(Model):
     def email(self) -> str:
         """The account's address. Raises ValueError where the content is no key of a service account."""
         try:
-            found = json.loads(self.data.reveal() if self.data else "")
+            key = json.loads(self.data.reveal() if self.data else "")
         except ValueError:
             raise ValueError("the key is not JSON") from None
-        if not isinstance(found, dict) or not isinstance(found.get("client_email"), str):
+        if not isinstance(key, dict) or not isinstance(key.get("client_email"), str):
             raise ValueError("the JSON is no key of a service account: client_email is missing")
-        return str(found["client_email"])
+        return str(key["client_email"])
 
 
 class GCPConfig(BackendConfig):

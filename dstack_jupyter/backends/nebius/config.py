@@ -41,8 +41,8 @@ class ServiceAccountCreds(Model):
 
     def _of_cli(self, text: str) -> None:
         try:
-            found = json.loads(text)["subject-credentials"]
-            values = {ours: found[theirs] for ours, theirs in CLI_KEYS.items()}
+            key = json.loads(text)["subject-credentials"]
+            values = {ours: key[theirs] for ours, theirs in CLI_KEYS.items()}
         except (ValueError, KeyError, TypeError):
             raise ValueError("the file is no credentials file of the nebius CLI") from None
         self.__dict__.update({**values, "private_key_content": Secret(str(values["private_key_content"]))})

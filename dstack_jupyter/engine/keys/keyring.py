@@ -68,10 +68,10 @@ class KeyringKeys:
             text = self._ask("get_password")
         if text is None:
             return []
-        found = parse_keys(text, self.place)
-        if file.path.exists() and {key.id for key in file.load()} <= {key.id for key in found}:
+        parsed = parse_keys(text, self.place)
+        if file.path.exists() and {key.id for key in file.load()} <= {key.id for key in parsed}:
             file.path.unlink()
-        return found
+        return parsed
 
     def create(self, key: DataKey) -> None:
         """One engine of a home at a time opens its store: it holds the lock."""

@@ -107,8 +107,8 @@ class FileKeys:
 
 
 def dump_keys(keys: list[DataKey]) -> bytes:
-    found = [{"id": key.id, "secret": base64.b64encode(key.secret).decode(), "made": key.made} for key in keys]
-    return json.dumps({"keys": found}).encode()
+    entries = [{"id": key.id, "secret": base64.b64encode(key.secret).decode(), "made": key.made} for key in keys]
+    return json.dumps({"keys": entries}).encode()
 
 
 def parse_keys(text: bytes | str, place: str) -> list[DataKey]:

@@ -178,9 +178,9 @@ class EngineHost:
         self._context = Context(self.home, self._info, self._service, self._hand_over)
         self._server = HTTPServer(application(self._context), max_body_size=LARGEST_UPLOAD)
         self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
-        found = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
-        found.write(self.home)
-        self._endpoint = found  # who sees that we host must find us
+        mine = Endpoint(os.getpid(), str(path), self.kind, self.started_at)
+        mine.write(self.home)
+        self._endpoint = mine  # who sees that we host must find us
         self._ready.set()
         # One that was taken over from can write until our engine has opened the store: so it does that at once.
         needed = self._lease.displaced or has_unfinished(self.home)

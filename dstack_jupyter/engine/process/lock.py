@@ -115,11 +115,11 @@ class Lease:
     def _moved(self) -> bool:
         """Whether the holder has counted since our last look; true at the first look."""
         try:
-            found = self._path.read_bytes()
+            count = self._path.read_bytes()
         except OSError:
-            found = b""
-        before, self._seen = self._seen, found
-        return found != before
+            count = b""
+        before, self._seen = self._seen, count
+        return count != before
 
     def stands_still(self) -> bool:
         """Look once. True when ``STILL`` looks in a row found the holder as it was. Called every ``LOOK`` seconds."""

@@ -25,7 +25,7 @@ def store_has_unfinished(path: Path) -> bool:
         return False
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
-            found = connection.execute("SELECT EXISTS (SELECT 1 FROM fleets WHERE state <> 'terminated')").fetchone()
-            return bool(found[0])
+            row = connection.execute("SELECT EXISTS (SELECT 1 FROM fleets WHERE state <> 'terminated')").fetchone()
+            return bool(row[0])
     except sqlite3.Error:
         return True

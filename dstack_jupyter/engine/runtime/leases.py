@@ -175,12 +175,12 @@ class FleetLeases:
     async def _won(self, won: Sequence[Fence]) -> None:
         if not won:
             return
-        found = await self._database.read(work.unfinished, [fence.resource for fence in won])
+        unfinished = await self._database.read(work.unfinished, [fence.resource for fence in won])
         for fence in won:
             self._held[fence.resource] = fence
-        for each in found:
+        for each in unfinished:
             self._remember(Key(each.kind, each.id), each.fleet_id)
-        self._taken(found)
+        self._taken(unfinished)
 
     def _remember(self, key: Key, fleet_id: str) -> None:
         self._fleet_of[key] = fleet_id
@@ -191,10 +191,10 @@ class FleetLeases:
         if fleet_id in self._ended:
             return self._nobody_s(fleet_id)
         if fleet_id not in self._held:
-            found = await self._database.read(work.fleet_of, key.kind, key.id)
-            if found is None:
+            fleet = await self._database.read(work.fleet_of, key.kind, key.id)
+            if fleet is None:
                 return None
-            fleet_id, ended = found
+            fleet_id, ended = fleet
             if ended:
                 return self._nobody_s(fleet_id)
             if fleet_id in self._held:

@@ -58,8 +58,8 @@ class Problems:
     def of(self, view: RunView) -> list[Condition]:
         """Those of a run's attempts that are known here."""
         keys = (Key("attempt", attempt.id) for attempt in view.attempts)
-        found = (self._found[key] for key in keys if key in self._found)
-        return [Condition(type=problem.type, since=problem.since, message=problem.message) for problem in found]
+        problems = (self._found[key] for key in keys if key in self._found)
+        return [Condition(type=problem.type, since=problem.since, message=problem.message) for problem in problems]
 
     def failed(self, key: Key, error: Exception) -> None:
         """A reconciler, or what comes before it, failed."""
@@ -69,15 +69,15 @@ class Problems:
 
     async def keep(self, key: Key, error: Exception) -> None:
         """Store what a reconciler failed of, if it is new. What cannot be stored is known here at least: raises nothing."""
-        found = described(error, 0.0)
-        if key.kind != "attempt" or self._stored.get(key) == (found.type, found.message):
+        problem = described(error, 0.0)
+        if key.kind != "attempt" or self._stored.get(key) == (problem.type, problem.message):
             return
         try:
-            await self._database.write(conditions.note, key.id, found.type, found.message)
+            await self._database.write(conditions.note, key.id, problem.type, problem.message)
         except DstackJupyterError as reason:
             log.info("%s %s: its condition was not stored: %s", *key, reason.message)
         else:
-            self._stored[key] = (found.type, found.message)
+            self._stored[key] = (problem.type, problem.message)
 
     async def clear(self, key: Key) -> None:
         """It gets on again."""

@@ -193,7 +193,7 @@ class WorkQueue:
         slot = _Slot(partial(self._give, lane), partial(self._take, lane))
         _slot.set(slot)
         try:
-            found = await self._handler(key)
+            after = await self._handler(key)
             entry.failures = 0
         except Exception as error:
             # One resource's fault never stops the others (F28, F29): it is aged, retried, and shown by `failed`.
@@ -203,20 +203,20 @@ class WorkQueue:
             if self._failed is not None:
                 self._failed(key, error)
             # A wake may well mean that the cause is gone: it is heard after a second.
-            found = Next(rest=min(delay, 1.0), guard=delay)
+            after = Next(rest=min(delay, 1.0), guard=delay)
         finally:
             entry.running = slot.held = False
             self._give(lane)
         if self._closed:
             return
-        entry.not_before = asyncio.get_running_loop().time() + found.rest
+        entry.not_before = asyncio.get_running_loop().time() + after.rest
         if entry.again:
             self.add(key)
-        elif found.guard is not None:
-            self._arm(key, entry, found.guard)
-        elif found.rest:
+        elif after.guard is not None:
+            self._arm(key, entry, after.guard)
+        elif after.rest:
             entry.fires = False
-            entry.timer = asyncio.get_running_loop().call_later(found.rest, self._forget, key, entry)
+            entry.timer = asyncio.get_running_loop().call_later(after.rest, self._forget, key, entry)
         else:
             self._entries.pop(key, None)
 

@@ -32,14 +32,14 @@ NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 
 def payloads(sender: str, lines: Sequence[str]) -> list[str]:
     """``lines`` in as few notifications as hold them, each with its sender first."""
-    found: list[str] = []
+    notices: list[str] = []
     current = sender
     for line in lines:
         if len(current) + len(line) + 1 > LONGEST:
-            found.append(current)
+            notices.append(current)
             current = sender
         current += "\n" + line
-    return [*found, current]
+    return [*notices, current]
 
 
 class Relay:
@@ -95,8 +95,8 @@ class Relay:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     failures = 0
                     self._resync()
-                    async for found in connection.notifies():
-                        self._take(found.payload)
+                    async for notice in connection.notifies():
+                        self._take(notice.payload)
             except psycopg.Error as error:
                 if not failures:
                     log.warning("no wakes from other engines for now: %s", redact(str(error)).strip())
@@ -122,6 +122,6 @@ class Relay:
             await asyncio.wait(self._sending)
 
 
-def _notify(connection: Connection, found: Sequence[str]) -> None:
-    for payload in found:
+def _notify(connection: Connection, lines: Sequence[str]) -> None:
+    for payload in lines:
         connection.execute(NOTIFY, {"channel": CHANNEL, "payload": payload})

@@ -53,14 +53,14 @@ def choose(offers: Sequence[OfferView], tries: Sequence[Try], *, nodes: int = 1)
     """The next offer. The nodes of a run are in one region of one backend; where that has no more, all of them move."""
     if sum(not each.alive for each in tries) >= MOST_TRIES * nodes:
         return Choice()
-    found = left(offers, tries)
+    remaining = left(offers, tries)
     there = next((each.offer for each in tries if each.alive), None)
     if there is None:
-        return Choice(found[0]) if found else Choice()
-    near = [offer for offer in found if (offer.backend, offer.region) == (there.backend, there.region)]
+        return Choice(remaining[0]) if remaining else Choice()
+    near = [offer for offer in remaining if (offer.backend, offer.region) == (there.backend, there.region)]
     if near:
         return Choice(near[0])
-    if found:
+    if remaining:
         return Choice(release=f"not every node found a machine in {there.region or there.backend}")
     return Choice()
 

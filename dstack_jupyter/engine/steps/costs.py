@@ -23,12 +23,12 @@ def cost(price: float | None, begun: float | None, until: float) -> float | None
 
 def total(amounts: Iterable[float | None]) -> float | None:
     """The sum; None as soon as one of them is not known."""
-    found = 0.0
+    so_far = 0.0
     for amount in amounts:
         if amount is None:
             return None
-        found += amount
-    return found
+        so_far += amount
+    return so_far
 
 
 def stuck(

@@ -78,7 +78,7 @@ def machines(
     listed: Sequence[Instance], owners: Mapping[str, Owner], seen: Mapping[str, float], now: float, gate: float
 ) -> Machines:
     """``owners`` by identity; ``seen``: since when each orphan that is known already is seen, by its key."""
-    found = Machines([], [], [])
+    sorted_out = Machines([], [], [])
     by_identity: dict[str, list[Instance]] = {}
     for each in listed:
         by_identity.setdefault(each.identity, []).append(each)
@@ -86,7 +86,7 @@ def machines(
     def orphan(machine: Instance, verdict: Verdict, owner: Owner | None) -> None:
         key = key_of(machine.data)
         wait = young_for(seen.get(key), machine.created_at, now, gate)
-        found.orphans.append(Orphan(machine, key, verdict, owner, key in seen and not wait, wait))
+        sorted_out.orphans.append(Orphan(machine, key, verdict, owner, key in seen and not wait, wait))
 
     for identity, same in by_identity.items():
         owner = owners.get(identity)
@@ -98,13 +98,13 @@ def machines(
                 orphan(each, "ended", owner)
         else:
             kept = _kept(same, owner)
-            found.kept.append((kept, owner))
+            sorted_out.kept.append((kept, owner))
             if owner.vendor is None:
-                found.wake.append(owner.id)
+                sorted_out.wake.append(owner.id)
             for each in same:
                 if each is not kept:
                     orphan(each, "double", owner)
-    return found
+    return sorted_out
 
 
 def _kept(same: Sequence[Instance], owner: Owner) -> Instance:
@@ -140,23 +140,23 @@ class Things:
 
 
 def resources(listed: Sequence[CloudResource], rows: Sequence[Row], gate: float) -> Things:
-    found = Things([], [], [])
+    sorted_out = Things([], [], [])
     there: dict[tuple[str, str, str], CloudResource] = {}
     for each in listed:
         same = [row for row in rows if row.kind == each.kind and (row.identity == each.identity or row.id == each.id)]
         # One that a living row needs is kept, whatever other rows say.
         same.sort(key=lambda row: row.ended)
         if not same:
-            found.orphans.append(each)
+            sorted_out.orphans.append(each)
         elif not same[0].ended:
-            found.kept.append((each, same[0]))
+            sorted_out.kept.append((each, same[0]))
         there.update({(row.account, row.kind, row.identity): each for row in same})
     for row in rows:
         if not row.ended:
             continue
         seen = there.get((row.account, row.kind, row.identity))
         if row.id:
-            found.detach.append((row, CloudResource(row.kind, row.identity, row.id, row.ours, row.data or {})))
+            sorted_out.detach.append((row, CloudResource(row.kind, row.identity, row.id, row.ours, row.data or {})))
         elif seen is not None or row.age >= gate:
-            found.detach.append((row, seen))
-    return found
+            sorted_out.detach.append((row, seen))
+    return sorted_out

@@ -31,8 +31,8 @@ def upgrade() -> None:
     for run in connection.execute(sa.select(runs.c.id, runs.c.next_at).where(runs.c.state == "pending")).all():
         tried = connection.execute(sa.select(attempts).where(attempts.c.run_id == run.id)).all()
         newest = [row for row in tried if row.num == max(each.num for each in tried)]
-        found = _waits_for(run.next_at, newest)
-        connection.execute(sa.update(runs).where(runs.c.id == run.id).values(waits_for=found))
+        waits_for = _waits_for(run.next_at, newest)
+        connection.execute(sa.update(runs).where(runs.c.id == run.id).values(waits_for=waits_for))
 
 
 def _waits_for(next_at, newest) -> str:  # type: ignore[no-untyped-def]
