@@ -50,7 +50,7 @@ class Form:
         backend_type, _ = account_of(name)
         if backend_type not in CONFIGS:
             raise ConfigurationError(f"{name} has no entry in config.yml", hint=f"`%dstack backends help {name}`")
-        return cls(backend_type, model_of(found))
+        return cls(backend_type, model_of(backend_type))
 
     def _creds(self) -> list[type[BaseModel]]:
         info = self.model.model_fields.get("creds")
