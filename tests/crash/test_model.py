@@ -215,8 +215,10 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "judge"):
             return
         for host in self.world.hosts.values():
-            gone = any(vm.identity == host.name and (vm.lost or vm.gone is not None) for vm in self.world.vms)
-            host.reachable, host.lose_launches = not gone, 0
+            # One name may have had two machines (`twins`): the host is there while one of them is.
+            machines = [vm for vm in self.world.vms if vm.identity == host.name]
+            host.reachable = not machines or any(not vm.lost and vm.gone is None for vm in machines)
+            host.lose_launches = 0
 
         async def settle(engine: Engine) -> None:
             for view in await engine.service.runs(project="main"):
