@@ -156,7 +156,7 @@ def test_a_tool_that_fails_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.gpus == ()
     assert found.notes == (
         "nvidia-smi failed with exit code 9: couldn't communicate with the NVIDIA driver: "
-        "load the driver (`sudo modprobe nvidia`), or install it anew",
+        "load the driver (`sudo modprobe nvidia`), or reinstall it",
         "rocm-smi answered in a form that is not known",
     )
 

@@ -16,8 +16,7 @@ from dstack_jupyter.machines import job_folder
 from dstack_jupyter.machines.base import Ending, JobSpec
 from dstack_jupyter.machines.local import clean_environment
 from dstack_jupyter.machines.shells import command_line
-
-from .test_job_folder import SHELLS, spec, supervise
+from tests.machines.test_job_folder import SHELLS, spec, supervise
 
 
 def ran(folder: Path, *commands: str, shell: str = "/bin/bash", **more: object) -> tuple[int, str]:
@@ -63,7 +62,7 @@ class TestCommands:
             (["set -euo pipefail\nfalse | true\necho went on", "echo next"], 1, ""),
             (["set -euo pipefail", "false | true", "echo next"], 1, ""),
             (["trap 'echo broke' ERR", "false", "echo next"], 1, "broke\n"),
-            (["set -E; trap 'echo broke' ERR\nf() { false; }\nf", "echo next"], 1, "broke\n"),
+            (["set -E; trap 'echo broke' ERR\nf() { false; }\nf", "echo next"], 1, "broke\nbroke\n"),
             (["alias hi='echo hello'", "hi"], 0, "hello\n"),
         ],
         ids=lambda value: repr(value)[:60],
@@ -115,7 +114,7 @@ sys.exit(worker.wait())
 TRAIN = f"{sys.executable} train.py"
 
 
-def stopped(folder: Path, command: str, shell: str, **more: object) -> tuple[Ending, str]:
+def stopped(folder: Path, command: str, supervisor: str, **more: object) -> tuple[Ending, str]:
     """A job that is asked to stop as soon as its training is up: how it ended, and its log."""
     work = folder / "work"
     work.mkdir(parents=True)
@@ -130,10 +129,17 @@ def stopped(folder: Path, command: str, shell: str, **more: object) -> tuple[End
     asking = threading.Thread(target=stop)
     asking.start()
     try:
-        ending = supervise(folder, spec(command, "echo never", **more), shell)
+        ending = supervise(folder, spec(command, "echo never", **more), supervisor)
     finally:
         asking.join(60)
     return ending, (folder / "log").read_text()
+
+
+def alive(number: str) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -178,7 +184,8 @@ class TestStop:
 
     def test_what_is_left_in_the_background_of_a_job_that_ended_by_itself_is_killed(self, tmp_path: Path, shell: str) -> None:
         assert supervise(tmp_path / "job", spec("sleep 300 &", "echo $! > number"), shell) == Ending(0)
-        assert not Path(f"/proc/{(tmp_path / 'job/work/number').read_text().strip()}").exists()
+        number = (tmp_path / "job/work/number").read_text().strip()
+        assert not alive(number)
 
 
 def test_the_words_of_a_job_are_what_its_folder_holds(tmp_path: Path) -> None:
