@@ -27,8 +27,8 @@ FOLDER = "/run/dj"
 WORK = "/workflow"
 """Its working folder, as in dstack."""
 LABEL = "dj-installation"
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
-"""What images call the machine that ``uname -m`` names."""
+ARCHITECTURES = {"amd64": "x86", "386": "x86", "arm64": "arm", "arm": "arm"}
+"""Docker's word for what an image is for → a host's (``HostFacts.arch``)."""
 AMD_DEVICES = ("/dev/kfd", "/dev/dri")
 
 
@@ -165,7 +165,7 @@ class DockerLauncher:
             with contextlib.suppress(DockerError):
                 image = await docker.call("GET", f"/images/{details['Image']}/json")
         made_for = image.get("Architecture") or ""
-        if made_for and ARCHITECTURES.get(hello.facts.arch, hello.facts.arch) != made_for:
+        if made_for and ARCHITECTURES.get(made_for, made_for) != hello.facts.arch:
             return f"image {details['Config']['Image']} is for {made_for}, and the host is {hello.facts.arch}"
         why = state.get("Error") or "the image needs a /bin/sh that runs"
         return f"the container ended before the job began (exit code {state.get('ExitCode')}): {why}"

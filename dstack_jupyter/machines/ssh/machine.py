@@ -147,7 +147,7 @@ class SSHMachine:
         line, _ = await self.host.ask(f"boot {attempt_id}")
         if line == "other":
             return JobReport(started=True, data=data, lost="the host was booted while the job ran", interrupted=True)
-        if line == "young":
+        if line == "young" and not lost:
             return JobReport(started=True, data=data)
         return JobReport(started=True, data=data, lost=lost or "the job's supervisor is gone: it was killed")
 
