@@ -142,6 +142,11 @@ def home_at(root: Path, where: Path | Secret) -> Home:
 
 
 @pytest.fixture
-def state(tmp_path: Path, where: Path | Secret) -> Home:
-    """A state folder of the test's own, on each of the two databases in turn. For tests that run an Engine themselves."""
+def state(tmp_path: Path, where: Path | Secret, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A state folder of the test's own, on each of the two databases in turn. For tests that run an Engine themselves.
+
+    HOME is empty: jobs must not have the start files of whoever runs the tests.
+    """
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return home_at(tmp_path / "state", where)

@@ -34,7 +34,7 @@ class Kind:
 
     def spec(self, *commands: str, **more: object) -> JobSpec:
         if self.kind == "local":
-            more["env"] = {**clean_environment(), **more.get("env", {})}  # type: ignore[dict-item]
+            more["env"] = {**clean_environment(), "HOME": str(self._jobs), **more.get("env", {})}  # type: ignore[dict-item]
         return spec(*commands, image=BUSYBOX if self.kind == "docker" else "", **more)
 
     async def lose_folders(self) -> None:
