@@ -64,6 +64,18 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.fixture(scope="session")
+def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def no_start_files(request: pytest.FixtureRequest, nobodys_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs must not have the start files of whoever runs the tests. (Tests on real machines keep their images at home.)"""
+    if request.node.get_closest_marker("machines") is None:
+        monkeypatch.setenv("HOME", str(nobodys_home))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An empty user: HOME and state folder of the test's own. Its runs and its engine end with the test."""
@@ -142,11 +154,6 @@ def home_at(root: Path, where: Path | Secret) -> Home:
 
 
 @pytest.fixture
-def state(tmp_path: Path, where: Path | Secret, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A state folder of the test's own, on each of the two databases in turn. For tests that run an Engine themselves.
-
-    HOME is empty: jobs must not have the start files of whoever runs the tests.
-    """
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def state(tmp_path: Path, where: Path | Secret) -> Home:
+    """A state folder of the test's own, on each of the two databases in turn. For tests that run an Engine themselves."""
     return home_at(tmp_path / "state", where)
