@@ -20,8 +20,10 @@ NOT_HERE = frozenset(
 """What a file system says of names and kinds that it cannot have."""
 
 
-def extract(tar: tarfile.TarFile, to: Path) -> list[Path]:
+def extract(tar: tarfile.TarFile, to: Path, *, modes: bool = False) -> list[Path]:
     """Extract below ``to``, which is made if needed; returns the files written, those of the same name are replaced. Blocks.
+
+    ``modes``: files get the very modes of the archive (a client's own files), not those that are safe to have from a stranger.
 
     Raises ConfigurationError for an entry that would leave ``to``, through its name, a link or a device, and for an archive that
     is damaged; LimitExceeded; OSError for a disk that is full.
@@ -35,7 +37,7 @@ def extract(tar: tarfile.TarFile, to: Path) -> list[Path]:
             if len(written) >= MOST_FILES:
                 raise LimitExceeded(f"more than {MOST_FILES} files: take a smaller folder, or an archive of it")
             _make_way(root, member, links)
-            tar.extract(member, root, filter="data")
+            tar.extract(member, root, filter=_with_modes if modes else "data")
             if not member.isdir():
                 written.append(to / member.name.lstrip("/"))
     except tarfile.FilterError as error:
@@ -51,6 +53,11 @@ def extract(tar: tarfile.TarFile, to: Path) -> list[Path]:
     finally:
         _drop_leading_out(root, links)
     return written
+
+
+def _with_modes(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+    safe = tarfile.data_filter(member, path)
+    return safe.replace(mode=member.mode & 0o777, deep=False) if safe.isreg() else safe
 
 
 def _make_way(root: Path, member: tarfile.TarInfo, links: set[Path]) -> None:

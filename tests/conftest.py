@@ -64,6 +64,18 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.fixture(scope="session")
+def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def no_start_files(request: pytest.FixtureRequest, nobodys_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs must not have the start files of whoever runs the tests. (Tests on real machines keep their images at home.)"""
+    if request.node.get_closest_marker("machines") is None:
+        monkeypatch.setenv("HOME", str(nobodys_home))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An empty user: HOME and state folder of the test's own. Its runs and its engine end with the test."""

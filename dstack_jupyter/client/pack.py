@@ -52,7 +52,7 @@ def pack_task(task: AnyRun, base: Path) -> list[Packed]:
 
 
 def pack(local_path: str, dest: str | None, base: Path, *, ignore: bool) -> Packed:
-    """One file or folder. Without ``dest`` a file or folder arrives under its own name.
+    """One file or folder. Without ``dest`` the path stays as it was written (``landing``).
 
     ``ignore``: leave out what git, ``.gitignore`` or ``.dstackignore`` leave out.
     """
@@ -60,14 +60,20 @@ def pack(local_path: str, dest: str | None, base: Path, *, ignore: bool) -> Pack
     if not source.exists():
         raise _missing(local_path, source)
     source = source.resolve()
+    dest = landing(local_path) if dest is None else dest
     if source.is_dir():
         names: Iterator[PurePosixPath] = _chosen(source) if ignore else _everything(source)
         entries = [(source / name, str(name)) for name in sorted(names)]
-        target = dest if dest is not None else source.name
-    else:
-        target, name = ("." if dest is None else os.path.dirname(dest) or "."), source.name
-        entries = [(source, os.path.basename(dest) if dest else name)]
-    return _write(source, entries, target)
+        return _write(source, entries, dest)
+    return _write(source, [(source, os.path.basename(dest))], os.path.dirname(dest) or ".")
+
+
+def landing(local_path: str) -> str:
+    """Where a path without a target lands: as dstack has it, at the same path without its ``..``; ``~`` is the job's home."""
+    if local_path.startswith(("/", "~")):
+        return local_path
+    parts = [part for part in PurePosixPath(local_path).parts if part not in ("..", ".")]
+    return "/".join(parts) or "."
 
 
 def _missing(local_path: str, source: Path) -> NotFound:
@@ -81,12 +87,15 @@ def _missing(local_path: str, source: Path) -> NotFound:
 
 
 def _everything(folder: Path) -> Iterator[PurePosixPath]:
+    """Files, links and empty folders."""
     for root, folders, files in os.walk(folder):
         relative = Path(root).relative_to(folder)
         folders[:] = sorted(name for name in folders if name != ".git")
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         for name in [*files, *links]:
             yield PurePosixPath(relative / name)
+        if not files and not folders and root != str(folder):
+            yield PurePosixPath(relative)
 
 
 def _chosen(folder: Path) -> Iterator[PurePosixPath]:
@@ -101,15 +110,37 @@ def _chosen(folder: Path) -> Iterator[PurePosixPath]:
 
 
 def _of_git(folder: Path) -> list[PurePosixPath] | None:
-    """Files that git knows or would add; None where this is no work tree or there is no git."""
-    command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    """What git knows or would add, and empty folders; None where this is no work tree or there is no git.
+
+    A submodule and a clone inside the work tree are folders here: what their own git says of them is sent.
+    """
     try:
-        output = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        known = _ls_files(folder, "--cached", "--others")
+        folders = _ls_files(folder, "--others", "--directory")
     except (OSError, subprocess.SubprocessError):
         return None
-    names = {PurePosixPath(os.fsdecode(name)) for name in output.split(b"\0") if name}
-    # Deleted but still in the index; a submodule is a folder here.
-    return [name for name in names if os.path.lexists(folder / name) and not (folder / name).is_dir()]
+    names: set[PurePosixPath] = set()
+    for name in known:
+        path = folder / name
+        if path.is_symlink() or path.is_file():
+            names.add(name)
+        elif path.is_dir():
+            inner = _of_git(path) if (path / ".git").exists() else None
+            names |= {name / each for each in (list(_everything(path)) if inner is None else inner)}
+        elif os.path.lexists(path):
+            names.add(name)  # neither file nor folder: refused by name
+        # Else it was deleted and is still in the index.
+    return [*names, *(name for name in folders if _is_empty(folder / name))]
+
+
+def _ls_files(folder: Path, *options: str) -> set[PurePosixPath]:
+    command = ["git", "-C", str(folder), "ls-files", "-z", "--exclude-standard", *options]
+    output = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    return {PurePosixPath(os.fsdecode(name)) for name in output.split(b"\0") if name}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _ignore_rules(folder: Path, names: tuple[str, ...]) -> list[tuple[PurePosixPath, pathspec.GitIgnoreSpec]]:
@@ -144,9 +175,9 @@ def _write(source: Path, entries: list[tuple[Path, str]], dest: str) -> Packed:
 
 
 def _add(tar: tarfile.TarFile, path: Path, arcname: str, source: Path) -> None:
-    """One entry, with nothing of this machine or user in it but content, kind, permissions and time."""
+    """One entry, with nothing of this machine or user in it but content, kind, mode and time."""
     info = tar.gettarinfo(path, arcname)
-    if info is None or not (info.isreg() or info.issym()):
+    if info is None or not (info.isreg() or info.issym() or info.isdir()):
         raise ConfigurationError(f"{path} is neither a file nor a link: it cannot be sent", hint="add it to .dstackignore")
     if info.issym() and not path.resolve().is_relative_to(source if source.is_dir() else source.parent):
         raise ConfigurationError(
@@ -155,7 +186,7 @@ def _add(tar: tarfile.TarFile, path: Path, arcname: str, source: Path) -> None:
     info.uid = info.gid = 0
     info.uname = info.gname = ""
     info.mtime = int(info.mtime)
-    info.mode = 0o755 if info.mode & stat.S_IXUSR else 0o644
+    info.mode = stat.S_IMODE(info.mode) & 0o777
     info.pax_headers = {}
     if info.isreg():
         with path.open("rb") as file:

@@ -159,7 +159,7 @@ class Engine:
                 self._database,
                 self._bus,
                 machine=self._machines.host,
-                forget=self._machines.forget,
+                leave=self._machines.leave,
                 changed=self._hosts_changed,
                 closed=self._closed,
             ).reconcile,
@@ -187,7 +187,7 @@ class Engine:
             backlog=partial(self._queue.waiting, "fleet", "instance"),
             problems=self._problems,
             forwards=self._forwards,
-            fleets=FleetService(of_fleets, self.home, self._machines.forget, owner, self._applied),
+            fleets=FleetService(of_fleets, self.home, self._machines.leave, owner, self._applied),
             cleanup=Cleanup(self._database, sweeps, self._bus, wake),
             vault=self._vault,
         )

@@ -58,7 +58,7 @@ class JobSpec:
 
     Durations are seconds; ``max_duration`` 0 is none, ``stop_duration`` 0 waits for ever before it kills. ``container`` None is
     a process. ``files`` are small texts in the job's folder, by name; ``prepare`` is sh of ours that runs before the commands,
-    with the job's folder in ``$folder``.
+    with the job's folder in ``$folder``. ``argv`` runs in the place of the shell and its commands.
     """
 
     attempt_id: str
@@ -73,6 +73,7 @@ class JobSpec:
     container: Container | None = None
     files: dict[str, str] = field(default_factory=dict)
     prepare: str = ""
+    argv: tuple[str, ...] = ()
 
 
 class DroppedReason(StrEnum):
@@ -176,7 +177,7 @@ class Machine(Protocol):
         """A connection to a port of the machine's loopback. Raises Unreachable."""
 
     async def finish(self, attempt_id: str) -> None:
-        """Let go of what an ended job holds beyond its folder."""
+        """Let go of what an ended job holds beyond its folder, and kill what is alive of one that never said how it ended."""
 
     async def remove(self, attempt_id: str) -> None:
         """Delete the job folder of an ended job."""

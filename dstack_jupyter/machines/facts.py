@@ -5,34 +5,19 @@ Called by the backend `local` in the engine's thread pool; blocks up to some sec
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import platform
-import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..models.gpus import short_name, sold_memory
+from .gpu_tools import GB, TOOLS, GPUFacts, read_tool
 
-GB = 1024**3
 TOOL_TIMEOUT = 5.0
 """Seconds that a vendor's tool may take: one without a working driver can hang."""
-DISPLAY_ONLY = 1.0
-"""GB: a GPU with less memory is the processor's own, for the screen."""
-
-
-@dataclass(frozen=True, slots=True)
-class GPUFacts:
-    vendor: Literal["nvidia", "amd", "intel", "tenstorrent"]
-    name: str
-    memory_gb: float
-    """0 where the tool does not say (memory shared with the processor)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,102 +34,6 @@ class HostFacts:
     arch: Literal["x86", "arm"]
     gpus: tuple[GPUFacts, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def parse_nvidia_smi(text: str) -> list[GPUFacts]:
-    """Output of ``nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`` (MiB)."""
-    gpus = []
-    for row in csv.reader(io.StringIO(text), skipinitialspace=True):
-        if len(row) == 2:
-            name, reported = short_name(row[0]), row[1].strip()
-            memory = sold_memory(name, int(reported) / 1024) if reported.isdigit() else 0.0
-            gpus.append(GPUFacts("nvidia", name, memory))
-    return gpus
-
-
-def parse_utilization(text: str) -> list[int]:
-    """Output of ``nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits``: percent, one GPU a line."""
-    return [int(line) for line in text.split() if line.isdigit()]
-
-
-def parse_amd_smi(text: str) -> list[GPUFacts]:
-    """Output of ``amd-smi static --asic --vram --json``: a list of GPUs, which newer versions put under ``gpu_data``.
-
-    Raises ValueError for anything else.
-    """
-    data: Any = json.loads(text)
-    cards = data.get("gpu_data") if isinstance(data, dict) else data
-    if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
-        raise ValueError("expected a list of GPUs")
-    gpus = []
-    for card in cards:
-        product = str(_inner(card, "asic", "market_name") or "AMD GPU")
-        size = _inner(card, "vram", "size")
-        megabytes = str(size.get("value") if isinstance(size, dict) else size).removesuffix("MB").strip()
-        gpus += _amd(product, int(megabytes) / 1024 if megabytes.isdigit() else 0.0)
-    return gpus
-
-
-def parse_rocm_smi(text: str) -> list[GPUFacts]:
-    """Output of ``rocm-smi --showproductname --showmeminfo vram --json``: bytes as text, one object a card.
-
-    Raises ValueError, TypeError for anything else.
-    """
-    data: Any = json.loads(text)
-    if not isinstance(data, dict):
-        raise TypeError("expected an object of cards")
-    gpus = []
-    numbered = [(int(name[4:]), card) for name, card in data.items() if re.fullmatch(r"card\d+", name)]
-    for _, card in sorted(numbered, key=lambda item: item[0]):
-        total = str(_inner(card, "VRAM Total Memory (B)"))
-        product = _inner(card, "Card Series") or _inner(card, "Card series") or "AMD GPU"
-        gpus += _amd(str(product), int(total) / GB if total.isdigit() else 0.0)
-    return gpus
-
-
-def parse_hl_smi(text: str) -> list[GPUFacts]:
-    """Output of ``hl-smi -Q index,name,memory.total -f csv,noheader``: ``0, HL-225, 98304 MiB`` a line (Intel Gaudi)."""
-    gpus = []
-    for row in csv.reader(io.StringIO(text), skipinitialspace=True):
-        if len(row) == 3 and row[0].strip().isdigit():
-            name = GAUDI.get(row[1].strip().upper()[:5], "Gaudi")
-            size = row[2].strip().removesuffix("MiB").strip()
-            gpus.append(GPUFacts("intel", name, sold_memory(name, int(size) / 1024) if size.isdigit() else 0.0))
-    return gpus
-
-
-GAUDI = {"HL-20": "Gaudi", "HL-22": "Gaudi2", "HL-32": "Gaudi3", "HL-33": "Gaudi3"}
-"""Board names of hl-smi (HL-205, HL-225, HL-325L) by their first five letters."""
-TENSTORRENT = {"n150": 12.0, "n300": 24.0, "p100": 28.0, "p150": 32.0, "p300": 64.0}
-"""GB of each board: tt-smi does not report memory."""
-
-
-def parse_tt_smi(text: str) -> list[GPUFacts]:
-    """Output of ``tt-smi -s``: JSON whose ``device_info`` has one entry a chip; an n300's second chip is part of the first.
-
-    Raises ValueError, TypeError for anything else.
-    """
-    data: Any = json.loads(text[text.find("{") :])
-    devices = _inner(data, "device_info")
-    if not isinstance(devices, list):
-        raise TypeError("expected device_info")
-    gpus = []
-    for device in devices:
-        words = str(_inner(device, "board_info", "board_type") or "").lower().split()
-        if words and not (len(words) > 1 and words[1] == "r"):
-            gpus.append(GPUFacts("tenstorrent", words[0], TENSTORRENT.get(words[0].rstrip("abc"), 0.0)))
-    return gpus
-
-
-def _inner(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _amd(product: str, memory_gb: float) -> list[GPUFacts]:
-    name = short_name(product)
-    return [GPUFacts("amd", name, sold_memory(name, memory_gb))] if memory_gb >= DISPLAY_ONLY else []
 
 
 def _groups(root: Path, membership: str, controller: str) -> Iterator[Path]:
@@ -183,40 +72,33 @@ def memory_limit(root: Path, membership: str) -> float:
     return min(limits)
 
 
-def run_tool(*command: str, timeout: float = TOOL_TIMEOUT) -> tuple[str, str]:
-    """(output of a vendor's tool, why there is none). Both are '' where the tool is not installed."""
+def run_tool(*command: str, timeout: float = TOOL_TIMEOUT) -> tuple[str, int, str]:
+    """(output of a vendor's tool, its exit code, why it could not be asked). Empty where the tool is not installed.
+
+    Its errors are its output only where it has no other: warnings stand there beside a good answer.
+    """
     if shutil.which(command[0]) is None:
-        return "", ""
+        return "", 0, ""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        return "", f"{command[0]} did not answer in {timeout:g} s"
+        return "", 0, f"{command[0]} did not answer in {timeout:g} s"
     except OSError as error:
-        return "", f"{command[0]} cannot be run: {error.strerror}"
-    if done.returncode:
-        complaint = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0][:200]
-        return "", f"{command[0]} failed with exit code {done.returncode}: {complaint}"
-    return done.stdout, ""
+        return "", 0, f"{command[0]} cannot be run: {error.strerror}"
+    return done.stdout if done.stdout.strip() else done.stderr, done.returncode, ""
 
 
 def gpus_of_tools() -> tuple[list[GPUFacts], list[str]]:
-    """(GPUs that the installed tools report, NVIDIA's first; notes on tools that failed)."""
+    """(GPUs that the installed tools report, NVIDIA's first; notes on tools that failed and cards that do not answer)."""
     gpus: list[GPUFacts] = []
     notes: list[str] = []
-
-    def ask(parse: Callable[[str], list[GPUFacts]], *command: str) -> bool:
-        output, note = run_tool(*command)
-        try:
-            cards = parse(output) if output else []
-        except (TypeError, ValueError):
-            cards, note = [], f"{command[0]} answered in a form that is not known"
-        gpus.extend(cards)
-        notes.extend([note] if note else [])
-        return bool(cards)
-
-    ask(parse_nvidia_smi, "nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
-    if not ask(parse_amd_smi, "amd-smi", "static", "--asic", "--vram", "--json"):
-        ask(parse_rocm_smi, "rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
+    for name in ("nvidia-smi", "amd-smi", "rocm-smi"):
+        if name == "rocm-smi" and any(gpu.vendor == "amd" for gpu in gpus):
+            continue
+        output, code, note = run_tool(name, *TOOLS[name][1])
+        cards, complaints = read_tool(name, output, code) if not note else ([], [note])
+        gpus += cards
+        notes += complaints
     return gpus, notes
 
 

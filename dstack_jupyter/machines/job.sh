@@ -1,24 +1,26 @@
 # Job supervisor, protocol 1. POSIX sh with coreutils or busybox, nothing else.
-#   sh -c "$(cat job.sh)" dj FOLDER LOG_LIMIT MAX_DURATION STOP_DURATION SHELL
-# FOLDER holds env.sh (exports), commands (sets $1 to what to run) and work/ (where it runs, see DSTACK_WORKING_DIR).
+#   sh -c "$(cat job.sh)" dj FOLDER LOG_LIMIT MAX_DURATION STOP_DURATION
+# FOLDER holds env.sh (exports), commands (sets the words of what to run) and work/ (where it runs, see DSTACK_WORKING_DIR).
 # It gets, in this order:
 #   started/   made first and atomically: a second supervisor of the same attempt ends here
 #   pid        "<pid> <start time> <boot id>" of this supervisor
 #   log        output and errors merged, appended only
 #   dropped    bytes discarded after LOG_LIMIT, or because the disk was full, then why; made full size at the start
 #   exit       last: "<exit code> <why it was ended: - stopped aborted max_duration>"; when it is there, the log is complete
-# TERM asks the job to stop (KILL follows after STOP_DURATION seconds, 0: never), USR1 kills it at once.
+#   rc         what an interactive shell said before it came to the job
+# TERM asks the job to stop: all its processes have STOP_DURATION seconds to end, whatever its shell does (0: for ever). Then, and
+# with USR1 at once, they are killed.
 #   inner      in a container (DJ_INSIDE is set) instead of pid: what the numbers mean outside, only the host knows
 set -u
 umask 077
-pidfile=pid
+pidfile=pid inside=${DJ_INSIDE:-}
 if [ -n "${DJ_INSIDE:-}" ]; then
     # The folders around this one are the host user's alone; who reads the log there is not who writes it here.
     umask 022
     pidfile=inner
     unset DJ_INSIDE
 fi
-folder=$1 log_limit=$2 max_duration=$3 stop_duration=$4 shell=$5
+folder=$1 log_limit=$2 max_duration=$3 stop_duration=$4
 cd "$folder" || exit 70
 mkdir started 2>/dev/null || exit 0
 
@@ -26,7 +28,34 @@ mkdir started 2>/dev/null || exit 0
 printf '%1024s\n' '' >exit.new || exit 73
 printf '%1024s\n' '' >dropped.new || exit 73
 
-child= signalled= early= reason=-
+child= signalled= early= asked= killed= reason=-
+job_processes() { # whole | "": `alive` if its session has any; `others` are those in groups of their own (whole: and all below)
+    alive= others= known=" $child " table=
+    for each in /proc/[0-9]*/stat; do
+        read -r line <"$each" || continue
+        pid=${each#/proc/}
+        # Fields 3, 4, … of proc(5): state, parent, group, session.
+        set -- "$1" ${line##*) }
+        [ "$2" = Z ] || table="$table ${pid%/stat}:$3:$4:$5"
+    done 2>/dev/null
+    grown=1
+    while [ -n "$grown" ]; do
+        grown=
+        for each in $table; do
+            pid=${each%%:*} rest=${each#*:}
+            case $known in *" $pid "*) continue ;; esac
+            case $rest in
+            *":$child:$child") alive=1 ;;
+            *":$child") alive=1 others="$others $pid" ;;
+            *)
+                [ -n "$1" ] || continue
+                case $known in *" ${rest%%:*} "*) others="$others $pid" ;; *) continue ;; esac
+                ;;
+            esac
+            known="$known$pid " grown=1
+        done
+    done
+}
 end_job() { # why, signal
     signalled=1
     [ "$reason" = - ] && reason=$1
@@ -34,9 +63,14 @@ end_job() { # why, signal
         early=1
         return
     }
+    # Who is asked passes it on to its own sessions (torchrun, MPI); who is killed cannot.
+    if [ "$2" = KILL ]; then job_processes whole; else job_processes ''; fi
     # No group of that number: the job has not got its own session yet, and never will.
     # (busybox knows no `--` here: it would answer that it failed.)
-    kill "-$2" "-$child" 2>/dev/null || kill -s KILL "$child" 2>/dev/null
+    kill "-$2" "-$child" 2>/dev/null || [ -n "$asked" ] || kill -s KILL "$child" 2>/dev/null
+    for each in $others; do kill -s "$2" "$each" 2>/dev/null; done
+    asked=1
+    [ "$2" = KILL ] && killed=1
 }
 supervisor=$$
 later() { # seconds, signal, process: sends it, unless the job has ended by then
@@ -94,11 +128,23 @@ collector=$!
 
 (
     trap - TERM USR1 USR2 HUP INT
+    interactive=
     . ./commands
-    set -- "$shell" "$1"
+    if [ -n "$interactive" ]; then
+        set -- "$@" "$folder/rc" "$1"
+        exec 2>rc
+    fi
+    set -- "$inside" "$@"
     . ./env.sh
+    inside=$1
+    shift
+    if [ -n "$inside" ]; then
+        sh ./unpack.sh || exit 75
+        # As Docker does with a working folder that the image lacks.
+        mkdir -p "$DSTACK_WORKING_DIR" 2>/dev/null
+    fi
     cd "$DSTACK_WORKING_DIR" || exit 71
-    exec setsid "$1" -c "$2" commands
+    exec setsid "$@"
 ) >pipe 2>&1 </dev/null &
 child=$!
 echo "$supervisor $start $boot" >pid.new && mv pid.new "$pidfile"
@@ -120,6 +166,14 @@ while :; do
     [ "$now" -eq 127 ] && [ "$code" -ne 127 ] || code=$now
     [ -n "$signalled" ] || break
 done
+# Asked to stop: what its shell left behind has its time, too.
+while [ -n "$asked" ] && [ -z "$killed" ]; do
+    job_processes ''
+    [ -n "$table" ] || ! kill -0 "-$child" 2>/dev/null || alive=1
+    [ -n "$alive" ] || break
+    sleep 0.1 2>/dev/null || sleep 1 &
+    wait $!
+done
 # The job is its shell: what that left behind in its session ends with it.
 kill -KILL "-$child" 2>/dev/null
 # Both ends were opened long ago; while this runs, most collectors end.
@@ -140,6 +194,8 @@ while :; do
     [ -n "$signalled" ] || break
 done
 for helper in $patience $timer $killer; do kill -s TERM "$helper" 2>/dev/null; done
+# The job never came to its first line: what its shell said is all that there is.
+[ -s rc ] && cat rc >>log
 # What was dropped has its name already; else nothing was.
 rm -f collector dropped.new
 echo "$code $reason" 1<>exit.new && mv exit.new exit

@@ -15,6 +15,7 @@ from pathlib import Path
 from .. import archives
 from ..models.errors import ConfigurationError, NotFound
 from .base import Archive, DroppedReason, Ending, JobSpec
+from .shells import command_line, quote
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -23,13 +24,6 @@ ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def supervisor_script() -> str:
     """The text of job.sh. It is handed over as an argument, so replacing the package never changes a running job."""
     return Path(__file__).with_name("job.sh").read_text()
-
-
-def quote(value: str) -> str:
-    """``value`` as one word of POSIX sh, byte for byte. Raises ConfigurationError for NUL, which no environment can hold."""
-    if "\0" in value:
-        raise ConfigurationError("a NUL character cannot be handed to a process")
-    return "'" + value.replace("'", "'\\''") + "'"
 
 
 def env_script(env: dict[str, str]) -> str:
@@ -43,22 +37,18 @@ def env_script(env: dict[str, str]) -> str:
     return "".join(f"export {name}={quote(value)}\n" for name, value in env.items())
 
 
-def command_script(commands: list[str]) -> str:
-    """All commands as one script for ``SHELL -c``: the next one runs only if the one before ended with 0.
+def commands_file(spec: JobSpec, prepare: str = "") -> str:
+    """What the supervisor sources to have the words of the job's command as its own: in sh, reading a file costs a process.
 
-    Braces with a line of their own, not ``&&``: a command may end in a comment or hold a here-document.
+    ``prepare`` runs first, in the same shell. Raises ConfigurationError for text that no process can be given.
     """
-    return "\n".join("{ " + command + "\n} || exit $?" for command in commands)
-
-
-def commands_file(script: str) -> str:
-    """What the supervisor sources to have ``script`` as its ``$1``: to read a file in sh, a process would have to be started."""
-    return f"set -- {quote(script)}\n"
+    words, interactive = command_line(spec, prepare)
+    return f"set -- {' '.join(map(quote, words))}\n" + ("interactive=1\n" if interactive else "")
 
 
 def working_folder(folder: Path, working_dir: str) -> Path:
-    """Where the job runs: an absolute ``working_dir`` as it is, a relative one inside the job's own ``work``."""
-    return folder / "work" / working_dir if not os.path.isabs(working_dir) else Path(working_dir)
+    """Where the job runs: an absolute ``working_dir`` as it is, ``~`` at home, a relative one inside the job's own ``work``."""
+    return folder / "work" / Path(working_dir).expanduser()
 
 
 def write(folder: Path, spec: JobSpec) -> None:
@@ -69,7 +59,7 @@ def write(folder: Path, spec: JobSpec) -> None:
     for archive in spec.archives:
         unpack(archive, root)
     work = working_folder(folder, spec.working_dir)
-    if not os.path.isabs(spec.working_dir):
+    if not spec.working_dir.startswith(("/", "~")):
         if not work.resolve().is_relative_to(root.resolve()):
             raise ConfigurationError(
                 f"working_dir {spec.working_dir!r} leaves the job's folder", hint="give an absolute path for that"
@@ -78,7 +68,7 @@ def write(folder: Path, spec: JobSpec) -> None:
     elif not work.is_dir():
         raise ConfigurationError(f"working_dir {spec.working_dir} is not a folder on the machine")
     env = {**spec.env, "DSTACK_WORKING_DIR": str(work)}
-    for name, text in (("env.sh", env_script(env)), ("commands", commands_file(command_script(spec.commands)))):
+    for name, text in (("env.sh", env_script(env)), ("commands", commands_file(spec, spec.prepare))):
         # Replaced whole: a supervisor that another launch has started may be reading it this moment.
         temporary = folder / f".{name}.{secrets.token_hex(4)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -93,7 +83,7 @@ def unpack(archive: Archive, root: Path) -> None:
     target = dest if dest.is_absolute() else root / dest
     try:
         with tarfile.open(archive.path, mode="r:") as tar:
-            archives.extract(tar, target)
+            archives.extract(tar, target, modes=True)
     except tarfile.TarError as error:
         raise ConfigurationError(f"an uploaded archive cannot be unpacked: {error}") from error
 

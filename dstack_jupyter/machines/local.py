@@ -25,13 +25,16 @@ from ..models.errors import ConfigurationError, NotFound, StorageFull, Unreachab
 from ..processes import ended, spawn_detached
 from . import job_folder
 from .base import JobReport, JobSpec
-from .facts import parse_utilization, run_tool
+from .facts import run_tool
+from .gpu_tools import parse_utilization
 from .watch import FolderWatch
 
 Result = TypeVar("Result")
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INHERITED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+MARK = "DSTACK_JUPYTER_ATTEMPT"
+"""A variable of all that a job starts: it can be found without its folder."""
 EXIT_NO_SPACE = 73
 """The supervisor's exit code when it could not reserve room for its last words."""
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -102,12 +105,12 @@ class LocalMachine:
         if shutil.which(spec.shell) is None:
             raise ConfigurationError(f"there is no shell {spec.shell} on this machine", hint="set `shell: sh`")
         command = ["/bin/sh", "-c", job_folder.supervisor_script(), "dj", str(folder)]
-        command += [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell]
+        command += [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration)]
         try:
             job_folder.write(folder, spec)
             with self._spawning:
                 if not self._child_runs(spec.attempt_id) and not (folder / "started").exists():
-                    self._children[spec.attempt_id] = spawn_detached(command, {"PATH": SYSTEM_PATH})
+                    self._children[spec.attempt_id] = spawn_detached(command, {"PATH": SYSTEM_PATH, MARK: spec.attempt_id})
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise StorageFull(
@@ -217,7 +220,7 @@ class LocalMachine:
         if vendor != "nvidia" or not gpus:
             return []
         query = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", ",".join(map(str, gpus)))
-        output, _ = await self._run(run_tool, *query)
+        output, _, _ = await self._run(run_tool, *query)
         return parse_utilization(output)
 
     async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -227,7 +230,19 @@ class LocalMachine:
             raise Unreachable(f"nothing answers at port {port}") from error
 
     async def finish(self, attempt_id: str) -> None:
-        """Nothing is left of an ended job but its folder."""
+        """Nothing is left of an ended job but its folder. One without an ending may live on: its folder was removed, say."""
+        await self._run(self._finish, attempt_id)
+
+    def _finish(self, attempt_id: str) -> None:
+        if (self._folder(attempt_id) / "exit").exists():
+            return
+        mark = f"{MARK}={attempt_id}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
+        self._children.pop(attempt_id, None)
+        self._exits.pop(attempt_id, None)
 
     async def remove(self, attempt_id: str) -> None:
         await self._run(shutil.rmtree, self._folder(attempt_id), True)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from ..models.errors import ConfigurationError
-from .job_folder import quote
+from .shells import quote
 
 LEAST_SILENCE = 30 * 60
 """Seconds without a word from the engine before a machine ends itself, at least."""

@@ -16,6 +16,8 @@ from typing import Any
 POLL = 0.05
 TELLING = frozenset({"log", "pid", "exit"})
 """The files of a job folder whose change is worth a look."""
+STARTED = "started"
+"""Its removal is, too: somebody removes the folder."""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,8 @@ class FolderWatch:
         if self._inotify is None:
             self._inotify = Inotify()
             self._task = asyncio.get_running_loop().create_task(self._read())
-        watched.inotify = self._inotify.add_watch(folder, Mask.MODIFY | Mask.CREATE | Mask.MOVED_TO | Mask.ONLYDIR)
+        told = Mask.MODIFY | Mask.CREATE | Mask.MOVED_TO | Mask.DELETE
+        watched.inotify = self._inotify.add_watch(folder, told | Mask.ONLYDIR)
         self._by_watch[watched.inotify] = watched
 
     def _add_process(self, pid: int | None, watched: _Watched) -> None:
@@ -82,11 +85,14 @@ class FolderWatch:
         watched.changed()
 
     async def _read(self) -> None:
+        from asyncinotify import Mask
+
         async for event in self._inotify:
             if event.watch is None:  # the kernel's queue ran over: anything may have changed
                 for watched in list(self._by_watch.values()):
                     watched.changed()
-            elif event.watch in self._by_watch and str(event.name) in TELLING:
+            # That files go is told, not that the folder does: a process that works in it keeps it.
+            elif event.watch in self._by_watch and str(event.name) in ((STARTED,) if event.mask & Mask.DELETE else TELLING):
                 self._by_watch[event.watch].changed()
 
     def remove(self, folder: Path) -> None:

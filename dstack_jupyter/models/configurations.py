@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -71,14 +72,23 @@ class RunConfiguration(ProfileParams):
             raise ValueError("a run's name has 2 to 41 of a-z, 0-9 and -, and begins with a letter")
         return value
 
+    @field_validator("entrypoint")
+    @classmethod
+    def _entrypoint(cls, value: str | None) -> str | None:
+        try:
+            shlex.split(value or "")
+        except ValueError as error:
+            raise ValueError(f"not a command line: {str(error).lower()}; write it as in a shell, with quotes that end") from None
+        return value
+
     @field_validator("shell")
     @classmethod
     def _shell(cls, value: str | None) -> str | None:
-        if value in ("sh", "bash"):
-            return f"/bin/{value}"
-        if value is not None and not os.path.isabs(value):
+        if value is None or os.path.isabs(value):
+            return value
+        if value not in ("sh", "bash"):
             raise ValueError("expected sh, bash or an absolute path")
-        return value
+        return f"/bin/{value}"
 
     @model_validator(mode="after")
     def _one_environment(self) -> Self:

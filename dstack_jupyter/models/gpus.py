@@ -43,12 +43,26 @@ SNAP = 0.07
 """A driver reports a little less than what is on the box (81559 MiB of an 80 GB H100, 15360 of a 16 GB T4)."""
 
 _VENDOR_WORDS = frozenset({"nvidia", "amd", "ati", "geforce", "tesla", "quadro", "instinct", "radeon", "graphics"})
-_FORM = re.compile(r"\d+GB|SXM\d*|PCIE|HBM\w*|OAM|GENERATION|EDITION|SERVER|WORKSTATION|BLACKWELL|MAX|Q|[(/\[].*", re.IGNORECASE)
+_FORM = re.compile(
+    r"\d+GB?|\d+e|DGXS|FHHL|PG\d+|SXM\d*|PCIE|HBM\w*|OAM|GENERATION|EDITION|SERVER|WORKSTATION|BLACKWELL|MAX|Q|[(/\[].*",
+    re.IGNORECASE,
+)
 """What follows the name: memory, form factor, edition."""
 
 
+_SLICE = re.compile(r"\bMIG\s+(\d+g\.\d+gb)\b", re.IGNORECASE)
+
+
 def short_name(product: str) -> str:
-    """The name that offers use: ``NVIDIA A100-SXM4-80GB`` → ``A100``, ``NVIDIA GeForce RTX 4090`` → ``RTX4090``."""
+    """The name that offers use: ``NVIDIA A100-SXM4-80GB`` → ``A100``, ``NVIDIA GeForce RTX 4090`` → ``RTX4090``.
+
+    A slice is no whole GPU, and says so: ``A100 MIG 1g.10gb``.
+    """
+    part = _SLICE.search(product)
+    return _card(product[: part.start()]) + f" MIG {part[1].lower()}" if part else _card(product)
+
+
+def _card(product: str) -> str:
     kept: list[str] = []
     for word in re.split(r"[\s-]+", product.strip()):
         if word.lower() in _VENDOR_WORDS:

@@ -88,6 +88,8 @@ class OfferView(WireModel):
     blocks: Annotated[int, Column(stored="machine", shown=False)] = 1
     """Free blocks of a host that is shared by jobs."""
     total_blocks: Annotated[int, Column(stored="machine", shown=False)] = 1
+    devices: Annotated[str, Column(stored="machine", shown=False)] = ""
+    """The numbers of its GPUs on a machine of the user's own, ``0,1,4``; '' where they are the first ones."""
     origin: Annotated[Origin, Column(shown=False)] = "vendor"
     instance_id: Annotated[str, Column(shown=False)] = ""
     """The row of the machine that the offer is; '' for what is no machine of ours yet, and for this machine."""
@@ -112,6 +114,11 @@ class OfferView(WireModel):
     def is_shared(self) -> bool:
         """Whether it is a machine of a fleet, which runs book."""
         return self.origin in ("host", "fleet")
+
+    @property
+    def device_numbers(self) -> list[int]:
+        """The numbers under which the machine's tools know the offer's GPUs."""
+        return [int(number) for number in self.devices.split(",")] if self.devices else list(range(self.gpu_count))
 
     @property
     def key(self) -> tuple[str, str, str, str, bool]:

@@ -48,7 +48,7 @@ def _source_and_path(value: object) -> object:
 
 
 class FileMapping(Model):
-    """A local file or folder and where it goes in the job's working folder; its own name if ``path`` is not given."""
+    """A local file or folder and where it goes: a path without a target stays as it was written (``client.pack.landing``)."""
 
     local_path: Path
     path: Path | None = None

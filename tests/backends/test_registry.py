@@ -6,6 +6,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from dstack_jupyter.backends import overview, registry
 from dstack_jupyter.backends.base import Feed
 from dstack_jupyter.backends.collect import collect
 from dstack_jupyter.backends.local.compute import LocalBackend, columns
-from dstack_jupyter.machines.facts import GPUFacts, HostFacts
+from dstack_jupyter.machines.facts import HostFacts
+from dstack_jupyter.machines.gpu_tools import GPUFacts
 from dstack_jupyter.models.errors import BackendError, BackendNotAvailable, NotFound
 from dstack_jupyter.models.offers import OfferView
 from dstack_jupyter.models.resources import Resources
@@ -175,9 +177,9 @@ def test_gpus_are_offered_as_jobs_count_them() -> None:
     t4, a100 = GPUFacts("nvidia", "T4", 16), GPUFacts("nvidia", "A100", 80)
     same = columns(facts(a100, a100))
     assert (same["gpu_name"], same["gpu_count"], same["gpu_memory_gb"], same["reason"]) == (["A100"], [2], [80], [""])
-    mixed = columns(facts(t4, a100, a100))
-    assert (mixed["gpu_name"], mixed["gpu_count"]) == (["T4"], [1])
-    assert mixed["reason"] == ["2 more GPUs are of another kind and not offered"]
+    mixed = columns(facts(t4, replace(a100, index=1), replace(a100, index=2)))
+    assert (mixed["gpu_name"], mixed["gpu_count"], mixed["devices"]) == (["A100"], [2], ["1,2"])
+    assert mixed["reason"] == ["not offered, since an offer is of one kind: T4 (device 0)"]
 
 
 def test_a_tool_that_failed_is_told_with_the_offer() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from dstack_jupyter.engine.engine import Engine
 from dstack_jupyter.engine.jobs.machines import Machines
 from dstack_jupyter.engine.process import host as hosting
 from dstack_jupyter.engine.store.rows import InstanceRow
+from dstack_jupyter.machines.base import JobSpec
 from dstack_jupyter.machines.facts import HostFacts
-from dstack_jupyter.machines.local import LocalMachine
+from dstack_jupyter.machines.local import SYSTEM_PATH, LocalMachine
 from dstack_jupyter.machines.ssh.facts import Hello
 from dstack_jupyter.machines.ssh.guest import FirstBoot
 from dstack_jupyter.models.errors import Unreachable
@@ -62,6 +64,17 @@ class Guest:
         pass
 
 
+class FolderMachine(LocalMachine):
+    """A job's home is the machine's folder, not that of whoever runs the tests."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._home = {"HOME": str(folder), "PATH": SYSTEM_PATH}
+
+    async def launch(self, spec: JobSpec) -> None:
+        await super().launch(replace(spec, env={**self._home, **spec.env}))
+
+
 class FolderMachines(Machines):
     """``engine.machines.Machines``: the machine of a rented instance is the folder of its identity."""
 
@@ -75,7 +88,7 @@ class FolderMachines(Machines):
             raise Unreachable(f"{instance.identity} does not answer")
         if instance.id not in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
-            self._folders[instance.id] = LocalMachine(folder)
+            self._folders[instance.id] = FolderMachine(folder)
         return self._folders[instance.id]
 
     def guest(self, instance: InstanceRow) -> Any:

@@ -82,7 +82,7 @@ def test_each_host_in_trouble_says_why_and_the_rest_work(
 
 def test_gpus_without_their_toolkit_are_noted(fleet: Apply, three_hosts: HostSet) -> None:
     host = three_hosts[0]
-    host.add_tool("nvidia-smi", "#!/bin/sh\necho 'NVIDIA L4, 23034'\n")
+    host.add_tool("nvidia-smi", "#!/bin/sh\necho '0, NVIDIA L4, 23034'\n")
     try:
         (found,) = fleet([host.ip]).hosts
         assert (found.gpu_name, found.gpu_count, found.message) == ("L4", 1, "")

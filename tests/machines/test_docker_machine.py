@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import platform
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dstack_jupyter.machines.base import Container, Ending
+from dstack_jupyter.machines.base import Archive, Container, Ending
 from dstack_jupyter.machines.docker.api import registry_of, split_image
 from dstack_jupyter.machines.docker.launcher import create_body
 from dstack_jupyter.models.errors import Unreachable
@@ -102,13 +105,71 @@ async def test_the_image_s_own_command_and_an_entrypoint(desk: Desk, host: Host)
         host.do("tar -cf - -C /etc hostname | docker import - local/bare")
         await machine.launch(spec(image="local/bare", attempt_id="a2"))
         assert "says nothing to run" in (await ended(machine, "a2")).refused
-        await machine.launch(spec("echo one", "echo two", image=BUSYBOX, attempt_id="a3", entrypoint="/bin/echo 'the words'"))
-        said = (await ended(machine, "a3")).data
-        assert said.startswith(b"the words /bin/sh -c ")
-        assert b"echo one" in said
-        assert b"echo two" in said
+        await machine.launch(spec("one", "two words", image=BUSYBOX, attempt_id="a3", entrypoint="/bin/echo 'the  words'"))
+        assert (await ended(machine, "a3")).data == b"the  words one two words\n"
+        await machine.launch(spec("echo said; exit 3", image=BUSYBOX, attempt_id="a4", entrypoint="/bin/sh -c"))
+        report = await ended(machine, "a4")
+        assert (report.data, report.ending) == (b"said\n", Ending(3))
     finally:
         host.run("docker rm -f dj-a1 dj-a2; docker rmi local/own local/bare")
+
+
+async def test_the_image_s_own_folder_is_where_its_own_command_runs(desk: Desk, host: Host) -> None:
+    build = "docker create --name base local/busybox true && docker export base | docker import"
+    host.do(f"""{build} --change 'WORKDIR /etc' --change 'CMD ["pwd"]' - local/where; docker rm base""")
+    try:
+        machine = desk.machine(host)
+        for number, (given, said) in enumerate([("", b"/etc\n"), ("/tmp/made", b"/tmp/made\n"), ("sub", b"/workflow/sub\n")]):
+            await machine.launch(spec(image="local/where", attempt_id=f"a{number}", working_dir=given))
+            assert (await ended(machine, f"a{number}")).data == said
+        await machine.launch(spec("pwd", image="local/where", attempt_id="a9"))
+        assert (await ended(machine, "a9")).data == b"/workflow\n"
+    finally:
+        host.run("docker rm -f dj-a0 dj-a1 dj-a2 dj-a9; docker rmi local/where")
+
+
+async def test_an_image_for_another_architecture_is_told(desk: Desk, host: Host) -> None:
+    other = {"x86_64": "arm64", "aarch64": "amd64"}[platform.machine()]
+    mine = {"arm64": "amd64", "amd64": "arm64"}[other]
+    host.do("mkdir -p /tmp/root/bin && printf nothing > /tmp/root/bin/sh && chmod 755 /tmp/root/bin/sh")
+    host.do("tar -cf - -C /tmp/root . | docker import - local/other && docker save local/other | tar -xf - -C /tmp/root")
+    # What a registry would have sent: the same image with another word in its configuration.
+    host.do(f"cd /tmp/root && sed -i s/{mine}/{other}/ *.json && tar -cf - *.json */layer.tar | docker load")
+    try:
+        machine = desk.machine(host)
+        await machine.launch(spec("true", image="local/other"))
+        assert f"is for {other}, and the host is" in (await ended(machine)).refused
+    finally:
+        host.run("docker rm -f dj-a1; docker rmi local/other; rm -r /tmp/root")
+
+
+async def test_a_container_that_is_removed_is_lost_at_once(desk: Desk, host: Host) -> None:
+    machine = desk.machine(host)
+    await machine.launch(spec("echo up; sleep 600", image=BUSYBOX))
+    await says(machine, b"up")
+    host.do("docker rm -f dj-a1; rm -f /root/.dstack_jupyter/jobs/a1/pid")
+    assert (await ended(machine)).lost == "somebody removed the job's container while the job ran"
+
+
+async def test_files_are_the_user_s_in_a_container_and_never_the_host_s(desk: Desk, host: Host, tmp_path: Path) -> None:
+    (tmp_path / "id_rsa").write_text("sent")
+    (tmp_path / "id_rsa").chmod(0o600)
+    archive = tmp_path / "code.tar"
+    subprocess.run(["tar", "-C", tmp_path, "-cf", archive, "id_rsa"], check=True)
+    host.do("mkdir -p /opt/keys; echo mine > /opt/keys/id_rsa; chmod 600 /opt/keys/id_rsa")
+    machine = desk.machine(host)
+    archives = [Archive(archive, "."), Archive(archive, "/opt/keys")]
+    await machine.launch(spec("cat id_rsa /opt/keys/id_rsa; stat -c %a:%U id_rsa", image=DEBIAN, archives=archives))
+    assert (await ended(machine)).data == b"sentsent600:root\n"
+    await machine.launch(
+        spec("cat id_rsa; stat -c %a:%U id_rsa", image=DEBIAN, user="app", archives=archives[:1], attempt_id="a2")
+    )
+    assert (await ended(machine, "a2")).data == b"sent600:app\n"
+    await machine.launch(spec("true", image=DEBIAN, user="app", archives=archives, attempt_id="a3"))
+    report = await ended(machine, "a3")
+    assert report.ending == Ending(75)
+    assert b"/opt/keys" in report.data
+    assert host.do("cat /opt/keys/id_rsa; stat -c %a /opt/keys/id_rsa") == "mine\n600\n"
 
 
 async def test_a_container_s_user_writes_and_its_folder_can_be_deleted(desk: Desk, host: Host) -> None:

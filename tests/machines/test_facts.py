@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from dstack_jupyter.machines import facts
-from dstack_jupyter.machines.facts import (
+from dstack_jupyter.machines.gpu_tools import (
     GPUFacts,
+    devices,
+    offered,
     parse_amd_smi,
     parse_hl_smi,
     parse_nvidia_smi,
     parse_rocm_smi,
     parse_tt_smi,
+    read_tool,
 )
 from dstack_jupyter.models.gpus import near_names, short_name, sold_memory
 
@@ -54,7 +57,9 @@ AMD_CARD = {
     ],
 )
 def test_nvidia_smi(line: str, name: str, memory: float) -> None:
-    assert parse_nvidia_smi(f"{line}\n{line}\n") == [GPUFacts("nvidia", name, memory)] * 2
+    found = parse_nvidia_smi(f"0, {line}\n3, {line}\n")
+    assert found == [GPUFacts("nvidia", name, memory, shared=memory == 0)] * 2
+    assert [gpu.index for gpu in found] == [0, 3]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "No devices were found\n", "a, b, c\n"])
@@ -131,7 +136,7 @@ def tool(folder: Path, name: str, script: str) -> None:
 def test_tools_on_the_path_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert facts.gpus_of_tools() == ([], [])
-    tool(tmp_path, "nvidia-smi", "echo 'NVIDIA L4, 23034'")
+    tool(tmp_path, "nvidia-smi", "echo '0, NVIDIA L4, 23034'")
     tool(tmp_path, "rocm-smi", f"echo '{json.dumps({'card0': ROCM_CARD})}'")
     assert facts.gpus_of_tools() == ([GPUFacts("nvidia", "L4", 24), GPUFacts("amd", "RX7900XT", 20)], [])
 
@@ -139,8 +144,8 @@ def test_tools_on_the_path_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_tool_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     tool(tmp_path, "amd-smi", "exec sleep 60")
-    assert facts.run_tool("amd-smi", timeout=0.2) == ("", "amd-smi did not answer in 0.2 s")
-    assert facts.run_tool("no-such-tool") == ("", "")
+    assert facts.run_tool("amd-smi", timeout=0.2) == ("", 0, "amd-smi did not answer in 0.2 s")
+    assert facts.run_tool("no-such-tool") == ("", 0, "")
 
 
 def test_a_tool_that_fails_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +155,8 @@ def test_a_tool_that_fails_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = facts.local_facts(tmp_path / "not" / "made" / "yet")
     assert found.gpus == ()
     assert found.notes == (
-        "nvidia-smi failed with exit code 9: couldn't communicate with the NVIDIA driver",
+        "nvidia-smi failed with exit code 9: couldn't communicate with the NVIDIA driver: "
+        "load the driver (`sudo modprobe nvidia`), or reinstall it",
         "rocm-smi answered in a form that is not known",
     )
 
@@ -184,3 +190,75 @@ def test_tt_smi_counts_boards_and_not_their_second_chips() -> None:
     ]
     with pytest.raises((ValueError, TypeError)):
         parse_tt_smi("no devices")
+
+
+ROWS = """\
+0, NVIDIA A100-SXM4-80GB, 81920
+1, NVIDIA A100-SXM4-80GB, 81920
+2, NVIDIA A100-SXM4-80GB, 81920
+3, NVIDIA DGX Display, 4096
+4, NVIDIA A100-SXM4-80GB, 81920
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "memory", "numbers", "note"),
+    [
+        (ROWS, "A100", 80, "0,1,2,4", "DGXDisplay (device 3)"),
+        ("0, NVIDIA GeForce GT 1030, 2048\n1, NVIDIA GeForce RTX 4090, 24564\n2, NVIDIA GeForce RTX 4090, 24564\n",
+         "RTX4090", 24, "1,2", "GT1030 (device 0)"),
+        ("0, NVIDIA T400 4GB, 4096\n1, NVIDIA L40S, 46068\n", "L40S", 48, "1", "T400 (device 0)"),
+        ("0, NVIDIA L40S, 46068\nUnable to determine the device handle for GPU1: 0000:41:00.0: Unknown Error\n"
+         "2, NVIDIA L40S, 46068\n3, NVIDIA L40S, 46068\n", "L40S", 48, "0,2,3", "a card does not answer: reboot"),
+        ("0, [Unknown Error], [Unknown Error]\n1, NVIDIA L4, 23034\n", "L4", 24, "1", "a card does not answer"),
+        ("0, NVIDIA GB10, [N/A]\n", "GB10", 119.7, "0", ""),
+        ("0, Orin (nvgpu), [Not Supported]\n", "Orin", 119.7, "0", ""),
+        ("0, NVIDIA A100-SXM4-80GB MIG 1g.10gb, 9856\n", "A100 MIG 1g.10gb", 9.6, "0", ""),
+        ("", "", 0, "", ""),
+    ],
+)  # fmt: skip
+def test_the_gpus_that_jobs_get_are_those_that_fit(rows: str, name: str, memory: float, numbers: str, note: str) -> None:
+    cards, notes = read_tool("nvidia-smi", rows, 0)
+    gpus, others = offered(cards, 119.7)
+    assert {(gpu.name, gpu.memory_gb) for gpu in gpus} == ({(name, memory)} if name else set())
+    assert devices(gpus) == numbers
+    assert note in "; ".join([*notes, *others])
+    assert bool(note) == bool([*notes, *others])
+
+
+@pytest.mark.parametrize(
+    ("product", "name"),
+    [
+        ("NVIDIA GH200 144G HBM3e", "GH200"), ("NVIDIA GH200 480GB", "GH200"), ("Tesla V100-DGXS-32GB", "V100"),
+        ("Tesla V100-FHHL", "V100"), ("NVIDIA A100-PG509-200", "A100"), ("NVIDIA H20-3e", "H20"), ("NVIDIA GB10", "GB10"),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "H100 MIG 3g.40gb"), ("NVIDIA A30 MIG 1g.6gb", "A30 MIG 1g.6gb"),
+        ("NVIDIA A100-SXM-64GB", "A100"), ("Tesla V100-PCIE-16GB-LS", "V100"), ("NVIDIA L20", "L20"),
+    ],
+)  # fmt: skip
+def test_names_that_drivers_print(product: str, name: str) -> None:
+    assert short_name(product) == name
+
+
+def test_a_driver_s_fault_has_its_remedy() -> None:
+    said = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.161\n"
+    gpus, notes = read_tool("nvidia-smi", said, 18)
+    assert gpus == []
+    assert "version mismatch" in notes[0]
+    assert "reboot, or reload the nvidia modules" in notes[0]
+
+
+def test_warnings_beside_the_json_are_read_past_and_told() -> None:
+    warning = "WARNING: User is missing the following required groups: render, video. Please add user to these groups.\n"
+    gpus, notes = read_tool("amd-smi", warning + json.dumps([AMD_CARD], indent=4), 0)
+    assert gpus == [GPUFacts("amd", "MI300X", 192)]
+    assert "usermod -aG render,video" in notes[0]
+    low = "WARNING: AMD GPU device(s) is/are in a low-power state. Check power control/runtime_status\n\n"
+    for text in (low + json.dumps({"card0": ROCM_CARD}), json.dumps({"card0": ROCM_CARD}) + "\n" + low):
+        assert read_tool("rocm-smi", text, 0)[0] == [GPUFacts("amd", "RX7900XT", 20)]
+    assert read_tool("rocm-smi", "WARNING: [gpu] {is} asleep\n" + json.dumps({"card0": ROCM_CARD}), 0)[0]
+
+
+def test_warnings_of_a_tool_on_stderr_are_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool(tmp_path, "rocm-smi", f"echo 'WARNING: low power' >&2; echo '{json.dumps({'card0': ROCM_CARD})}'")
+    assert facts.gpus_of_tools() == ([GPUFacts("amd", "RX7900XT", 20)], [])

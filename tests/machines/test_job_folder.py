@@ -25,7 +25,8 @@ SHELLS = [shell for shell in ("/bin/dash", "/bin/bash --posix", "/bin/busybox sh
 
 
 def spec(*commands: str, **more: object) -> JobSpec:
-    values = {"attempt_id": "a1", "commands": list(commands), "env": clean_environment(), **more}
+    # No start files of whoever runs the tests.
+    values = {"attempt_id": "a1", "commands": list(commands), "env": {**clean_environment(), "HOME": "/nonexistent"}, **more}
     return JobSpec(**values)  # type: ignore[arg-type]
 
 
@@ -34,7 +35,7 @@ def supervise(folder: Path, job: JobSpec, shell: str = "/bin/sh") -> Ending:
     job_folder.write(folder, job)
     subprocess.run(
         [*shell.split(), "-c", job_folder.supervisor_script(), "dj", str(folder)]
-        + [str(job.log_limit), str(job.max_duration), str(job.stop_duration), job.shell],
+        + [str(job.log_limit), str(job.max_duration), str(job.stop_duration)],
         env={"PATH": os.environ["PATH"]},
         stderr=subprocess.DEVNULL,
         timeout=60,
@@ -102,7 +103,7 @@ class TestSupervisor:
         folder = tmp_path / "job"
         job_folder.write(folder, job)
         (folder / "env.sh").write_text(f"{slow}\n{(folder / 'env.sh').read_text()}")
-        script = [*shell.split(), "-c", job_folder.supervisor_script(), "dj", str(folder), "1000000", "0", "0", "/bin/sh"]
+        script = [*shell.split(), "-c", job_folder.supervisor_script(), "dj", str(folder), "1000000", "0", "0"]
         subprocess.run(script, env={"PATH": os.environ["PATH"]}, stderr=subprocess.DEVNULL, timeout=20, check=True)
         assert job_folder.read_ending(folder) == Ending(137, "aborted" if number == "USR1" else "stopped")
         assert (folder / "log").read_bytes() == b""

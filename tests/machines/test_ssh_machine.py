@@ -309,7 +309,7 @@ async def test_a_shell_that_greets_in_its_profile_does_no_harm(desk: Desk, host:
 
 
 async def test_tools_of_gpus_are_asked_and_a_broken_one_is_noted(desk: Desk, host: Host) -> None:
-    host.add_tool("nvidia-smi", "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA H100 80GB HBM3, 81559'\n")
+    host.add_tool("nvidia-smi", "#!/bin/sh\necho '0, NVIDIA H100 80GB HBM3, 81559'\necho '1, NVIDIA H100 80GB HBM3, 81559'\n")
     host.add_tool("hl-smi", "#!/bin/sh\necho 'driver is not loaded'; exit 3\n")
     try:
         facts = (await desk.machine(host).hello()).facts
@@ -347,3 +347,12 @@ async def test_no_secret_is_in_a_command_line(desk: Desk, host: Host) -> None:
     assert "canary-argv-1717" not in here
     await machine.end("a1", abort=True)
     await ended(machine)
+
+
+async def test_a_host_that_is_given_back_again_and_again_keeps_no_session(desk: Desk, host: Host) -> None:
+    """sshd allows ten sessions on a connection (MaxSessions); each machine opens two."""
+    for _ in range(8):
+        machine = desk.machine(host)
+        await machine.hello()
+        await machine.close()
+    await desk.machine(host).hello()

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_jupyter.machines.job_folder import ENV_NAME, command_script, commands_file, env_script, quote
+from dstack_jupyter.machines.base import JobSpec
+from dstack_jupyter.machines.job_folder import ENV_NAME, commands_file, env_script
+from dstack_jupyter.machines.shells import command_script, quote
 from dstack_jupyter.machines.ssh.host import shell
 from dstack_jupyter.models.errors import ConfigurationError
 
@@ -83,7 +85,8 @@ def test_words_and_commands(command: list[str], texts: list[str]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(text=TEXTS.filter(_bytes))
 def test_what_a_job_runs_is_handed_over_by_a_file(command: list[str], text: str) -> None:
-    assert ran(command, commands_file(text) + "printf '%s' \"$1\"", "not this") == text.encode("utf-8", "surrogateescape")
+    job = JobSpec("a1", [], {}, argv=("not this", text))
+    assert ran(command, commands_file(job) + "printf '%s' \"$2\"", "not", "these") == text.encode("utf-8", "surrogateescape")
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from ...machines.facts import HostFacts, local_facts
+from ...machines.gpu_tools import devices, offered
 from ...models.backends import PermissionView
 from ...models.home import Home
 from ...models.offers import OfferView
@@ -21,13 +21,8 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def columns(facts: HostFacts) -> dict[str, list[Any]]:
-    """The offer of a machine with these facts. Its disk is what is free.
-
-    Jobs get GPUs by number, so of mixed GPUs those are offered that begin the count and are of one kind.
-    """
-    gpus = list(takewhile(lambda gpu: gpu == facts.gpus[0], facts.gpus))
-    others = len(facts.gpus) - len(gpus)
-    left_out = [f"{others} more GPUs are of another kind and not offered"] if others else []
+    """The offer of a machine with these facts. Its disk is what is free."""
+    gpus, left_out = offered(facts.gpus, facts.memory_gb)
     return {
         "backend": ["local"],
         "region": ["local"],
@@ -40,6 +35,7 @@ def columns(facts: HostFacts) -> dict[str, list[Any]]:
         "gpu_name": [gpus[0].name if gpus else ""],
         "gpu_count": [len(gpus)],
         "gpu_memory_gb": [gpus[0].memory_gb if gpus else 0.0],
+        "devices": [devices(gpus)],
         "cpu_arch": [facts.arch],
         "spot": [False],
         "price": [0.0],

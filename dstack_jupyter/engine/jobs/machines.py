@@ -71,16 +71,16 @@ class Machines:
         """The engine's side of a cloud instance, beside its jobs."""
         return Guest(self.host(instance).host)
 
-    def forget(self, instance_id: str) -> None:
-        """A host was given back."""
-        self._hosts.pop(instance_id, None)
-
     async def leave(self, instance_id: str) -> None:
-        """Close the connection of a cloud instance that is gone: its address may be another's soon."""
-        _, machine = self._hosts.pop(instance_id, (None, None))
+        """Close what we have open to a host that was given back, or to a cloud instance that is gone.
+
+        The address of an instance may be another's soon; a host may be in use by its next fleet already.
+        """
+        address, machine = self._hosts.pop(instance_id, (None, None))
         if machine is not None:
             await machine.close()
-            await machine.host.drop()
+            if all(other != address for other, _ in self._hosts.values()) and self._connections is not None:
+                await self._connections.forget(machine.host.address)
 
     async def close(self) -> None:
         await self.local.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...machines.base import Archive, Container, JobSpec
 from ...machines.local import clean_environment
+from ...machines.shells import quote
 from ...models.configurations import AnyRun
 from ..keys.ssh_keys import Keys
 from ..provisioning.offers import seconds
@@ -46,6 +47,10 @@ class JobMaker:
         container = self._container(task, run, instance, gpus, blocks, nodes)
         hardware = gpu_environment(vendor, gpus) if container is None else {}
         inside = self._inside(task, run, attempt.job, nodes, container is not None) if instance.backend != "local" else {}
+        prepare = prepare_script("between nodes" if len(nodes) > 1 else "into the dev environment") if inside else ""
+        if os.path.isabs(python := run.context.get("python", "")) and instance.backend == "local":
+            # `python` means the notebook's, also where ~/.bashrc puts another one first.
+            prepare = f'export PATH={quote(os.path.dirname(python))}:"$PATH"\n'
         return JobSpec(
             attempt_id=attempt.id,
             commands=task.script,
@@ -57,7 +62,7 @@ class JobMaker:
             stop_duration=seconds(task.stop_duration, STOP_DURATION),
             container=container,
             files=inside,
-            prepare=prepare_script("between nodes" if len(nodes) > 1 else "into the dev environment") if inside else "",
+            prepare=prepare,
         )
 
     def _inside(self, task: AnyRun, run: RunRow, rank: int, nodes: list[Node], contained: bool) -> dict[str, str]:
@@ -101,11 +106,11 @@ def gpus_of(instance: InstanceRow, blocks: list[int]) -> list[int]:
     """The GPUs of a job: by number on `local`, its blocks' share on a fleet's host, all of a cloud instance."""
     if instance.backend == "local":
         return list(instance.data.gpus)
+    numbers, total = instance.offer.device_numbers, instance.data.blocks
     if instance.backend != "ssh":
-        return list(range(instance.offer.gpu_count))
-    count, total = instance.offer.gpu_count, instance.data.blocks
-    each = count // total
-    return [number for block in blocks for number in range(block * each, (block + 1) * each)]
+        return numbers
+    each = len(numbers) // total
+    return [number for block in blocks for number in numbers[block * each : (block + 1) * each]]
 
 
 def address_of(instance: InstanceRow | None, nodes: int) -> str:

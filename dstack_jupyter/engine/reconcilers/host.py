@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from sqlalchemy import Connection
 
+from ...machines.gpu_tools import devices, offered
 from ...machines.ssh.facts import Hello
 from ...machines.ssh.machine import SSHMachine
 from ...models.errors import DstackJupyterError, Unreachable
@@ -33,7 +34,7 @@ CHECK = 60.0
 class HostReconciler:
     """Handles the ``host`` keys of the work queue, on the engine's loop.
 
-    ``machine`` finds the machine of an instance row, ``forget`` drops its connection. ``changed`` is called when hosts became
+    ``machine`` finds the machine of an instance row, ``leave`` closes what is open to it. ``changed`` is called when hosts became
     usable or unusable, ``closed`` for each fleet that is gone.
     """
 
@@ -42,14 +43,14 @@ class HostReconciler:
         database: Database,
         bus: Bus,
         machine: Callable[[InstanceRow], SSHMachine],
-        forget: Callable[[str], None],
+        leave: Callable[[str], Awaitable[None]],
         changed: Callable[[], None],
         closed: Callable[[str], None],
     ) -> None:
         self._database = database
         self._bus = bus
         self._machine = machine
-        self._forget = forget
+        self._leave = leave
         self._changed = changed
         self._closed = closed
 
@@ -88,7 +89,7 @@ class HostReconciler:
             message = f"{message}; our claim file stays there: {error.message}"
         except DstackJupyterError as error:
             log.warning("host %s: %s", row.instance_type, error.message)
-        self._forget(row.id)
+        await self._leave(row.id)
 
         def gone(connection: Connection) -> bool:
             moves.move_instance(connection, row.id, InstanceState.TERMINATED, message=message)
@@ -100,9 +101,8 @@ class HostReconciler:
         self._changed()
 
 
-def blocks_of(wanted: int | str, hello: Hello) -> int:
+def blocks_of(wanted: int | str, cpus: int, gpus: int) -> int:
     """The number of blocks of a host: as many as asked for. Raises ValueError if its cores or GPUs do not divide evenly."""
-    cpus, gpus = int(hello.facts.cpus), len(hello.facts.gpus)
     if wanted == "auto":
         return max(1, min(cpus, gpus) if gpus else cpus)
     count = int(wanted)
@@ -136,16 +136,14 @@ def internal_ip(row: InstanceRow, hello: Hello) -> str:
 
 def _note(connection: Connection, row: InstanceRow, hello: Hello, problem: str) -> None:
     facts = hello.facts
-    gpus = [gpu for gpu in facts.gpus if gpu == facts.gpus[0]]
-    notes = list(facts.notes)
-    if len(gpus) < len(facts.gpus):
-        notes.append(f"{len(facts.gpus) - len(gpus)} more GPUs are of another kind and not offered")
+    gpus, left_out = offered(facts.gpus, facts.memory_gb)
+    notes = [*facts.notes, *left_out]
     if hello.docker_problem:
         notes.append(hello.docker_problem)
     elif gpus and gpus[0].vendor == "nvidia" and not hello.nvidia_toolkit:
         notes.append("the NVIDIA container toolkit is missing: containers get no GPUs, processes do")
     try:
-        blocks = blocks_of(row.data.blocks_wanted, hello)
+        blocks = blocks_of(row.data.blocks_wanted, int(facts.cpus), len(gpus))
     except ValueError as error:
         blocks, problem = 1, problem or str(error)
     offer = {
@@ -160,6 +158,7 @@ def _note(connection: Connection, row: InstanceRow, hello: Hello, problem: str) 
         "gpu_name": gpus[0].name if gpus else "",
         "gpu_count": len(gpus),
         "gpu_memory_gb": gpus[0].memory_gb if gpus else 0.0,
+        "devices": devices(gpus),
         "cpu_arch": facts.arch,
         "spot": False,
         "price": 0.0,

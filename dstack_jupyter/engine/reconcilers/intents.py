@@ -104,7 +104,7 @@ def _free_gpus(connection: Connection, run: RunRow, offer: OfferView, host: str)
     if offer.origin != "local" or count == 0:
         return []
     taken = moves.claimed_gpus(connection, host)
-    free = [number for number in range(offer.gpu_count) if number not in taken]
+    free = [number for number in offer.device_numbers if number not in taken]
     if len(free) < count:
         raise NoCapacity(f"{count} GPUs are asked for, {len(free)} of {offer.gpu_count} are free")
     return free[:count]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ class FleetService:
         self,
         parts: FleetParts,
         home: Home,
-        forget: Callable[[str], None],
+        leave: Callable[[str], Awaitable[None]],
         owner: str = "",
         born: Callable[[str, list[Key]], None] = lambda *_: None,
     ) -> None:
@@ -49,7 +49,7 @@ class FleetService:
         self._home = home
         self._installation = parts.installation
         self._wake = parts.wake
-        self._forget = forget
+        self._leave = leave
 
     async def apply(self, request: FleetRequest, *, user: str, files: bool = True) -> FleetView:
         """Store a fleet, or bring the one of that name in line, and begin to reach its hosts or to create its machines.
@@ -171,7 +171,7 @@ class FleetService:
             )
         row, _ = await self._database.read(hosts.load_host, host.id)
         await self._database.write(host_keys.unpin, row.data.endpoint)
-        self._forget(host.id)
+        await self._leave(host.id)
         self._wake(Key("host", host.id))
         return view
 

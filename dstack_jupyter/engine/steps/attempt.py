@@ -79,6 +79,9 @@ class End:
 Step = Wait | Book | Launch | Prepare | Running | AskToEnd | End
 LAUNCHED = frozenset({AttemptState.PROVISIONING, AttemptState.PULLING})
 
+REMOVED = (
+    "somebody removed the job's folder from the machine while the job ran: its files are gone, what was alive of it is ended"
+)
 EXIT_HINTS = {
     126: "a command was found but could not be executed",
     127: "a command was not found",
@@ -114,6 +117,9 @@ def next_step(state: AttemptState, desired: Desired, asked: Desired, seen: Obser
             # The nodes of a run take their machines together: while one has none, the others can still be given up.
             return Wait() if seen.hold else Book()
         case InstanceState.BUSY:
+            if state is AttemptState.RUNNING:
+                # The job was seen running: another launch would run it twice. The attempt's end kills what is alive of it.
+                return End(AttemptState.FAILED, Reason.EXECUTOR_ERROR, REMOVED)
             return Wait() if seen.hold else Launch()
         case InstanceState.TERMINATING | InstanceState.TERMINATED:
             return End(AttemptState.FAILED, Reason.NO_CAPACITY, seen.instance_message or "no machine could be had")

@@ -6,6 +6,7 @@ its folder, as with a process; Docker is asked only to start, to signal, and whe
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ FOLDER = "/run/dj"
 WORK = "/workflow"
 """Its working folder, as in dstack."""
 LABEL = "dj-installation"
+ARCHITECTURES = {"amd64": "x86", "386": "x86", "arm64": "arm", "arm": "arm"}
+"""Docker's word for what an image is for → a host's (``HostFacts.arch``)."""
 AMD_DEVICES = ("/dev/kfd", "/dev/dri")
 
 
@@ -62,20 +65,17 @@ class DockerLauncher:
             finally:
                 self.progress.pop(spec.attempt_id, None)
         words = shlex.split(container.entrypoint)
-        if spec.commands and words:
-            # As in dstack: the entrypoint gets the shell and the commands as its arguments.
-            from .. import job_folder
-
-            words = [*words, spec.shell, "-c", job_folder.command_script(spec.commands)]
+        if words:
+            words += spec.commands  # as in dstack and Docker: its arguments, no shell
         elif not spec.commands:
             config = image.get("Config") or {}
-            words = words or [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
+            words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
+            spec = replace(spec, working_dir=spec.working_dir or config.get("WorkingDir") or "/")
             if not words:
                 raise ConfigurationError(f"image {container.image} says nothing to run", hint="give commands")
         extra = {"image": container.image + "\n"}
         if words:
-            line = "exec " + " ".join(shlex.quote(word) for word in words)
-            spec = replace(spec, commands=[line], shell="/bin/sh")  # noqa: S604 - the name of a shell, nothing is run
+            spec = replace(spec, argv=tuple(words))
         return replace(spec, files={**spec.files, **extra})
 
     async def _image(self, docker: Docker, attempt_id: str, container: Container) -> dict[str, Any]:
@@ -139,10 +139,11 @@ class DockerLauncher:
                 raise Unreachable(f"Docker answers with a fault: {error.message}") from None
 
     async def lost(self, attempt_id: str, hello: Hello) -> str | None:
-        """Why a job without a living supervisor is lost; None if its container runs after all, '' if it has none."""
+        """Why a job without a living supervisor is lost; None if its container runs after all, '' if it never had one."""
         details = await self._inspect(attempt_id, hello)
         if details is None:
-            return ""
+            image, _ = await self._host.ask(f"image {attempt_id}")
+            return "somebody removed the job's container while the job ran" if image else ""
         state = details["State"]
         if state.get("Running"):
             await self._note_pid(attempt_id, int(state.get("Pid") or 0))
@@ -153,6 +154,21 @@ class DockerLauncher:
         if state.get("OOMKilled"):
             return f"the container ran out of memory and was killed (exit code {code})"
         return f"the container was ended from outside (exit code {code}{'; ' + state['Error'] if state.get('Error') else ''})"
+
+    async def stillborn(self, attempt_id: str, hello: Hello) -> str:
+        """Why a container that was started never came to its job; '' while it may, and where there is none."""
+        details = await self._inspect(attempt_id, hello)
+        if details is None or details["State"].get("Status") not in ("exited", "dead"):
+            return ""
+        state, image = details["State"], {}
+        async with self._docker(hello) as docker:
+            with contextlib.suppress(DockerError):
+                image = await docker.call("GET", f"/images/{details['Image']}/json")
+        made_for = image.get("Architecture") or ""
+        if made_for and ARCHITECTURES.get(made_for, made_for) != hello.facts.arch:
+            return f"image {details['Config']['Image']} is for {made_for}, and the host is {hello.facts.arch}"
+        why = state.get("Error") or "the image needs a /bin/sh that runs"
+        return f"the container ended before the job began (exit code {state.get('ExitCode')}): {why}"
 
     async def signal(self, attempt_id: str, number: str, hello: Hello) -> bool:
         """Signal the supervisor of a running container; False where there is none."""
@@ -228,7 +244,7 @@ def create_body(spec: JobSpec, container: Container, folder: str, installation: 
     if container.ports and not container.host_network:
         host["PortBindings"] = {f"{port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in container.ports}
     gpu_env = _gpus(host, container)
-    limits = [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration), spec.shell]
+    limits = [str(spec.log_limit), str(spec.max_duration), str(spec.stop_duration)]
     return {
         "Image": container.image,
         "User": container.user,

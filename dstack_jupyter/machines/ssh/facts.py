@@ -7,15 +7,11 @@ from functools import cache
 from pathlib import Path
 
 from ...models.errors import Unreachable
-from ..facts import GB, GPUFacts, HostFacts, parse_amd_smi, parse_hl_smi, parse_nvidia_smi, parse_rocm_smi, parse_tt_smi
+from ..facts import HostFacts
+from ..gpu_tools import GB, TOOLS, GPUFacts, read_tool
 
-PARSERS = {
-    "nvidia-smi": parse_nvidia_smi,
-    "amd-smi": parse_amd_smi,
-    "rocm-smi": parse_rocm_smi,
-    "hl-smi": parse_hl_smi,
-    "tt-smi": parse_tt_smi,
-}
+TIMED_OUT = 124
+"""The exit code of coreutils' timeout."""
 
 
 @cache
@@ -122,12 +118,10 @@ def _gpus(tools: dict[str, tuple[str, int]]) -> tuple[list[GPUFacts], list[str]]
     for name, (output, code) in tools.items():
         if name == "rocm-smi" and any(gpu.vendor == "amd" for gpu in gpus):
             continue
-        if code:
-            complaint = next((line for line in output.splitlines() if line.strip()), "")[:200]
-            notes.append(f"{name} did not answer in 10 s" if code == 124 else f"{name} failed with exit code {code}: {complaint}")
-            continue
-        try:
-            gpus += PARSERS[name](output)
-        except (KeyError, TypeError, ValueError):
-            notes.append(f"{name} answered in a form that is not known")
+        if code == TIMED_OUT:
+            notes.append(f"{name} did not answer in 10 s")
+        elif name in TOOLS:
+            cards, complaints = read_tool(name, output, code)
+            gpus += cards
+            notes += complaints
     return gpus, notes

@@ -43,7 +43,7 @@ tool() {
     if command -v timeout >/dev/null; then timeout 10 "$@" 2>&1; else "$@" 2>&1; fi
     printf '\n-- end %s\n' "$?"
 }
-tool nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits
+tool nvidia-smi --query-gpu=index,name,memory.total --format=csv,noheader,nounits
 tool amd-smi static --asic --vram --json
 tool rocm-smi --showproductname --showmeminfo vram --json
 tool hl-smi -Q index,name,memory.total -f csv,noheader

@@ -45,7 +45,14 @@ class Session:
     connection: asyncssh.SSHClientConnection
     hello: Hello
     serve: Any
+    watch: Any
     watcher: asyncio.Task[None]
+
+    def end(self) -> None:
+        """Close what we have open on the connection, which others may share: sshd allows ten sessions on each."""
+        self.watcher.cancel()
+        for process in (self.serve, self.watch):
+            process.close()
 
 
 def command(name: str, *arguments: object) -> str:
@@ -97,13 +104,17 @@ class Host:
         import asyncssh
 
         hello = await self._greet(connection)
-        try:
-            serve = await connection.create_process(command("serve.sh", hello.root, int(hello.dd)), encoding=None)
-            watcher = await connection.create_process(command("watch.sh", hello.root, int(hello.naps)), encoding=None)
-            await asyncio.wait_for(begun(serve.stdout), ANSWER)
-        except (OSError, asyncssh.Error, asyncio.IncompleteReadError, TimeoutError) as error:
-            raise Unreachable(f"{self.address.hostname}: the link broke: {error}") from error
-        return Session(connection, hello, serve, asyncio.get_running_loop().create_task(self._listen(watcher)))
+        async with contextlib.AsyncExitStack() as opened:
+            try:
+                serve = await connection.create_process(command("serve.sh", hello.root, int(hello.dd)), encoding=None)
+                opened.callback(serve.close)
+                watch = await connection.create_process(command("watch.sh", hello.root, int(hello.naps)), encoding=None)
+                opened.callback(watch.close)
+                await asyncio.wait_for(begun(serve.stdout), ANSWER)
+            except (OSError, asyncssh.Error, asyncio.IncompleteReadError, TimeoutError) as error:
+                raise Unreachable(f"{self.address.hostname}: the link broke: {error}") from error
+            opened.pop_all()
+        return Session(connection, hello, serve, watch, asyncio.get_running_loop().create_task(self._listen(watch)))
 
     async def _greet(self, connection: asyncssh.SSHClientConnection) -> Hello:
         code, output, errors = await self._run(connection, command("hello.sh"))
@@ -257,4 +268,4 @@ class Host:
             self._returning.cancel()
         session, self._session = self._session, None
         if session is not None:
-            session.watcher.cancel()
+            session.end()

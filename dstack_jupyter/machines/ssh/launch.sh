@@ -11,7 +11,7 @@ if [ -e started ]; then
     exit 0
 fi
 tar -xf - || exit 74
-sh ./unpack.sh || exit 75
+[ "$mode" = folder ] || sh ./unpack.sh || exit 75
 echo >"$root/live/$id"
 if [ "$mode" = folder ]; then
     # A container's user is anybody; nobody else gets through the folders above, which are 0700.
@@ -21,7 +21,9 @@ if [ "$mode" = folder ]; then
     exit 0
 fi
 command -v "$7" >/dev/null || { echo "there is no shell $7 on this host" >&2; exit 76; }
-setsid sh ./job.sh "$PWD" "$4" "$5" "$6" "$7" </dev/null >/dev/null 2>&1 &
+# What the job starts carries this name: it can be found without its folder.
+export DSTACK_JUPYTER_ATTEMPT="$id"
+setsid sh ./job.sh "$PWD" "$4" "$5" "$6" </dev/null >/dev/null 2>&1 &
 tries=0
 until [ -e pid ] || [ -e exit ] || [ "$tries" -ge 100 ]; do
     tries=$((tries + 1))

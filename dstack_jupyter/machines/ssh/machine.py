@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ...models.errors import ConfigurationError, Conflict, DstackJupyterError, Unreachable
 from ..base import DroppedReason, Ending, JobReport, JobSpec, Phase, Preparing
 from ..docker.launcher import FOLDER, WORK, DockerLauncher
-from ..facts import parse_utilization
+from ..gpu_tools import parse_utilization
 from . import bundle
 from .connection import Address, Connections
 from .facts import Hello
 from .host import Host, command, shell
+
+log = logging.getLogger(__name__)
 
 CLAIM = "/var/tmp/dstack_jupyter.claim"  # noqa: S108 - made exclusively, never followed
 """The file on a host that says whose it is: where every user of the host can see it."""
@@ -107,6 +110,10 @@ class SSHMachine:
             await self._docker.start(spec, hello)
         except DstackJupyterError as error:
             self._refused[spec.attempt_id] = error
+        except Exception as error:
+            # Unforeseen: without a word about it, the job would be launched again for ever.
+            log.exception("the launch of %s", spec.attempt_id)
+            self._refused[spec.attempt_id] = ConfigurationError(f"the launch failed: {type(error).__name__}: {error}")
         finally:
             self._launching.pop(spec.attempt_id, None)
             self.host.tell(spec.attempt_id)
@@ -123,7 +130,7 @@ class SSHMachine:
         head, _, dropped = line.partition(" | ")
         started, live, _, *exit_words = head.split()
         if started != "1":
-            return JobReport(started=False)
+            return JobReport(started=False, refused=await self._docker.stillborn(attempt_id, await self.hello()))
         if len(data) == limit:
             return JobReport(started=True, data=data)
         if exit_words:
@@ -140,7 +147,7 @@ class SSHMachine:
         line, _ = await self.host.ask(f"boot {attempt_id}")
         if line == "other":
             return JobReport(started=True, data=data, lost="the host was booted while the job ran", interrupted=True)
-        if line == "young":
+        if line == "young" and not lost:
             return JobReport(started=True, data=data)
         return JobReport(started=True, data=data, lost=lost or "the job's supervisor is gone: it was killed")
 

@@ -7,7 +7,7 @@
 #   pid ID PID           -> noted         (which process of the host a container's supervisor is)
 #   image ID             -> the image of its container, or an empty line
 #   remove ID            -> removed | left
-#   forget ID            -> forgotten     (the watcher stops to look at it)
+#   forget ID            -> forgotten     (the watcher stops to look at it; what is alive of a job without an ending is killed)
 cd "$1/jobs" || exit 70
 umask 077
 boot=-
@@ -95,6 +95,11 @@ while read -r verb id one two; do
         ;;
     forget)
         rm -f "../live/$id"
+        # Its folder was removed, or its supervisor killed: what it left carries its name.
+        [ -e "$id/exit" ] || for each in $(grep -l "DSTACK_JUPYTER_ATTEMPT=$id" /proc/[0-9]*/environ); do
+            each=${each#/proc/}
+            kill -s KILL "${each%/environ}"
+        done 2>/dev/null
         echo forgotten
         ;;
     *) echo "what is $verb" ;;
