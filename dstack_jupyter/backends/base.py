@@ -4,8 +4,8 @@ Vendor code blocks, so the engine calls all of this in a bounded thread pool, ne
 instances come at once. Errors are ``models.errors``; a time-out of a create means unknown, never failed (D3).
 
 A vendor of machines is a ``Backend`` and a ``Clouds``; the latter gives for each project that is configured a
-``Cloud``: ``Instances`` and, where a machine needs things around it, ``Attachments``. What is billed or left behind has an
-identity that is stored before the call that makes it (R1, R11), and a complete list by which a sweep finds it (R10).
+``Cloud``: ``Instances`` and, where a machine needs resources beside it, ``Attachments``. Each cloud instance and resource has
+an identity that is stored before the call that makes it (R1, R11); a sweep finds it in the vendor's complete list (R10).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Feed:
     """How the offers of a live source are kept between queries (``live.Live`` does it; a backend only states it)."""
 
     fresh: float = 300.0
-    """Seconds that an answer serves without being asked for again. An older one still serves, with its age, meanwhile."""
+    """Seconds for which an answer serves. An older answer still serves, with its age, while the source is asked again."""
     deadline: float = 30.0
     """Seconds after which a call that has not come back is shown as a source that does not answer. The call itself must end
     by time-outs of its own: its thread cannot be ended, and until it ends the source is not asked again."""
@@ -44,7 +44,8 @@ class OfferSource(Protocol):
     feed: Feed
 
     def account(self) -> str:
-        """What the answer depends on: account or project, regions; '' where there is one only. No secret: its hash names a file.
+        """The account or project and the regions that the answer depends on; '' where there is one only. No secret: a hash of it
+        names a file.
 
         Called on the thread of every query and plan, so it must not block on a network. Raises BackendNotAvailable where
         nothing is configured: that is the source's line beside the rows, and it is not asked.
@@ -54,8 +55,8 @@ class OfferSource(Protocol):
         """All its offers, whatever the query, from the vendor now. Keeps nothing itself.
 
         Called on a daemon thread of its own, one call at a time for each account among all processes of a user; may block,
-        up to about ``feed.deadline``; changes nothing at the vendor. What it raises becomes the line beside the rows, after
-        secrets are taken out, and the last good answer stays.
+        up to about ``feed.deadline``; changes nothing at the vendor. An error becomes the line beside the rows, without
+        secrets; the last good answer stays.
         """
 
 
@@ -63,7 +64,7 @@ class Backend(OfferSource, Protocol):
     """One backend. Made once by the registry; on top of this it is ``Hosts`` or ``Clouds`` if runs can have its machines."""
 
     def check(self) -> list[PermissionView]:
-        """Each right that it needs, and whether it is there; the first row is the log in itself, its hint who we are there.
+        """Each right that the backend needs, and whether we have it. The first row is the login; its hint says who we are.
 
         Called when a user asks; may take seconds, changes nothing. A right that cannot be told is ``unknown``. Raises only
         where nothing can be asked: BackendNotAvailable (not configured), BackendUnreachable.
@@ -72,7 +73,7 @@ class Backend(OfferSource, Protocol):
 
 @runtime_checkable
 class Hosts(Protocol):
-    """Machines that are there already: this one. Nothing is made or ended."""
+    """Machines that exist already, such as this one. Nothing is made or ended."""
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
         """Make the instance of a stored intent; with the same identity again it gives the same instance, never a second.
@@ -93,15 +94,15 @@ class Traits:
     """What the engine has to know of a vendor before it calls. One constant a vendor."""
 
     resend: Literal["token", "name", "look"]
-    """What keeps a second create from making a second machine: the vendor honours our token, or refuses a name that is taken,
-    or nothing does and only looking helps. With ``look`` an unknown create is sent again only when a machine of the identity
+    """How a repeated create is kept from making a second machine: the vendor honours our token, or refuses a name that is taken,
+    or does neither, so that only looking helps. With ``look`` an unknown create is sent again only when a machine of the identity
     was absent from complete lists for ``settles`` seconds."""
     settles: float = 120.0
     """Seconds after an unknown create in which a machine may still appear."""
     absent_after: float = 600.0
-    """Age in seconds of a machine before the vendor's 'not found' counts as a word about it."""
+    """Age in seconds of a machine from which the vendor's 'not found' counts."""
     ready_within: float = 600.0
-    """Seconds from the create to a machine that answers by SSH; past that it counts as one that never will."""
+    """Seconds from the create within which the machine must answer by SSH; after that it counts as a machine that never will."""
     stopped_is_billed: bool = True
     """Whether a machine that powered itself off goes on costing: then the guard's plan says so beforehand (D7)."""
     user_data: int = 0
@@ -111,9 +112,9 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """Something that a machine needs beside itself: a key object, a firewall, an address, a disk. A row before it is made.
+    """A cloud resource that a machine needs: a key object, a firewall, an address, a disk. Stored as a row before it is made.
 
-    ``shared``: one for the installation, which no machine's end takes away; else it goes after its machine.
+    ``shared``: the installation has one, which outlives its machines; any other is removed after its machine.
     """
 
     kind: str
@@ -125,9 +126,9 @@ class ResourceRequest:
 
 @dataclass(frozen=True, slots=True)
 class CloudResource:
-    """Something attached, as the vendor has it. ``id`` is the vendor's; with ``kind`` it is all that ``detach`` needs.
+    """A cloud resource as the vendor has it. ``id`` is the vendor's; ``detach`` needs only ``kind`` and ``id``.
 
-    ``ours`` is False for what was there before us and only serves us too: it is never taken away.
+    ``ours`` is False for a resource that was there before us and serves us too: it is never removed.
     """
 
     kind: str
@@ -139,7 +140,7 @@ class CloudResource:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRequest:
-    """What a machine is made from. The same order with the same identity is sent on every retry."""
+    """What a machine is made from. Every retry sends the same request with the same identity."""
 
     identity: str
     """``engine.names.identity``: at most 63 of [a-z0-9-]. Vendors with a token derive it from this."""
@@ -148,11 +149,11 @@ class InstanceRequest:
     login_key: str = ""
     """Our public key, ``<algorithm> <base64>``, for vendors that put keys on a machine through an object of the account."""
     resources: Sequence[CloudResource] = ()
-    """What ``needs`` asked for, made."""
+    """The resources that ``needs`` named, made."""
     first: bool = False
-    """No create of this identity was ever sent: nothing needs to be looked for."""
+    """Whether no create of this identity was ever sent, so that there is no machine to look for."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """``dj-…`` tags; a vendor whose tags need rights of their own leaves them out, the name alone then says whose it is."""
+    """``dj-…`` tags. A vendor whose tags need rights of their own leaves them out; the name alone then tells the owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +197,11 @@ class Instances(Protocol):
         """What has to be attached before ``create``. Pure, no call: the engine stores a row for each, then attaches it."""
 
     def create(self, order: InstanceRequest) -> Instance:
-        """Make the machine of a stored intent, sending the create once; one that is there under this identity is returned.
+        """Make the machine of a stored intent, sending the create once; a machine that has this identity already is returned.
 
         Raises an error whose ``nothing_made`` is true (NoCapacity, NoQuota, NoBalance, Refused, …) only if there is surely no
         machine of this call; anything else (time-out, 5xx, an answer that makes no sense) is UnknownOutcome: look with
-        ``find``. An earlier call that was unknown stays unknown, whatever a later one says.
+        ``find``. An earlier call that was unknown stays unknown, whatever a later call says.
         """
 
     def find(self, identity: str) -> list[Instance]:
@@ -212,19 +213,19 @@ class Instances(Protocol):
     def list_all(self, installation: str) -> list[Instance]:
         """Every machine of this installation, in every state and region, whoever asks and whatever the rows say.
 
-        Complete or an error: never a part. Sweeps call it before they read the store; it also serves as the look at many
-        machines at once, so that one call a tick is enough.
+        Complete or an error: never a part. Sweeps call this before they read the store; the engine also looks at many machines
+        with it, so that one call a tick is enough.
         """
 
     def get(self, data: Mapping[str, Any]) -> Instance | None:
-        """One machine. None where the vendor says that it has none: no proof before ``traits.absent_after``."""
+        """One machine; None if the vendor knows none, which proves nothing before ``traits.absent_after``."""
 
     def terminate(self, data: Mapping[str, Any]) -> bool:
         """Ask the vendor once to end the machine; returns when it accepted, not when it is gone: ``get`` tells that.
 
         The engine keeps one such call in flight for a machine and backs off between repeats, for some vendors punish a burst.
-        False: it says that it has none, which is fine and proves nothing. Raises Busy where the vendor does not end it in its
-        present state: ask later.
+        False: the vendor knows no such machine, which is fine and proves nothing. Raises Busy where the vendor does not end the
+        machine in its present state: ask later.
         """
 
 
@@ -232,8 +233,8 @@ class Instances(Protocol):
 class Restarts(Protocol):
     """On top of ``Instances``, by a vendor whose machines keep their disk, name and address while they are off.
 
-    What a job left on a machine that powered itself off while no engine ran can then still be read. A vendor whose stopped
-    machines lose their disk does not have it.
+    The engine can then still read what a job left on a machine that powered itself off while no engine ran. A vendor whose
+    stopped machines lose their disk has no such method.
     """
 
     def start(self, data: Mapping[str, Any]) -> None:
@@ -245,16 +246,16 @@ class Restarts(Protocol):
 
 
 class Attachments(Protocol):
-    """Things beside machines. Called like ``Instances``, with the same errors."""
+    """Cloud resources. Called like ``Instances``, with the same errors."""
 
     def attach(self, need: ResourceRequest) -> CloudResource:
-        """Make it, or return what is there for it already. Idempotent for an identity. Errors as ``Instances.create``."""
+        """Make the resource, or return the one that is there. Idempotent for an identity. Errors as ``Instances.create``."""
 
     def list_attached(self, installation: str) -> list[CloudResource]:
-        """Every thing of this installation in the account. Complete or an error."""
+        """Every resource of this installation in the account. Complete or an error."""
 
     def detach(self, resource: CloudResource) -> None:
-        """Take it away; gone already is fine. One that is not ``ours`` is left alone. Raises Busy while a machine holds it."""
+        """Remove the resource; gone already is fine. What is not ``ours`` stays. Raises Busy while a machine holds it."""
 
 
 class Cloud(Instances, Attachments, Protocol):
@@ -268,7 +269,7 @@ class Clouds(Protocol):
     def cloud(self, project: str = "main") -> Cloud:
         """The account that a project has configured; the same object while its entry stays. Calls nobody.
 
-        Raises BackendNotAvailable where there is no entry: rows of it stay as they are (R12).
+        Raises BackendNotAvailable where there is no entry: its rows stay as they are (R12).
         """
 
     def checked(self) -> tuple[list[PermissionView], float] | None:

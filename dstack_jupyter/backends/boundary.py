@@ -1,4 +1,4 @@
-"""The boundary behind which vendors' exceptions end: what comes out is ours, without a secret and without what was sent."""
+"""The boundary that no vendor's exception crosses: it becomes an error of ours, without secrets and without the request."""
 
 from __future__ import annotations
 

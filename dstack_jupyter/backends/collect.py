@@ -30,12 +30,12 @@ def collect(
     seconds: float = 0.0,
     catalog: bool = False,
 ) -> Found:
-    """The offers that fit, cheapest first; what cannot be had now comes last.
+    """The offers that fit, cheapest first; offers that cannot be had now come last.
 
-    ``known`` are the columns of backends that the caller knows better, ``idle`` those of rented machines that are there beside
-    what their backends offer. ``seconds`` is how long it waits for sources without a
-    fresh answer; without it no network is waited for. ``catalog``: list prices stand in for backends without offers of their
-    own. Needs no engine; for any thread. Raises NotFound for a backend's name that nobody knows.
+    ``known`` are the columns of backends that the caller knows better; ``idle`` are columns of cloud instances that exist
+    already, added to their backends' offers. ``seconds`` is the time to wait for sources without a fresh answer; 0 waits for no
+    network. ``catalog``: list prices stand in for backends without offers of their own. Needs no engine; for any thread. Raises
+    NotFound for a backend's name that nobody knows.
     """
     asked = tuple(dict.fromkeys(registry.entry(name)[0] for name in wanted.backends))
     wanted, known = replace(wanted, backends=asked), known or {}
@@ -85,7 +85,7 @@ def _of(
     answers: Mapping[str, tuple[live.Live, live.Answer]],
     errors: Mapping[str, DstackJupyterError],
 ) -> tuple[OfferTable | None, Missing | None]:
-    """(a backend's own table if it has one, what is to be said of it)."""
+    """(a backend's own table if it has one, the line about the backend if it needs one)."""
     if name in known:
         table: OfferTable | None = live.checked(name, known[name], 0.0)
         line = None
@@ -122,7 +122,7 @@ def _why_empty(removed: Mapping[str, str], near: str) -> str:
 
 
 def _near_gpus(wanted: Requirements, tables: Sequence[OfferTable]) -> str:
-    """A hint where a GPU's name is known to nobody but looks like one that is."""
+    """A hint for a GPU name that no table has but that looks like a known name."""
     gpu = wanted.resources.gpu
     near: list[str] = []
     for name in (gpu.name if gpu is not None else None) or ():

@@ -1,4 +1,4 @@
-"""What a query for offers has found: rows, and lines beside them; as a DataFrame, as JSON or as groups."""
+"""The result of a query for offers: rows and the lines beside them, as a DataFrame, as JSON or as groups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Found:
     wanted: Requirements
     missing: list[Missing]
     notes: list[Missing]
-    """What is to be known of backends that have rows: old answers, list prices."""
+    """Lines about backends that have rows: old answers, list prices."""
     empty: str
     """Why there is no row; '' if there is one."""
     pending: bool

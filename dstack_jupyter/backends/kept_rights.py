@@ -1,4 +1,4 @@
-"""What the last check of a backend found, for lists that must not wait for a vendor. One small file of the user's cache each."""
+"""The result of a backend's last check, for lists that must not wait for a vendor. Each is a small file in the user's cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _file(name: str, account_id: str) -> Path:
 
 
 def keep(name: str, account_id: str, rows: list[PermissionView]) -> None:
-    """Keep what a check found. ``account_id`` tells accounts apart. A disk that is full costs the memory, not the check."""
+    """Keep what a check found. ``account_id`` tells accounts apart. On a full disk nothing is kept, and the check succeeds."""
     try:
         kept = {"at": time.time(), "rows": [row.model_dump() for row in rows]}
         write_private(_file(name, account_id), json.dumps(kept).encode())

@@ -2,7 +2,7 @@
 
 A query takes the last answer as it is. Where that is not fresh, a daemon thread asks the source; one call at a time for each
 account among all processes of a user (a file lock), so a dead vendor costs one sleeping thread. A process that ends soon hands
-what is still being asked to a process of its own: ``hand_over``.
+its open questions to a process of their own: ``hand_over``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Answer:
 
     @property
     def pending(self) -> bool:
-        """Whether nothing is known yet, and will be soon."""
+        """Whether nothing is known yet and a call that is not overdue is under way."""
         return self.table is None and not self.error and self.asking_for is not None and not self.overdue
 
     @property
@@ -88,7 +88,7 @@ class Live:
                 threading.Thread(target=self._ask, name=f"dj-offers-{self.name}", daemon=True).start()
 
     def answer(self, until: float = 0.0) -> Answer:
-        """What is known; if that is not fresh, waits for a call under way, until ``until`` (time.monotonic) or its deadline."""
+        """The last answer. If it is not fresh, waits for a call under way, until ``until`` (time.monotonic) or its deadline."""
         with self._changed:
             while (since := self._asking_since) is not None and not self._fresh():
                 left = min(until, since + self.source.feed.deadline) - time.monotonic()
@@ -131,7 +131,7 @@ class Live:
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
-        """Among all processes; waits on this thread. The operating system frees the lock of a process that dies."""
+        """Hold the file lock; waits on this thread. The operating system frees the lock of a process that dies."""
         descriptor = None
         if self._file is not None:
             with suppress(OSError):  # a full disk or a folder that is gone costs the lock, not the answer
@@ -293,7 +293,7 @@ def known_tables(names: Sequence[str]) -> list[OfferTable]:
 
 
 def hand_over() -> None:
-    """For a process that ends now: what it is still asking is asked by a process of its own. Does not block; raises nothing."""
+    """Hand the open questions of this process, which ends now, to a process of their own. Does not block; raises nothing."""
     with _making:
         names = [live.name for live in _lives.values() if live.source.feed.kept and live.answer().asking_for is not None]
     if names:

@@ -52,7 +52,7 @@ def _view(name: str, known: Configured, project: str) -> BackendView:
 
 
 def _ask(name: str, title: str, view: BackendView) -> None:
-    """Fill in what a backend that is built says of itself; of a vendor what is known by now, for a list must not wait."""
+    """Fill in what a backend that is built says of itself. Of a vendor only known facts are shown: a list must not wait."""
     try:
         with vendor_errors(name):
             backend = registry.load(name)

@@ -1,6 +1,6 @@
-"""How often an account may be called: its vendor's published limits, and what it says itself when it had enough.
+"""How often an account may be called: by its vendor's published limits, and by the vendor's own 'too many requests'.
 
-Other processes that use the same key are not counted: the vendor's own 'too many requests' is what stands between us and them.
+Other processes that use the same key are not counted: only the vendor's 'too many requests' keeps us and them apart.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from ..models.errors import RateLimited
 
 LEFT_TO_OTHERS = 0.08
-"""The share of a limit that calls which can wait leave to those that should not: looks, and deletes, which end money."""
+"""The share of a limit that patient calls leave to urgent ones: looks, and deletes, which end costs."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """One limit: never more than ``calls`` in any ``seconds``, whenever the vendor counts a call between our sending it and its
-    answer. So a call counts from its beginning until a window after its end."""
+    """One limit: never more than ``calls`` in any ``seconds``. The vendor may count a call at any moment between our request and
+    its answer, so a call counts from its beginning until a window after its end."""
 
     calls: int
     seconds: float
     under_way: int = 0
     ended: deque[float] = field(default_factory=deque)
     promised: deque[float] = field(default_factory=deque)
-    """When those who were refused were told to come back."""
+    """The times at which refused callers were told to come back."""
 
     def wait(self, now: float, patient: bool) -> float:
         """Seconds until there is room for one more; 0: now."""
@@ -40,7 +40,7 @@ class _Window:
         over = len(self.ended) + self.under_way - most
         if over < 0:
             return 0.0
-        # The place of the n-th who waits is the n-th that becomes free. Those under way end now at the earliest.
+        # The n-th caller who waits gets the n-th place that becomes free. Calls under way end now at the earliest.
         place = over + (len(self.promised) if patient else 0)
         rounds, place = divmod(place, len(self.ended) + self.under_way)
         free = self.ended[place] if place < len(self.ended) else now
@@ -64,7 +64,7 @@ class Pace:
     def call(self, *, patient: bool = False) -> Iterator[None]:
         """Around a call. Raises RateLimited, with the seconds to wait, where there is no room for it.
 
-        ``patient``: it can wait; of all who are refused each is told another moment, so that they do not come back at once.
+        ``patient``: the call can wait. Each refused patient caller is told another moment, so that they do not come back at once.
         """
         self._begin(patient)
         try:
@@ -92,7 +92,7 @@ class Pace:
                 window.ended.append(now)
 
     def pause(self, seconds: float) -> None:
-        """The vendor said that it is too much: nobody calls for so long."""
+        """Let nobody call for so many seconds, because the vendor said that it was too much."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 

@@ -92,7 +92,7 @@ entries: Mapping[str, Entry] = MappingProxyType(_entries)
 
 
 def proper(name: str) -> str:
-    """One name for what both eras of dstack name differently."""
+    """The one name of a backend that the eras of dstack name differently."""
     return ALIASES.get(name, name)
 
 

@@ -42,7 +42,7 @@ LONGEST_DELAY = 3600.0
 
 
 def _unsent() -> tuple[type[Exception], ...]:
-    """What httpx raises before a byte of the request has left."""
+    """The errors that httpx raises before a byte of the request has left."""
     import httpx
 
     return httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol
@@ -92,7 +92,7 @@ class Rest:
         meaning: Callable[[Answer], BackendError | None],
         limits: tuple[tuple[int, float], ...] = (),
     ) -> None:
-        """``meaning`` tells what an answer of 4xx means where it is not the common thing; None for one that it does not know.
+        """``meaning`` gives the error that a vendor's 4xx answer stands for; None for an answer that it does not know.
 
         ``key`` only tells accounts apart.
         """
@@ -164,7 +164,7 @@ class Rest:
         raise self._error(answer, text, permission)
 
     def _read(self, answer: httpx.Response) -> str:
-        """The whole answer. The time-out of a read is for each byte: one that drips would hold the thread for ever."""
+        """The whole answer. A read's time-out counts anew with each byte: an answer that drips would hold the thread for ever."""
         deadline = time.monotonic() + self.whole_within
         data = bytearray()
         for piece in answer.iter_bytes():

@@ -16,7 +16,7 @@ Config = TypeVar("Config", bound=BackendConfig)
 
 
 class Account(Cloud, Protocol):
-    """What a vendor's folder has to give: a cloud that also tells its offers and its rights."""
+    """The cloud that each vendor's folder has to give; it also tells its offers and its rights."""
 
     def offers(self) -> Columns:
         """As ``OfferSource.offers``, in every region."""

@@ -1,4 +1,4 @@
-"""Offers put together by GPU, and by backend, region or count on demand: what there is of each, where, from which price on."""
+"""Offers grouped by GPU, and on demand by backend, region or count: which there are, where, and from which price."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def parse(text: str) -> tuple[str, ...]:
 
 def group(rows: Rows, by: tuple[str, ...]) -> dict[str, list[Any]]:
     """Plain columns, one row a group, the cheapest GPU first: the keys, ``spot`` (which kinds there are), the lowest and the
-    highest price of one GPU (NaN if none is known), the other of ``backends``, ``regions``, ``counts``, how many offers, and
-    how many of them may be had. Offers without a GPU are in no group.
+    highest price of one GPU (NaN if none is known), those of ``backends``, ``regions``, ``gpu_counts`` that are no keys, how many
+    offers, and how many of them may be had. Offers without a GPU are in no group.
     """
     rows = rows.take(np.flatnonzero(rows.numbers["gpu_count"] > 0))
     names = [name for key in KEYS if key in by for name in KEYS[key]]

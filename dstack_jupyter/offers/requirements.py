@@ -1,4 +1,4 @@
-"""What a query asks for, and the filters that it means: one mask over columns each."""
+"""The requirements of a query, and its filters: each is one mask over columns."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Requirements:
     spot: bool | None = None
     max_price: float | None = None
     image_vendor: str = ""
-    """Whose GPUs the image can use, where the user named neither image nor GPU: the default image holds CUDA."""
+    """The vendor whose GPUs the image can use, if the user named neither image nor GPU: the default image holds CUDA."""
     defaults_filter: bool = True
-    """False for `%dstack offers`: what the user did not ask for is not asked for."""
+    """False for `%dstack offers`: there the defaults of resources filter nothing."""
 
     @classmethod
     def of_fleet(cls, fleet: FleetConfiguration) -> Requirements:
@@ -81,7 +81,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One wish: the word that an empty result is explained by, and which rows fit (bool, one a row)."""
+    """One wish: ``name`` explains an empty result, ``fits`` tells which rows fit (bool, one a row)."""
 
     name: str
     fits: Callable[[Part], Array]
@@ -111,13 +111,13 @@ def filters(wanted: Requirements) -> list[Filter]:
     if (spot := wanted.spot) is not None:
         wishes.append(Filter("spot_policy", lambda part: part.number("spot") == spot))
     if (highest := wanted.max_price) is not None:
-        # A price that is not known may be any: it does not pass.
+        # An unknown price may be any: it does not pass.
         wishes.append(Filter("max_price", lambda part: part.number("price") <= highest))
     return wishes
 
 
 def _usable(part: Part, vendor: str) -> Array:
-    """Machines of the user's own may run without an image, and what they have is no money lost."""
+    """Rows whose GPUs suit the image. The user's own machines pass: they may run without an image, and cost nothing."""
     own, fits = part.own(), _one_of("gpu_vendor", (vendor, ""))(part)
     return fits if own is None else fits | own
 
@@ -141,7 +141,7 @@ def _within(values: Array, wanted: MemoryRange | CountRange) -> Array:
 
 
 def _resource_filters(wanted: Requirements) -> list[Filter]:
-    """cpu, memory and disk. What is a default filters rented machines only, or nothing."""
+    """cpu, memory and disk. A default filters rented machines only, or nothing."""
     resources, wishes = wanted.resources, []
     for name, column, size in (
         ("cpu", "cpus", resources.cpu.count),
@@ -166,7 +166,7 @@ def _gpu_filters(gpu: GPU) -> list[Filter]:
     wishes: list[Filter] = []
 
     def add(name: str, fits: Callable[[Part], Array]) -> None:
-        # Where no GPU will do too, what is asked of a GPU is not asked of a machine without one.
+        # Where a machine without a GPU will do too, the wishes for GPUs do not apply to it.
         if low == 0:
             wishes.append(Filter(name, lambda part: fits(part) | (part.number("gpu_count") == 0)))
         else:

@@ -104,7 +104,7 @@ class Rows:
 
     @classmethod
     def of(cls, columns: Mapping[str, Sequence[Any]]) -> Rows:
-        """From plain columns; an absent one is empty or unknown. Raises ValueError, TypeError for what is no such column."""
+        """From plain columns; an absent one is empty or unknown. Raises ValueError, TypeError for wrong columns."""
         count = len(columns.get("backend", ()))
         text = {name: Text.of(columns[name]) for name in TEXT if name in columns}
         numbers: dict[str, Array] = {name: np.array(columns[name], NUMBERS[name]) for name in NUMBERS if name in columns}
@@ -114,7 +114,7 @@ class Rows:
 
     @classmethod
     def whole(cls, text: Mapping[str, Text], numbers: Mapping[str, Array], count: int) -> Rows:
-        """From columns of which some may be absent: those are empty or unknown, and the origin is that of the backend."""
+        """From columns; an absent one is empty or unknown, an absent origin is that of the backend."""
         backend = text.get("backend", Text.constant("", count))
         absent = {"origin": backend.map(origin_of)} if "origin" not in text else {}
         return cls(

@@ -52,7 +52,7 @@ def write(rows: Rows, file: str | Path | IO[bytes]) -> None:
 
 
 def read(data: bytes) -> OfferTable:
-    """The table of rows as written. Raises ValueError, KeyError for what is no such file."""
+    """The table of rows as written. Raises ValueError, KeyError for data of another kind."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         if int(arrays["format"][0]) != FORMAT:
             raise ValueError("the file is of another format")

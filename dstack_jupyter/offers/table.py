@@ -1,6 +1,6 @@
 """Offers as one table of columns (D8): sorted by price once, the rows with GPUs apart, a query is a few masks.
 
-A table never changes. Backends that answer anew make a new small table of theirs; a query asks each table and merges the hits.
+A table never changes. A backend that answers anew makes a new small table; a query asks each table and merges the hits.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EVERY = slice(None)
 
 
 class OfferTable:
-    """Offers in order: what can be had before what cannot, cheapest first, prices that are not known last."""
+    """Offers in order: those that can be had before the others, cheapest first, unknown prices last."""
 
     def __init__(self, rows: Rows, *, ordered: bool = False) -> None:
         """``rows`` in any order, unless they are ``ordered`` as ``order`` would."""

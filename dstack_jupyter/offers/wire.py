@@ -17,7 +17,7 @@ def _known(value: float) -> float | None:
 
 
 def _plain(value: Any, *, date: bool) -> Any:
-    """A column of ours: null for a number that is not known and for a day that is not told."""
+    """A value of a column of ours: null for an unknown number and for an unknown day."""
     return _known(value) if isinstance(value, float) else value or None if date else value
 
 
@@ -74,7 +74,7 @@ def _blocks(row: dict[str, Any], wanted: Requirements) -> int:
 
 
 def requirements(wanted: Requirements) -> dict[str, Any]:
-    """What was asked for: what nobody asked for is not in it."""
+    """The requirements that the user stated; defaults are not among them."""
     asked: dict[str, Any] = {"resources": wanted.resources.model_dump(mode="json", exclude_unset=True)}
     for name in ("backends", "regions", "zones", "instance_types"):
         if values := getattr(wanted, name):

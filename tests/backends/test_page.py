@@ -33,7 +33,7 @@ FAULTY = {
 
 
 def blocks() -> list[str]:
-    """The YAML documents of the page, of which the text has lost the fences."""
+    """The YAML documents of the page, whose text has lost its fences."""
     if not PAGE.exists():
         assert not os.environ.get("CI") or not PAGE.parents[1].exists()
         pytest.skip("needs ../shared/reference/backends-page.txt")

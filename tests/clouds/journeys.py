@@ -1,4 +1,4 @@
-"""What a journey on real machines needs: an engine process that can be killed at a named moment, and what is true afterwards."""
+"""Journeys on real machines: an engine process that can be killed at a named moment, and checks of the state afterwards."""
 
 from __future__ import annotations
 

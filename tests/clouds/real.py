@@ -141,7 +141,7 @@ class RealMachines:
 
     @contextlib.contextmanager
     def we_moved(self) -> Iterator[str]:
-        """This machine speaks to them from another address, and nobody has the one it had: as a laptop that changed network.
+        """This machine speaks to them from a new address and nobody has its old one: as a laptop that changed network.
 
         What was connected gets no answer any more, and is not told. Gives the new address.
         """

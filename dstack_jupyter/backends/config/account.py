@@ -1,4 +1,4 @@
-"""What has to be done on the account's side of a backend: guides for each way to log in, permissions, policies.
+"""The account's side of a backend: guides for each way to log in, permissions, policies.
 
 Plain data in each vendor's ``account.py``: nothing of a vendor's SDK is imported, nobody is called. Facts: the backends page,
 reference ``hyperscalers`` §1, ``gpu-clouds``, ``configuration`` §2.6.
@@ -32,8 +32,9 @@ def always(config: BackendConfig) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One right. ``level``: without a required one nothing works, without a feature's that feature fails by name, without an
-    improving one we fall back visibly. ``page`` is false where the backends page lacks it: a gap that we close.
+    """One right. ``level``: without a ``required`` right nothing works, without a ``feature`` right that feature fails by name,
+    without an ``improves`` right we fall back visibly. ``page`` is false for a right that the backends page lacks: a gap that
+    we close.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Permission:
 class Account:
     """Everything on the account's side. ``guides`` are by ``creds.type``; ``policy`` makes the minimal policy's text.
 
-    ``policy`` gets the configuration (None if there is none yet) and the permissions that go in; None where the vendor's keys
-    have no rights of their own to choose: ``no_policy`` says what to tick instead.
+    ``policy`` gets the configuration (None if there is none yet) and the permissions that go in. ``policy`` is None where the
+    vendor's keys have no rights of their own to choose: ``no_policy`` then says what to tick.
     """
 
     guides: dict[str, Guide]

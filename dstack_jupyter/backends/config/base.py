@@ -1,7 +1,7 @@
 """What the configurations of all backends have in common: regions, credentials, files that hold them.
 
-Facts: reference ``configuration`` §2.2–§2.5. Both eras' fields parse; a file that is named is read when the configuration is,
-so that a missing one is an error with a place.
+Facts: reference ``configuration`` §2.2–§2.5. Both eras' fields parse. A named file is read with the configuration, so that
+a missing file is an error with a place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BackendConfig(Model):
         return ""
 
     def notes(self) -> list[str]:
-        """What `check` says beside 'valid': defaults that the eras have differently (the seed's holds, D9)."""
+        """Lines that `check` adds to 'valid': defaults that differ between the eras (the seed's holds, D9)."""
         return []
 
 
@@ -71,7 +71,7 @@ class DefaultCreds(Model):
 
 
 def read_credentials(filename: str, *, private_key: bool = False) -> str:
-    """The text of a file of credentials. Raises ValueError that says what is wrong, without what is in it.
+    """The text of a file of credentials. Raises ValueError that names the fault and never the content.
 
     A private key that others can read is refused (D10).
     """

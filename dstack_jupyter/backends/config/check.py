@@ -55,7 +55,7 @@ class Checked:
 def check(text: str | Path, *, file: str = "", env: Mapping[str, str] | None = None, first_line: int = 1) -> Checked:
     """Check a configuration of any kind, from text or from the file that a Path names. Raises nothing for a bad one.
 
-    ``env`` is where variables without a value come from; those that it lacks are noted. Raises NotFound, and
+    ``env`` gives variables without a value theirs; variables that it lacks are noted. Raises NotFound, and
     ConfigurationError for a file that cannot be read at all.
     """
     if isinstance(text, Path):

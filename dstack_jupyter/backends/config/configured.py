@@ -18,7 +18,7 @@ State = tuple[int, int, int, int]
 
 
 def config_path() -> Path:
-    """Where dstack users have it."""
+    """The place where dstack users keep config.yml."""
     return Path.home() / ".dstack" / "server" / "config.yml"
 
 
@@ -84,7 +84,7 @@ class Configured:
 
 
 def _project(config: ServerConfig, name: str) -> str:
-    """The project of the file that ``name`` means: itself, or the only one where the file has no other."""
+    """The project of the file that ``name`` means. ``main`` also means the file's only project, whatever its name."""
     projects = config.backends
     return next(iter(projects)) if name == "main" and name not in projects and len(projects) == 1 else name
 

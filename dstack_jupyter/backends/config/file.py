@@ -1,7 +1,7 @@
 """``~/.dstack/server/config.yml``: read where it is, every fault in one pass, never rewritten but by ``saving``.
 
-Facts: reference ``configuration`` §2. A backend that is wrong does not take the others with it: each entry is validated by its
-own model, and a vendor's folder is imported only when its entry is met.
+Facts: reference ``configuration`` §2. A wrong entry leaves the other backends usable: each entry is validated by its own
+model, and a vendor's folder is imported only when its entry is met.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from .base import BackendConfig
 from .file import load_config, model_of
 
 OPTIONAL = ("filename", "data", "private_key_file", "private_key_content", "key_file", "key_content", "pass_phrase")
-"""Fields that are asked for although they have a default: one of them is what logs in."""
+"""Fields that are asked for although they have a default: the login needs one of them."""
 INLINE = ("data", "private_key_content", "key_content", "content")
 """Whole files as text: a prompt takes one line, so the file form is asked for."""
 
@@ -39,7 +39,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What to ask for a backend; made from its model, so that it cannot be out of date."""
+    """The questions for a backend, made from its model so that they cannot be out of date."""
 
     name: str
     model: type[BackendConfig]
@@ -116,8 +116,8 @@ def put(entry: dict[str, Any], path: tuple[str, ...], value: str) -> None:
 def save(path: Path, project: str, entry: dict[str, Any]) -> None:
     """Put a backend's entry into the file, in place of the one of its type. Blocks.
 
-    What is there is kept: comments, order, quotes, keys of the old entry that the new one does not name (``creds`` is replaced
-    whole). Raises ConfigurationError, with every fault, for an entry that would not be valid; nothing is written then.
+    The file keeps its comments, order and quotes, and the old entry the keys that the new one does not name (``creds`` is
+    replaced whole). Raises ConfigurationError, with every fault, for an entry that would not be valid; nothing is written then.
     """
     from ruamel.yaml import YAML
 

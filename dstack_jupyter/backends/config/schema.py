@@ -1,4 +1,4 @@
-"""JSON Schema of every configuration, for editors; short forms (``24GB..``, ``8080:80``) are in it as what they may be."""
+"""JSON Schema of every configuration, for editors; short forms (``24GB..``, ``8080:80``) are in it by their YAML types."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ KINDS = (*TYPES, "profiles", "config", *CONFIGS)
 """What `schema` knows: types of runs and the like, both files, each backend's entry."""
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SHORT = ("string", "number", "boolean", "null")
-"""What a short form may be in YAML; its own grammar is told by `check`."""
+"""The YAML types of a short form; `check` knows its grammar."""
 WIDER = {"_env": ("array", "object"), "_entity": ("object",), "_texts": ("object",)}
-"""What a parser takes beyond a short form: lists of NAME=value, objects, maps whose values YAML made numbers of."""
+"""YAML types that a parser takes beyond a short form: lists of NAME=value, objects, maps whose values YAML made numbers of."""
 
 
 class Lenient(GenerateJsonSchema):

@@ -26,9 +26,9 @@ from ..rest import Answer, Rest, one_line
 LIMITS = ((250, 60.0), (5000, 3600.0))
 """(calls, seconds) of one token, as published."""
 PAGE = 200
-"""More a page breaks the contract."""
+"""Rows a page; more break the vendor's contract."""
 TRIES = 3
-"""Times a list is read when it changes under our hands."""
+"""How often a list is read if it changes meanwhile."""
 
 MEANINGS: tuple[tuple[int, str, type[BackendError]], ...] = (
     (422, r"not available in (this|the) region|region is not available|size is (currently )?(not|un)available", NoCapacity),
@@ -70,7 +70,7 @@ def client(name: str, base: str, token: Secret, title: str) -> Rest:
 
 
 def listed(rest: Rest, path: str, key: str, permission: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """All pages of a list. Complete or an error: what comes or goes between two pages shifts others out of sight."""
+    """All pages of a list. Complete or an error: a row that comes or goes between two pages shifts others out of sight."""
     for _ in range(TRIES):
         rows: dict[Any, dict[str, Any]] = {}
         totals: set[int] = set()

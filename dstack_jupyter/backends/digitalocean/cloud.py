@@ -33,7 +33,7 @@ def image_of(offer: OfferView) -> str:
 
 
 def material(public_key: str) -> str:
-    """What makes a key this key, whatever its comment."""
+    """The part of a public key that identifies it: all but its comment."""
     return " ".join(public_key.split()[:2])
 
 
@@ -61,7 +61,7 @@ class DigitalOceanCloud:
         return rights.rows(self.rest, account(self.name).permissions, self._project_name, self.title)
 
     def needs(self, order: InstanceRequest) -> Sequence[ResourceRequest]:
-        """A key object: without one the vendor mails a root password. One for the installation, as the account keeps them."""
+        """A key object: without one the vendor mails a root password. The installation shares one, for the account keeps them."""
         if not order.login_key:
             return []
         key = material(order.login_key)
@@ -103,7 +103,7 @@ class DigitalOceanCloud:
         return listed(self.rest, "/v2/account/keys", "ssh_keys", "ssh_key:read")
 
     def create(self, order: InstanceRequest) -> Instance:
-        """Names may repeat here, so what is there already is looked for first."""
+        """Names may repeat at this vendor, so a machine of the identity is looked for first."""
         if not order.first and (there := self.find(order.identity)):
             return there[0]
         if len(order.user_data.encode()) > TRAITS.user_data:
@@ -165,7 +165,7 @@ class DigitalOceanCloud:
         return True
 
     def start(self, data: Mapping[str, Any]) -> None:
-        """A droplet that is off keeps its disk and addresses, and is billed as if it were on. It refuses one that is on."""
+        """A droplet that is off keeps its disk and addresses, and is billed as if it were on. A running droplet is refused."""
         try:
             action = {"type": "power_on"}
             self.rest.send("POST", f"/v2/droplets/{int(data['id'])}/actions", action, permission="droplet:update")

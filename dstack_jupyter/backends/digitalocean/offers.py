@@ -15,7 +15,7 @@ GIB = {"gib": 1.0, "gb": 1.0, "mib": 1 / 1024, "tib": 1024.0}
 def gpu(size: Mapping[str, Any]) -> tuple[str, str, int, float]:
     """(vendor, name, count, GB of each) of a size; ('', '', 0, 0.0) without GPUs.
 
-    The vendor is not of one mind whether ``vram`` is of one GPU or of all: what fits a GPU of that name is taken.
+    ``vram`` is of one GPU in some sizes and of all GPUs in others: the amount that fits a GPU of that name is taken.
     """
     info = size.get("gpu_info")
     if not info:

@@ -15,7 +15,7 @@ from ...models.offers import OfferView
 from ..base import Feed
 
 FEED = Feed(fresh=30.0, deadline=30.0, patience=15.0)
-"""Asking nvidia-smi takes long, and only the free disk moves. Our own machine is waited for: as long as its tools may take."""
+"""Asking nvidia-smi takes long, and only the free disk moves. A query waits for this machine as long as its tools may take."""
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -57,7 +57,7 @@ class LocalBackend:
     feed = FEED
 
     def account(self) -> str:
-        """The machine: several may share a home. Its boot, because a container's machine may differ under the same name."""
+        """The machine's name, for several may share a home, and its boot, for a container's machine may differ under one name."""
         try:
             boot = BOOT.read_text().strip()
         except OSError:  # not Linux
@@ -76,7 +76,7 @@ class LocalBackend:
         ]
 
     def create_instance(self, identity: str, offer: OfferView) -> dict[str, Any]:
-        """It is there already."""
+        """The machine is there already."""
         return {}
 
     def terminate_instance(self, identity: str, data: dict[str, Any]) -> None:

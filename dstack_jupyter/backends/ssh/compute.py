@@ -1,4 +1,4 @@
-"""Hosts of SSH fleets as a backend. The engine reaches them and writes what it finds; here it is read, without an engine."""
+"""Hosts of SSH fleets as a backend. The engine writes what it observes into a file; that file is read here, without an engine."""
 
 from __future__ import annotations
 
