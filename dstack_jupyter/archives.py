@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 from .models.errors import ConfigurationError, LimitExceeded
@@ -20,10 +21,11 @@ NOT_HERE = frozenset(
 """What a file system says of names and kinds that it cannot have."""
 
 
-def extract(tar: tarfile.TarFile, to: Path, *, modes: bool = False) -> list[Path]:
+def extract(tar: tarfile.TarFile, to: Path, *, modes: bool = False, keep: Callable[[Path], bool] = lambda _: False) -> list[Path]:
     """Extract below ``to``, which is made if needed; returns the files written, those of the same name are replaced. Blocks.
 
     ``modes``: files get the very modes of the archive (a client's own files), not those that are safe to have from a stranger.
+    ``keep`` is asked of each file that would be replaced. Times of files are whole seconds: an editor's are not.
 
     Raises ConfigurationError for an entry that would leave ``to``, through its name, a link or a device, and for an archive that
     is damaged; LimitExceeded; OSError for a disk that is full.
@@ -36,6 +38,9 @@ def extract(tar: tarfile.TarFile, to: Path, *, modes: bool = False) -> list[Path
         for member in tar:
             if len(written) >= MOST_FILES:
                 raise LimitExceeded(f"more than {MOST_FILES} files: take a smaller folder, or an archive of it")
+            if member.isreg() and keep(to / member.name.lstrip("/")):
+                continue
+            member.mtime = int(member.mtime)
             _make_way(root, member, links)
             tar.extract(member, root, filter=_with_modes if modes else "data")
             if not member.isdir():

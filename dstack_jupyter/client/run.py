@@ -21,6 +21,7 @@ from .log import Log
 
 if TYPE_CHECKING:
     from .client import Client
+    from .unpack import Pulled
 
 FRAME: TypeAdapter[Frame] = TypeAdapter(Frame)
 
@@ -136,15 +137,17 @@ class Run:
         self.view = RunView(**answer)
         return self
 
-    def pull(self, path: str = ".", to: Path | str | None = None, *, job: int = 0) -> list[Path]:
-        """Copy ``path`` of a job's working folder into the folder ``to`` (here); returns what was written.
+    def pull(self, path: str = ".", to: Path | str | None = None, *, job: int = 0, overwrite: bool = False) -> Pulled:
+        """Copy ``path`` of a job's working folder into the folder ``to`` (here); returns the files written.
+
+        A file that you edited since the run was submitted stays, and is listed under ``kept``; ``overwrite`` replaces it, too.
 
         Raises NotFound, ConfigurationError.
         """
         from .unpack import unpack
 
         with self._client.open(f"/runs/{self.id}/files", timeout=600, project=self.project, path=path, job=job) as response:
-            return unpack(response, Path(to or "."))
+            return unpack(response, Path(to or "."), edited_since=None if overwrite else self.view.submitted_at)
 
     def __repr__(self) -> str:
         code = "" if self.exit_code in (None, 0) else f", exit code {self.exit_code}"

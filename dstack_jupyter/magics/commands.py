@@ -345,7 +345,11 @@ def stop(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Resu
 
 
 def pull(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:
-    return Result(api.run(args.run, project=args.project).pull(args.path, Path(args.to).expanduser(), job=args.job))
+    run = api.run(args.run, project=args.project)
+    pulled = run.pull(args.path, Path(args.to).expanduser(), job=args.job, overwrite=args.overwrite)
+    for path in pulled.kept:
+        frontend.say(f"kept {path}: you edited it since the run was submitted; `--overwrite` replaces it")
+    return Result(pulled)
 
 
 def events(args: argparse.Namespace, frontend: Frontend, body: str | None) -> Result:

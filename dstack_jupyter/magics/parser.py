@@ -159,6 +159,7 @@ def _pull(parser: argparse.ArgumentParser) -> None:
     _run(parser, job=True)
     parser.add_argument("path", metavar="PATH", nargs="?", default=".", help="file or folder in the run's working folder")
     parser.add_argument("--to", metavar="DIR", default=".", help="where to (default: here)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that you edited since the run was submitted, too")
     _project(parser)
     parser.add_argument("-o", metavar="VAR", dest="into", help="store the list of paths in this variable")
 

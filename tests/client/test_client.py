@@ -202,6 +202,19 @@ def test_pull_writes_below_the_folder_it_was_told(home: Home, tmp_path: Path) ->
         run.pull("nope", tmp_path)
 
 
+def test_pull_keeps_a_file_that_was_edited_since(home: Home, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    run = apply(connect(home), "echo theirs > train.py; echo 1 > metrics").wait(20)
+    assert sorted(run.pull(".", here)) == [here / "metrics", here / "train.py"]
+    (here / "train.py").write_text("mine\n")
+    pulled = run.pull(".", here)
+    assert (pulled, pulled.kept) == ([here / "metrics"], [here / "train.py"])
+    assert (here / "train.py").read_text() == "mine\n"
+    assert sorted(run.pull(".", here, overwrite=True)) == [here / "metrics", here / "train.py"]
+    assert (here / "train.py").read_text() == "theirs\n"
+
+
 def test_stopping_the_engine_in_the_middle_ends_no_run(home: Home, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     client = connect(home)
