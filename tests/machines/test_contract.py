@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -109,7 +110,8 @@ SAVES = "sh -c 'trap \"sleep 0.5; echo 7 > saved; exit 0\" TERM; echo up; while 
 async def test_what_a_job_saves_when_it_is_asked_to_stop_is_there(kind: Kind, machine: Machine, command: str) -> None:
     await machine.launch(kind.spec(command, "echo never"))
     await says(machine, b"up")
-    await machine.end("a1", abort=False)
+    while not await machine.end("a1", abort=False):
+        await asyncio.sleep(0.05)  # it said its first word before its supervisor could be told anything
     report = await ended(machine)
     assert report.ending is not None
     assert report.ending.cause == "stopped"
