@@ -8,6 +8,7 @@
 #   dropped    bytes discarded after LOG_LIMIT, or because the disk was full, then why; made full size at the start
 #   exit       last: "<exit code> <why it was ended: - stopped aborted max_duration>"; when it is there, the log is complete
 #   rc         what an interactive shell said before it came to the job
+#   stopping   made when the job is asked to stop: a shell that is still at its start files hears no signal
 # TERM asks the job to stop: all its processes have STOP_DURATION seconds to end, whatever its shell does (0: for ever). Then, and
 # with USR1 at once, they are killed.
 #   inner      in a container (DJ_INSIDE is set) instead of pid: what the numbers mean outside, only the host knows
@@ -85,6 +86,7 @@ later() { # seconds, signal, process: sends it, unless the job has ended by then
 }
 killer=
 ask_to_stop() {
+    : >stopping
     end_job stopped TERM
     if [ -z "$killer" ] && [ "$stop_duration" -gt 0 ]; then
         later "$stop_duration" USR1 "$supervisor"
@@ -195,7 +197,11 @@ while :; do
 done
 for helper in $patience $timer $killer; do kill -s TERM "$helper" 2>/dev/null; done
 # The job never came to its first line: what its shell said is all that there is.
-[ -s rc ] && cat rc >>log
+number=0
+[ -s rc ] && while IFS= read -r line; do
+    number=$((number + 1))
+    case $number$line in [12]"bash: "* | [12]"zsh: "*) ;; *) printf '%s\n' "$line" ;; esac
+done <rc >>log
 # What was dropped has its name already; else nothing was.
 rm -f collector dropped.new
 echo "$code $reason" 1<>exit.new && mv exit.new exit

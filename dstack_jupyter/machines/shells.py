@@ -31,12 +31,17 @@ while IFS= read -r line; do
 done <"$2"
 : >"$2"
 unset dj line
-(eval "shift 3
-$1")"""
+(
+    trap 'exit 143' TERM
+    [ ! -e "${2%rc}stopping" ] || exit 143
+    eval "shift 3
+$1"
+)"""
 """What an interactive shell runs: the script is its ``$1``.
 
 Without a terminal such a shell begins with two complaints; the supervisor has kept what was said before this line in the file
-``$2``. In a subshell ``exit`` does not print "exit", and ``eval`` reads line by line, so that aliases and functions count.
+``$2``. At its start files the shell ignores a stop, which is then seen in the file beside it. In a subshell ``exit`` does not
+print "exit", and ``eval`` reads line by line, so that aliases and functions count.
 """
 
 

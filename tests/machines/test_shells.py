@@ -182,6 +182,20 @@ class TestStop:
         assert ending.cause == "max_duration"
         assert (work / "saved").exists()
 
+    def test_a_stop_that_comes_at_the_start_files_begins_nothing(self, tmp_path: Path, shell: str) -> None:
+        (tmp_path / ".bashrc").write_text("sleep 600\n")
+        env = {**clean_environment(), "HOME": str(tmp_path)}
+        ending = supervise(tmp_path / "job", spec("echo begun", env=env, max_duration=1, stop_duration=20), shell)
+        assert ending == Ending(143, "max_duration")
+        assert (tmp_path / "job/log").read_bytes() == b""
+
+    def test_a_kill_at_the_start_files_leaves_an_empty_log(self, tmp_path: Path, shell: str) -> None:
+        (tmp_path / ".bashrc").write_text("trap '' TERM; sleep 600\n")
+        env = {**clean_environment(), "HOME": str(tmp_path)}
+        ending = supervise(tmp_path / "job", spec("echo begun", env=env, max_duration=1, stop_duration=1), shell)
+        assert ending.cause == "max_duration"
+        assert (tmp_path / "job/log").read_bytes() == b""
+
     def test_what_is_left_in_the_background_of_a_job_that_ended_by_itself_is_killed(self, tmp_path: Path, shell: str) -> None:
         assert supervise(tmp_path / "job", spec("sleep 300 &", "echo $! > number"), shell) == Ending(0)
         number = (tmp_path / "job/work/number").read_text().strip()
