@@ -46,9 +46,15 @@ def commands_file(spec: JobSpec, prepare: str = "") -> str:
     return f"set -- {' '.join(map(quote, words))}\n" + ("interactive=1\n" if interactive else "")
 
 
-def working_folder(folder: Path, working_dir: str) -> Path:
+def at_home(path: str, env: dict[str, str]) -> Path:
+    """A path of a configuration; ``~`` is the job's home."""
+    home = env.get("HOME")
+    return Path(home) / path[2:] if home and (path == "~" or path.startswith("~/")) else Path(path).expanduser()
+
+
+def working_folder(folder: Path, working_dir: str, env: dict[str, str]) -> Path:
     """Where the job runs: an absolute ``working_dir`` as it is, ``~`` at home, a relative one inside the job's own ``work``."""
-    return folder / "work" / Path(working_dir).expanduser()
+    return folder / "work" / at_home(working_dir, env)
 
 
 def write(folder: Path, spec: JobSpec) -> None:
@@ -57,8 +63,8 @@ def write(folder: Path, spec: JobSpec) -> None:
     root = folder / "work"
     root.mkdir(mode=0o700, exist_ok=True)
     for archive in spec.archives:
-        unpack(archive, root)
-    work = working_folder(folder, spec.working_dir)
+        unpack(archive, root, spec.env)
+    work = working_folder(folder, spec.working_dir, spec.env)
     if not spec.working_dir.startswith(("/", "~")):
         if not work.resolve().is_relative_to(root.resolve()):
             raise ConfigurationError(
@@ -77,9 +83,9 @@ def write(folder: Path, spec: JobSpec) -> None:
         os.replace(temporary, folder / name)
 
 
-def unpack(archive: Archive, root: Path) -> None:
+def unpack(archive: Archive, root: Path, env: dict[str, str]) -> None:
     """Unpack an uploaded archive below ``root`` (or at an absolute destination). Raises ConfigurationError."""
-    dest = Path(archive.dest).expanduser()
+    dest = at_home(archive.dest, env)
     target = dest if dest.is_absolute() else root / dest
     try:
         with tarfile.open(archive.path, mode="r:") as tar:

@@ -153,8 +153,6 @@ async def test_a_home_is_a_working_folder(kind: Kind, machine: Machine) -> None:
 
 
 async def test_a_job_whose_folder_was_removed_lives_no_longer_than_its_end(kind: Kind, machine: Machine) -> None:
-    if kind.kind == "docker":
-        pytest.skip("a container is found by its name: test_docker_machine")
     await machine.launch(kind.spec("setsid sleep 87654 & echo up; sleep 87654"))
     await says(machine, b"up")
     await kind.lose_folders()

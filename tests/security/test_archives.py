@@ -105,7 +105,7 @@ def of_an_upload(data: bytes, target: Path) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        job_folder.unpack(Archive(Path(file.name), "."), target)
+        job_folder.unpack(Archive(Path(file.name), "."), target, {})
 
 
 CHAINS: list[list[Member]] = [
@@ -170,7 +170,7 @@ def test_whatever_a_file_is_called_it_arrives(names: list[str]) -> None:
             (base / "from" / each).write_text(str(number))
         packed = pack("from", ".", base, ignore=False)
         try:
-            job_folder.unpack(Archive(packed.path, packed.dest), base / "to")
+            job_folder.unpack(Archive(packed.path, packed.dest), base / "to", {})
         finally:
             packed.path.unlink()
         assert {path.name: path.read_text() for path in (base / "to").iterdir()} == {each: str(i) for i, each in enumerate(names)}
