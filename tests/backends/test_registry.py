@@ -182,6 +182,14 @@ def test_gpus_are_offered_as_jobs_count_them() -> None:
     assert mixed["reason"] == ["not offered, since an offer is of one kind: T4 (device 0)"]
 
 
+def test_an_offer_knows_its_devices_by_number() -> None:
+    """What a job is given (CUDA_VISIBLE_DEVICES) are these numbers, not the first ones."""
+    (offer,) = (OfferView(backend="local", instance_type="local", cpus=4, memory_gb=16, price=0.0, gpu_count=2, devices=given)
+                for given in ["1,4"])  # fmt: skip
+    assert offer.device_numbers == [1, 4]
+    assert offer.model_copy(update={"devices": ""}).device_numbers == [0, 1]
+
+
 def test_a_tool_that_failed_is_told_with_the_offer() -> None:
     none = columns(facts(notes=("nvidia-smi failed with exit code 9",)))
     assert (none["gpu_count"], none["gpu_name"], none["gpu_vendor"]) == ([0], [""], [""])
