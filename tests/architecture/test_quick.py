@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.whole_run import SECONDS, Budget, vendor_of
+from tests.whole_run import LOADED, SECONDS, Budget, vendor_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,12 +75,13 @@ def test_a_vendor_has_20_seconds_of_the_one_suite_and_90_of_the_other() -> None:
     assert SECONDS == {"make test": 20, "make test-machines": 90}
     budget = Budget()
     for number in range(19):
-        budget.add("first", "make test", f"test_{number}", 1.0)
-    budget.add("first", "make test-machines", "test_boots", 89.0)
-    budget.add("second", "make test", "test_slow", 15.0)
+        budget.add("first", "make test", f"test_{number}", LOADED)
+    budget.add("first", "make test-machines", "test_boots", 89.0 * LOADED)
+    budget.add("second", "make test", "test_slow", 25.0)
     budget.add("second", "make test", "test_quick", 5.5)
     (line,) = budget.over()
-    assert line.startswith("second's tests take 20.5 s, a vendor has 20 s of `make test`: test_slow 15.0 s, test_quick 5.5 s")
+    assert LOADED == 1.5
+    assert line.startswith("second's tests take 30.5 s, a vendor has 20 s of `make test`: test_slow 25.0 s, test_quick 5.5 s")
     assert len(budget.lines()) == 3
 
 
